@@ -1,0 +1,86 @@
+"""The distributions of world models, as functions of their parameters.
+
+Logits and log-probabilities keep the classes on the last axis. Everything is float32.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.types import Array, Key
+
+TWO_HOT_LIMIT = 20.0  # bins cover symlog values in [-20, 20]: rewards up to 4.8e8
+
+
+def unimix_log_probs(logits: Array, unimix: float) -> Array:
+    """Log-probabilities [..., C] of `(1 - unimix) softmax(logits) + unimix / C`.
+
+    The uniform share keeps KL terms finite (DreamerV3, arXiv 2301.04104, section "Robustness").
+    """
+    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.log((1.0 - unimix) * probs + unimix / logits.shape[-1])
+
+
+def sample_one_hot(key: Key, log_probs: Array) -> Array:
+    """Draw one-hot samples [..., C] by inverse CDF: one uniform for each categorical.
+
+    Gradients pass straight through to the probabilities (arXiv 1308.3432). The sample is exactly
+    one-hot in value: rounding of `p - p` never reaches it.
+    """
+    probs = jnp.exp(log_probs)
+    uniform = jax.random.uniform(key, log_probs.shape[:-1])
+    index = (jnp.cumsum(probs, axis=-1)[..., :-1] <= uniform[..., None]).sum(axis=-1)
+    one_hot = jax.nn.one_hot(index, log_probs.shape[-1], dtype=jnp.float32)
+    return one_hot + (probs - jax.lax.stop_gradient(probs))
+
+
+def categorical_kl(log_p: Array, log_q: Array) -> Array:
+    """KL(p ‖ q) [...] in nats of categoricals given by log-probabilities [..., C]."""
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+
+
+def categorical_entropy(log_probs: Array) -> Array:
+    """Entropy [...] in nats of categoricals [..., C]."""
+    return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
+
+
+def symlog(x: Array) -> Array:
+    """sign(x) ln(1 + |x|) (arXiv 2301.04104, equation 9)."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: Array) -> Array:
+    """The inverse of `symlog`."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def two_hot(x: Array, num_bins: int) -> Array:
+    """Two-hot encoding [..., num_bins] of symlog(x): its mass lies on the two neighbouring bins.
+
+    The bins are evenly spaced, so the index is computed and not searched.
+    """
+    spacing = 2.0 * TWO_HOT_LIMIT / (num_bins - 1)
+    scaled = (jnp.clip(symlog(x), -TWO_HOT_LIMIT, TWO_HOT_LIMIT) + TWO_HOT_LIMIT) / spacing
+    lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
+    upper_weight = (scaled - lower)[..., None]
+    index = lower.astype(jnp.int32)
+    low = jax.nn.one_hot(index, num_bins, dtype=jnp.float32)
+    high = jax.nn.one_hot(index + 1, num_bins, dtype=jnp.float32)
+    return low * (1.0 - upper_weight) + high * upper_weight
+
+
+def two_hot_mean(logits: Array) -> Array:
+    """The number [...] that logits [..., num_bins] stand for: symexp of the mean bin."""
+    bins = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, logits.shape[-1])
+    return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * bins).sum(axis=-1))
+
+
+def two_hot_loss(logits: Array, target: Array) -> Array:
+    """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
+    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1]))
+    return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
+
+
+def bernoulli_nll(logits: Array, target: Array) -> Array:
+    """Negative log-likelihood in nats of `target` in [0, 1]; elementwise, safe for large logits."""
+    logits = logits.astype(jnp.float32)
+    return jax.nn.softplus(logits) - target * logits

@@ -1,0 +1,54 @@
+"""The one imagined rollout that learners, planners and reports share."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.types import BoundModel, Key, PyTree
+
+
+def imagine_rollout(
+    model: BoundModel,
+    policy: Callable,
+    key: Key,
+    start: PyTree,
+    horizon: int,
+    extract: Callable = lambda latent: latent,
+) -> tuple[PyTree, PyTree]:
+    """Let `policy` act in the world model; single stream, `vmap` adds starts.
+
+    Args:
+      model: the bound world model.
+      policy: (key, latent) -> action.
+      key: consumed; step t uses `split(key, horizon)[t]`.
+      start: the latent to start from.
+      horizon: H, number of imagined actions.
+      extract: what to keep of each latent. Keeping whole latents stores H + 1 core states.
+
+    Returns:
+      (extracted [H+1], actions [H]): row 0 belongs to `start`, row t + 1 follows action t.
+    """
+
+    def body(latent, step_key):
+        policy_key, model_key = jax.random.split(step_key)
+        action = policy(policy_key, latent)
+        return model.imagine(model_key, latent, action), (extract(latent), action)
+
+    last, (kept, actions) = jax.lax.scan(body, start, jax.random.split(key, horizon))
+    kept = jax.tree.map(lambda rows, end: jnp.concatenate([rows, end[None]]), kept, extract(last))
+    return kept, actions
+
+
+def follow_actions(
+    model: BoundModel, key: Key, start: PyTree, actions: PyTree, extract: Callable
+) -> PyTree:
+    """Imagine given actions [H] from `start`; returns extracted [H], after each action."""
+
+    def body(latent, row):
+        step_key, action = row
+        latent = model.imagine(step_key, latent, action)
+        return latent, extract(latent)
+
+    num_steps = jax.tree.leaves(actions)[0].shape[0]
+    return jax.lax.scan(body, start, (jax.random.split(key, num_steps), actions))[1]

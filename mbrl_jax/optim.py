@@ -1,0 +1,101 @@
+"""Optimisers: LaProp, clipping and warm-up on top of optax."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mbrl_jax.types import Array, PyTree, number
+
+
+class LaPropState(NamedTuple):
+    """State of `laprop`."""
+
+    count: Array  # [] int32
+    mu: PyTree  # momentum of the normalised gradients; the learning rate is inside
+    nu: PyTree  # second moment of the raw gradients
+    mu_correction: Array  # [] learning-rate-weighted bias correction of mu
+
+
+def laprop(
+    learning_rate: float | Array | Callable, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-20
+) -> optax.GradientTransformation:
+    """LaProp (arXiv 2002.04839): normalise by the second moment first, then take momentum.
+
+    With k counted from 1 and ηₖ the learning rate:
+      ν ← β₂ν + (1-β₂)g²;  n = g / (√(ν/(1-β₂ᵏ)) + ε);  μ ← β₁μ + (1-β₁)ηₖn;
+      c ← β₁c + (1-β₁)ηₖ;  Δp = -ηₖ μ/c.
+    The learning rate inside μ matters while it changes (warm-up). ε stands outside the root.
+    Moments are float32 whatever the parameters are: 1e-20 would vanish in float16.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        return LaPropState(
+            count=jnp.zeros([], jnp.int32),
+            mu=zeros,
+            nu=jax.tree.map(jnp.zeros_like, zeros),  # its own buffers: shared ones break donation
+            mu_correction=jnp.zeros([], jnp.float32),
+        )
+
+    def update(grads, state, params=None):
+        del params
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        count = state.count + 1
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
+        nu_correction = 1 - b2 ** count.astype(jnp.float32)
+
+        def momentum(m, v, g):
+            return b1 * m + (1 - b1) * rate * g / (jnp.sqrt(v / nu_correction) + eps)
+
+        mu = jax.tree.map(momentum, state.mu, nu, grads)
+        mu_correction = b1 * state.mu_correction + (1 - b1) * rate
+        # A learning rate of exactly 0 makes the correction 0; the step is 0 then, not NaN.
+        scale = jnp.where(mu_correction > 0, rate / jnp.maximum(mu_correction, 1e-38), 0.0)
+        updates = jax.tree.map(lambda m, g: (-scale * m).astype(g.dtype), mu, grads)
+        return updates, LaPropState(count, mu, nu, mu_correction)
+
+    return optax.GradientTransformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Clip by global norm, then LaProp or Adam with linear warm-up to a constant rate."""
+
+    name: Literal["laprop", "adam"] = "laprop"
+    learning_rate: float = number(4e-5)
+    clip_norm: float = number(1000.0)
+    warmup: int = 1000  # update k uses rate · min(1, k / warmup), k from 1
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-20
+
+    def make(self) -> optax.GradientTransformation:
+        """Build the optax transformation."""
+        rate = self.learning_rate
+        if self.warmup:
+
+            def rate(count):
+                return self.learning_rate * jnp.minimum(1.0, (count + 1) / self.warmup)
+
+        rule = laprop if self.name == "laprop" else optax.adam
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm),
+            rule(rate, b1=self.b1, b2=self.b2, eps=self.eps),
+        )
+
+
+def apply_gradients(
+    optimiser: optax.GradientTransformation, grads: PyTree, opt: PyTree, params: PyTree
+) -> tuple[PyTree, PyTree, Array]:
+    """One optimiser step. Returns (params, optimiser state, norm [] of the raw gradients)."""
+    updates, opt = optimiser.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt, optax.global_norm(grads)
+
+
+def moving_average(target: PyTree, source: PyTree, rate: float) -> PyTree:
+    """(1 - rate) · target + rate · source, leaf by leaf."""
+    return jax.tree.map(lambda t, s: (1.0 - rate) * t + rate * s, target, source)
