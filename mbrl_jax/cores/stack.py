@@ -1,0 +1,115 @@
+"""The residual stack that every core shares: stem, pre-norm mixer blocks, final norm.
+
+h₀ = SiLU(RMSNorm(W x + b));  rᵢ₊₁ = rᵢ + mixerᵢ(RMSNorm(rᵢ));  output = RMSNorm(r_layers)
+(Drama, arXiv 2410.08893, section 2.1; specification section 3.1). A core is a choice of mixer.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mbrl_jax.networks.heads import RMS_EPS
+from mbrl_jax.networks.initializers import uniform_fan_in
+from mbrl_jax.types import Array, Key, PyTree, SequenceCore
+
+BLOCK_EPS = 1e-5
+
+
+class Mixer(NamedTuple):
+    """One kind of layer: a flax module with `step` and `unroll`, and its parameter-free parts.
+
+    `module.step(carry, u [D]) -> (carry, y [D])` and
+    `module.unroll(carry | None, us [T, D], is_first [T]) -> (carry, ys [T, D], entries)`, where
+    None stands for the initial carry and lets kernels skip work.
+    """
+
+    module: nn.Module
+    initial_carry: Callable  # () -> carry
+    carry_at: Callable  # (entries, t) -> carry after t + 1 steps
+
+
+class Stack(nn.Module):
+    """Stem, residual blocks around the mixers, final norm; single stream."""
+
+    width: int
+    in_size: int
+    mixers: tuple[nn.Module, ...]
+
+    def setup(self):
+        self.stem = nn.Dense(self.width, kernel_init=uniform_fan_in(self.in_size))
+        self.stem_norm = nn.RMSNorm(epsilon=RMS_EPS)
+        self.norms = [nn.RMSNorm(epsilon=BLOCK_EPS) for _ in self.mixers]
+        self.final_norm = nn.RMSNorm(epsilon=BLOCK_EPS)
+
+    def embed(self, x):
+        return nn.silu(self.stem_norm(self.stem(x)))
+
+    def step(self, carry, x):
+        residual, carries = self.embed(x), []
+        for layer_carry, norm, mixer in zip(carry, self.norms, self.mixers, strict=True):
+            layer_carry, y = mixer.step(layer_carry, norm(residual))
+            residual, carries = residual + y, carries + [layer_carry]
+        return tuple(carries), self.final_norm(residual)
+
+    def unroll(self, carry, xs, is_first):
+        carry = (None,) * len(self.mixers) if carry is None else carry
+        residual, carries, entries = self.embed(xs), [], []
+        for layer_carry, norm, mixer in zip(carry, self.norms, self.mixers, strict=True):
+            layer_carry, y, layer_entries = mixer.unroll(layer_carry, norm(residual), is_first)
+            residual = residual + y
+            carries, entries = carries + [layer_carry], entries + [layer_entries]
+        return tuple(carries), self.final_norm(residual), tuple(entries)
+
+
+def _init(stack: Stack, initial_carry: Callable, key: Key) -> PyTree:
+    x = jnp.zeros((stack.in_size,))
+    return stack.init(key, initial_carry(), x, method="step")["params"]
+
+
+def _step(
+    stack: Stack, initial_carry: Callable, params: PyTree, carry: PyTree, x: Array, is_first: Array
+) -> tuple[PyTree, Array]:
+    """Consume x [D]; `is_first` [] empties the carry before, None means never."""
+    if is_first is not None:
+        carry = jax.tree.map(lambda c, i: jnp.where(is_first, i, c), carry, initial_carry())
+    return stack.apply({"params": params}, carry, x, method="step")
+
+
+def _unroll(
+    stack: Stack, params: PyTree, carry: PyTree | None, xs: Array, is_first: Array
+) -> tuple[PyTree, Array, PyTree]:
+    """Consume xs [T, D] from `carry` (None: the initial one); resets act at their own row."""
+    return stack.apply({"params": params}, carry, xs, is_first, method="unroll")
+
+
+def _carry_at(mixer: Mixer, entries: PyTree, t: Array) -> PyTree:
+    return tuple(mixer.carry_at(layer_entries, t) for layer_entries in entries)
+
+
+def make_core(mixer: Mixer, width: int, layers: int, in_size: int) -> SequenceCore:
+    """A `SequenceCore` of `layers` residual blocks around copies of one mixer."""
+    stack = Stack(width, in_size, tuple(mixer.module.copy() for _ in range(layers)))
+
+    def initial_carry():
+        return (mixer.initial_carry(),) * layers
+
+    return SequenceCore(
+        init=functools.partial(_init, stack, initial_carry),
+        initial_carry=initial_carry,
+        step=functools.partial(_step, stack, initial_carry),
+        unroll=functools.partial(_unroll, stack),
+        carry_at=functools.partial(_carry_at, mixer),
+        width=width,
+    )
+
+
+def dt_bias_init(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Inverse softplus of a step size drawn log-uniformly from [1e-3, 1e-1] (Mamba)."""
+    low, high = jnp.log(1e-3), jnp.log(1e-1)
+    dt = jnp.exp(jax.random.uniform(key, shape, dtype, low, high))
+    dt = jnp.maximum(dt, 1e-4)
+    return dt + jnp.log(-jnp.expm1(-dt))

@@ -1,0 +1,1 @@
+"""Small flax modules: encoders, decoders, heads, norms and their initialisers."""

@@ -1,0 +1,105 @@
+"""Observation decoders: [..., Z] -> [..., *observation], raw outputs (no sigmoid)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mbrl_jax.networks.encoders import require_image
+from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.networks.initializers import glorot_truncated
+from mbrl_jax.networks.norms import BatchNorm
+from mbrl_jax.types import ArraySpec
+
+
+class DenseDecoder(nn.Module):
+    """An MLP reshaped to the observation."""
+
+    width: int
+    layers: int
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, z, train: bool):
+        del train
+        size = 1
+        for side in self.shape:
+            size *= side
+        flat = Mlp(size, self.width, self.layers)(z)
+        return flat.reshape(z.shape[:-1] + self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """For vectors and small grids."""
+
+    width: int = 128
+    layers: int = 1
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module for one observation spec."""
+        return DenseDecoder(self.width, self.layers, spec.shape)
+
+
+def transposed_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """torch's ConvTranspose2d(k=5, padding=2, output_padding=stride-1) on [B, H, W, C].
+
+    Dilate the input by `stride`, pad 2 before and 1 + stride after, correlate with the spatially
+    flipped kernel. `kernel` is [5, 5, in, out] in torch's spatial orientation.
+    """
+    low, high = 2, 2 + stride - 1
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        window_strides=(1, 1),
+        padding=((low, high), (low, high)),
+        lhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class ConvTranspose(nn.Module):
+    """`transposed_convolution` with a bias."""
+
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return transposed_convolution(x, kernel, self.stride) + bias
+
+
+class ImageDecoder(nn.Module):
+    """Linear to 4×4, BatchNorm, SiLU, then transposed convolutions of kernel 5."""
+
+    widths: tuple[int, ...]  # of the 4×4, 8×8, 16×16, 32×32 and 64×64 maps
+    channels: int
+
+    @nn.compact
+    def __call__(self, z, train: bool):
+        batch = z.shape[:-1]
+        x = nn.Dense(16 * self.widths[0], kernel_init=glorot_truncated)(z)
+        x = x.reshape((-1, self.widths[0], 4, 4))  # channel-first, as the encoder flattens
+        x = jnp.moveaxis(x, 1, -1)
+        x = nn.silu(BatchNorm()(x, train))
+        for width in self.widths[1:]:
+            x = nn.silu(BatchNorm()(ConvTranspose(width, 2)(x), train))
+        x = ConvTranspose(self.channels, 1)(x)
+        return x.reshape(batch + x.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Image64:
+    """Drama's decoder of 64×64 images (specification section 2); its output wants a sigmoid."""
+
+    depth: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 3, 4, 4)
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module; raises ValueError for observations that are no 64×64 images."""
+        require_image(spec)
+        widths = tuple(self.depth * m for m in reversed(self.multipliers))
+        return ImageDecoder(widths, spec.shape[-1])

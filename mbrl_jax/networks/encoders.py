@@ -1,0 +1,85 @@
+"""Observation encoders: [..., *observation] -> [..., F], before the posterior head.
+
+A config's type decides what it makes. `rank` is the rank of one observation; all axes in front
+of it are batch axes.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mbrl_jax.networks.heads import RMS_EPS
+from mbrl_jax.networks.initializers import glorot_truncated
+from mbrl_jax.networks.norms import BatchNorm
+from mbrl_jax.types import ArraySpec
+
+
+class DenseEncoder(nn.Module):
+    """Flatten, then `layers` of Linear, RMSNorm, SiLU."""
+
+    width: int
+    layers: int
+    rank: int
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        del train
+        x = x.reshape(x.shape[: x.ndim - self.rank] + (-1,))
+        for _ in range(self.layers):
+            x = nn.Dense(self.width, kernel_init=glorot_truncated)(x)
+            x = nn.silu(nn.RMSNorm(epsilon=RMS_EPS)(x))
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """For vectors and small grids."""
+
+    width: int = 128
+    layers: int = 1
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module for one observation spec."""
+        return DenseEncoder(self.width, self.layers, len(spec.shape))
+
+
+class ImageEncoder(nn.Module):
+    """Convolutions of kernel 5 with BatchNorm and SiLU; the first has stride 1, the rest 2."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        batch = x.shape[:-3]
+        x = x.reshape((-1,) + x.shape[-3:])
+        for i, width in enumerate(self.widths):
+            stride = 1 if i == 0 else 2
+            x = nn.Conv(
+                width, (5, 5), (stride, stride), padding=2, kernel_init=glorot_truncated
+            )(x)
+            x = nn.silu(BatchNorm()(x, train))
+        # Channel-first order, so that weights of the published model fit (drama.md section 2).
+        return jnp.moveaxis(x, -1, 1).reshape(batch + (-1,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Image64:
+    """Drama's encoder of 64×64 images (specification section 2)."""
+
+    depth: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 3, 4, 4)
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module; raises ValueError for observations that are no 64×64 images."""
+        require_image(spec)
+        return ImageEncoder(tuple(self.depth * m for m in self.multipliers))
+
+
+def require_image(spec: ArraySpec) -> None:
+    """Raise ValueError unless the observation is a 64×64 image, channels last."""
+    if len(spec.shape) != 3 or spec.shape[:2] != (64, 64):
+        raise ValueError(
+            f"an Image64 encoder or decoder needs observations of shape (64, 64, C), this "
+            f"environment has {spec.shape}; use encoder=Dense and decoder=Dense"
+        )
