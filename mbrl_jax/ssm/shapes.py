@@ -1,0 +1,70 @@
+"""Checks of arguments in Python, before anything is traced, and the cutting into chunks."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def check_axes(**arrays: tuple[Array | None, str]) -> None:
+    """Check that arrays agree about the sizes of named axes.
+
+    Args:
+      **arrays: name of the argument -> (array or None, axis letters such as "T H P"). The first
+        argument that mentions a letter decides its size; None passes.
+
+    Raises:
+      ValueError: names the argument, its shape and what was expected.
+    """
+    sizes: dict[str, int] = {}
+    for name, (array, axes) in arrays.items():
+        if array is None:
+            continue
+        letters, shape = axes.split(), jnp.shape(array)
+        agrees = len(shape) == len(letters) and all(
+            sizes.get(letter, size) == size for letter, size in zip(letters, shape, strict=True)
+        )
+        if not agrees:
+            known = ", ".join(f"{a} = {sizes[a]}" for a in letters if a in sizes)
+            where = f" with {known} as in the arguments before it" if known else ""
+            raise ValueError(
+                f"`{name}` has shape {tuple(shape)}, "
+                f"but [{', '.join(letters)}] was expected{where}."
+            )
+        sizes.update(zip(letters, shape, strict=True))
+
+
+def check_reset(reset: Array | None) -> None:
+    """Raise a ValueError unless `reset` is boolean or None."""
+    if reset is not None and jnp.result_type(reset) != jnp.bool_:
+        raise ValueError(
+            f"`reset` has dtype {jnp.result_type(reset)}, but bool was expected: "
+            "True where the state is emptied before the row."
+        )
+
+
+def check_chunking(length: int, chunk_size: int, method: str, methods: Sequence[str]) -> None:
+    """Raise a ValueError for an empty sequence, a chunk size below 1 or an unknown method."""
+    if length < 1:
+        raise ValueError(f"The sequence has {length} rows, but at least 1 was expected.")
+    if chunk_size < 1:
+        raise ValueError(f"`chunk_size` is {chunk_size}, but at least 1 was expected.")
+    if method not in methods:
+        raise ValueError(f"`method` is {method!r}, but one of {', '.join(methods)} was expected.")
+
+
+def to_chunks(x: Array, chunk_size: int) -> Array:
+    """Cut [T, …] into [K, Q, …], zeros appended, Q ≤ `chunk_size`.
+
+    The K = ⌈T / chunk_size⌉ chunks are made equally long, so fewer than K rows are padding.
+    """
+    x = jnp.asarray(x)
+    length = x.shape[0]
+    num_chunks = -(-length // chunk_size)
+    size = -(-length // num_chunks)
+    padding = num_chunks * size - length
+    if padding:
+        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(num_chunks, size, *x.shape[1:])

@@ -1,0 +1,281 @@
+"""State-space duality, the recurrence of Mamba-2 (Dao & Gu, arXiv 2405.21060).
+
+For every head h of H, with one decay rate A_h < 0 and channels p of P, in group g of G:
+
+    Sₜ = exp(dtₜ A) Sₜ₋₁ + dtₜ Bₜ ⊗ xₜ        yₜ = Cₜ Sₜ + D xₜ
+
+A state is `[N, H, P]`, N minor to nothing: B and C meet it from the left in plain matrix products
+over merged columns H·P, so it is never transposed (mamba_ssm keeps `[H, P, N]`).
+
+Axes: `T` time, cut into `K` chunks of `Q` rows, `H` heads, `P` channels of a head, `G` groups of
+heads that share B and C, `N` state size. Everything but `ssd` is for a single stream; `vmap` over
+it costs the same as writing the batch axis by hand.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.ssm import shapes, ssd_group
+
+Array = jax.Array
+
+METHODS = ("auto", "chunked", "chunked_sequential", "recurrent")
+
+
+class SSDEntries(NamedTuple):
+    """What rebuilds the state after any row: states at chunk starts, and the rows in between."""
+
+    starts: Array  # [K, N, H, P] float32: the state before the first row of each chunk
+    x: Array  # [K, Q, H, P]
+    dt: Array  # [K, Q, H] float32
+    log_decay: Array  # [K, Q, H] float32: sum of dt·A from the chunk's first row on
+    segment: Array  # [K, Q] int32: resets so far in the chunk
+    B: Array  # [K, Q, G, N]
+
+
+def auto_method(backend: str) -> str:
+    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu")."""
+    # On CPU a scan across chunks does less arithmetic; accelerators want the log-depth tree.
+    return "chunked_sequential" if backend == "cpu" else "chunked"
+
+
+# ----------------------------------------------------------------------------------------- public
+
+
+def ssd(
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    *,
+    reset: Array | None = None,
+    initial_state: Array | None = None,
+    return_final_state: bool = False,
+    chunk_size: int = 32,
+    method: str = "auto",
+) -> Array | tuple[Array, Array]:
+    """The Mamba-2 recurrence over a batch of sequences; see `ssd_stream` for the arguments.
+
+    Args:
+      x: [B, T, H, P].
+      dt: [B, T, H] after softplus.
+      A: [H] negative.
+      B: [B, T, G, N].
+      C: [B, T, G, N].
+      D: [H] or None.
+      reset: [B, T] bool or None.
+      initial_state: [B, N, H, P] or None for zeros.
+      return_final_state: also return the state after row T - 1.
+      chunk_size: the longest chunk.
+      method: one of `METHODS`.
+
+    Returns:
+      y [B, T, H, P] in the dtype of x, and the final state [B, N, H, P] where asked for.
+
+    Raises:
+      ValueError: shapes, dtype of `reset`, `chunk_size` or `method` are wrong.
+    """
+    shapes.check_axes(
+        x=(x, "B T H P"),
+        dt=(dt, "B T H"),
+        A=(A, "H"),
+        B=(B, "B T G N"),
+        C=(C, "B T G N"),
+        D=(D, "H"),
+        reset=(reset, "B T"),
+        initial_state=(initial_state, "B N H P"),
+    )
+
+    def stream(x, dt, B, C, reset, initial_state):
+        y, final_state, _ = ssd_stream(
+            x,
+            dt,
+            A,
+            B,
+            C,
+            D,
+            reset=reset,
+            initial_state=initial_state,
+            chunk_size=chunk_size,
+            method=method,
+        )
+        return y, final_state
+
+    y, final_state = jax.vmap(stream)(x, dt, B, C, reset, initial_state)
+    return (y, final_state) if return_final_state else y
+
+
+def ssd_stream(
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    *,
+    reset: Array | None = None,
+    initial_state: Array | None = None,
+    chunk_size: int = 32,
+    method: str = "auto",
+) -> tuple[Array, Array, SSDEntries]:
+    """The Mamba-2 recurrence over one sequence of any length T ≥ 1.
+
+    dt, decays and states are float32 (float64 for float64 inputs); x, B and C enter the matrix
+    products in the dtype of x, with float32 sums. dt·A is clamped at -30. On accelerators float32
+    products follow `jax_default_matmul_precision`.
+
+    Without an initial state, T ≤ `chunk_size` costs no state at all unless the final state or
+    the entries are used: pass None rather than zeros.
+
+    Args:
+      x: [T, H, P].
+      dt: [T, H] step sizes after softplus; 0 leaves the state alone.
+      A: [H] decay rates, negative.
+      B: [T, G, N] input weights; group g serves the heads g·H/G … (g+1)·H/G - 1.
+      C: [T, G, N] output weights.
+      D: [H] weight of the skip, or None.
+      reset: [T] bool; `reset[t]` empties the state before row t. None: never.
+      initial_state: [N, H, P], or None for zeros.
+      chunk_size: the longest chunk.
+      method: "chunked": matrix products inside chunks, an associative scan across them;
+        "chunked_sequential": the same, across chunks one after the other; "recurrent": row by row,
+        the reference; "auto": what `auto_method` says for the default backend.
+
+    Returns:
+      y [T, H, P] in the dtype of x, the state after the last row [N, H, P], and `SSDEntries`.
+
+    Raises:
+      ValueError: shapes, dtype of `reset`, `chunk_size` or `method` are wrong.
+    """
+    shapes.check_axes(
+        x=(x, "T H P"),
+        dt=(dt, "T H"),
+        A=(A, "H"),
+        B=(B, "T G N"),
+        C=(C, "T G N"),
+        D=(D, "H"),
+        reset=(reset, "T"),
+        initial_state=(initial_state, "N H P"),
+    )
+    length, num_groups = x.shape[0], B.shape[1]
+    _check_groups(x.shape[1], num_groups)
+    shapes.check_reset(reset)
+    shapes.check_chunking(length, chunk_size, method, METHODS)
+    method = auto_method(jax.default_backend()) if method == "auto" else method
+    if reset is None:
+        reset = jnp.zeros((length,), bool)
+
+    chunks = _cut(x, dt, A, B, C, reset, chunk_size)
+    if initial_state is not None:
+        initial_state = initial_state.astype(chunks.dt.dtype)
+    y, starts, final_state = ssd_group.over_groups(_RUN[method], chunks, initial_state)
+
+    y = y.reshape(-1, *x.shape[1:])[:length]
+    if D is not None:
+        y = y + D.astype(y.dtype)[None, :, None] * x.astype(y.dtype)
+    entries = SSDEntries(starts, chunks.x, chunks.dt, chunks.log_decay, chunks.segment, chunks.B)
+    return y.astype(x.dtype), final_state, entries
+
+
+def ssd_state_at(entries: SSDEntries, t: Array | int) -> Array:
+    """The state [N, H, P] after t + 1 rows: one gathered chunk and one small product.
+
+    Args:
+      entries: of `ssd_stream`, or one stream of a vmapped call.
+      t: [] row in 0 … T - 1, may be traced.
+    """
+    size = entries.x.shape[1]
+    chunk = jax.tree.map(lambda leaf: leaf[t // size], entries)
+    row = t % size
+    segment, log_decay = chunk.segment[row], chunk.log_decay[row]  # [], [H]
+    alive = (jnp.arange(size) <= row) & (chunk.segment == segment)
+    since = log_decay[None] - chunk.log_decay  # [Q, H]
+    weight = chunk.dt * ssd_group.masked_exp(alive[:, None], since)
+    carried = ssd_group.masked_exp(segment == 0, log_decay)  # [H]
+
+    num_groups, num_states = chunk.B.shape[1:]
+    inputs = weight[..., None] * chunk.x.astype(weight.dtype)  # [Q, H, P]
+    inputs = inputs.reshape(size, num_groups, -1).swapaxes(0, 1)  # [G, Q, H·P / G]
+    added = chunk.B.astype(weight.dtype).transpose(1, 2, 0) @ inputs  # [G, N, H·P / G]
+    added = added.swapaxes(0, 1).reshape(num_states, *chunk.x.shape[1:])
+    return chunk.starts * carried[None, :, None] + added
+
+
+def ssd_step(
+    state: Array, x: Array, dt: Array, A: Array, B: Array, C: Array, D: Array | None = None
+) -> tuple[Array, Array]:
+    """One row of the recurrence.
+
+    Args:
+      state: [N, H, P] float32.
+      x: [H, P].
+      dt: [H] after softplus.
+      A: [H] negative.
+      B: [G, N].
+      C: [G, N].
+      D: [H] or None.
+
+    Returns:
+      The next state [N, H, P], and y [H, P] in the dtype of x.
+
+    Raises:
+      ValueError: a shape is wrong.
+    """
+    shapes.check_axes(
+        state=(state, "N H P"),
+        x=(x, "H P"),
+        dt=(dt, "H"),
+        A=(A, "H"),
+        B=(B, "G N"),
+        C=(C, "G N"),
+        D=(D, "H"),
+    )
+    num_groups = B.shape[0]
+    _check_groups(x.shape[0], num_groups)
+    dt = dt.astype(state.dtype)
+    rows = (x, dt, ssd_group.step_log_decay(dt, A))
+    if num_groups == 1:
+        state, y = ssd_group.step(state, *rows, B[0], C[0])
+    else:
+        step = jax.vmap(ssd_group.step, in_axes=(1, 0, 0, 0, 0, 0), out_axes=(1, 0))
+        rows = (ssd_group.split_heads(row, 0, num_groups) for row in rows)
+        columns, y = step(ssd_group.split_heads(state, 1, num_groups), *rows, B, C)
+        state, y = columns.reshape(state.shape), y.reshape(x.shape)
+    if D is not None:
+        y = y + D.astype(y.dtype)[:, None] * x.astype(y.dtype)
+    return state, y.astype(x.dtype)
+
+
+# --------------------------------------------------------------------------------------- private
+
+_RUN = {
+    "chunked": functools.partial(ssd_group.chunked, sequential=False),
+    "chunked_sequential": functools.partial(ssd_group.chunked, sequential=True),
+    "recurrent": ssd_group.recurrent,
+}
+
+
+def _check_groups(num_heads: int, num_groups: int) -> None:
+    if num_groups < 1 or num_heads % num_groups:
+        raise ValueError(
+            f"`B` has {num_groups} groups, but a divisor of the {num_heads} heads was expected."
+        )
+
+
+def _cut(
+    x: Array, dt: Array, A: Array, B: Array, C: Array, reset: Array, chunk_size: int
+) -> ssd_group.Chunks:
+    """All groups' inputs as chunks; B and C keep their group axis."""
+    x, dt, B, C, reset = (
+        shapes.to_chunks(rows, chunk_size)
+        for rows in (x, dt.astype(ssd_group.state_dtype(x)), B, C, reset)
+    )
+    step_decay = ssd_group.step_log_decay(dt, A)
+    log_decay = jnp.cumsum(step_decay, axis=1)
+    segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
+    return ssd_group.Chunks(x, dt, step_decay, log_decay, B, C, reset, segment)

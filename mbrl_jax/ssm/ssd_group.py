@@ -1,0 +1,225 @@
+"""The Mamba-2 recurrence for one group of heads: what `ssd.py` maps over groups.
+
+All heads share B and C here, so `C Bᵀ` is computed once for them and heads merge into columns
+(`[N, H·P]`) wherever a state is read or written. Axes as in `ssd.py`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# e^-30 is nothing beside O(1) terms; a deeper decay would only cost digits of the running sums.
+_MIN_LOG_DECAY = -30.0
+# Compile time grows with an unrolled loop; up to here it beats the loop of `lax.scan`.
+_MAX_UNROLLED_CHUNKS = 8
+
+
+class Chunks(NamedTuple):
+    """Inputs cut into K chunks of Q rows; rows of padding have dt = 0 and change nothing."""
+
+    x: Array  # [K, Q, H, P]
+    dt: Array  # [K, Q, H]
+    step_decay: Array  # [K, Q, H] dt·A of each row, clamped
+    log_decay: Array  # [K, Q, H] its running sum inside the chunk
+    B: Array  # [K, Q, N]
+    C: Array  # [K, Q, N]
+    reset: Array  # [K, Q] bool
+    segment: Array  # [K, Q] int32 its running sum: rows that see each other have the same number
+
+
+def state_dtype(x: Array) -> jnp.dtype:
+    """float32, or float64 for float64 inputs."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def step_log_decay(dt: Array, A: Array) -> Array:
+    """dt·A of each row, clamped, for dt [..., H] and A [H]."""
+    decay = dt * A.astype(dt.dtype).reshape((1,) * (dt.ndim - 1) + (-1,))
+    return jnp.maximum(decay, _MIN_LOG_DECAY)
+
+
+def masked_exp(mask: Array, x: Array) -> Array:
+    """exp(x) where `mask`, else 0, with a finite gradient whatever x is where it is masked."""
+    return jnp.exp(jnp.where(mask, x, -jnp.inf))
+
+
+# --------------------------------------------------------------------------------- inside chunks
+
+
+def chunked(
+    chunks: Chunks, initial_state: Array | None, *, sequential: bool
+) -> tuple[Array, Array, Array]:
+    """Matrix products inside chunks; a scan (sequential or associative) across them.
+
+    Args:
+      chunks: K chunks of one group.
+      initial_state: [N, H, P] or None for zeros.
+      sequential: go from chunk to chunk one after the other.
+
+    Returns:
+      y [K, Q, H, P], states at chunk starts [K, N, H, P], final state [N, H, P].
+    """
+    y = _inside(chunks)
+    added, kept = _chunk_states(chunks)
+    if initial_state is None and len(added) == 1:
+        # Nothing is carried into the only chunk: reading zeros would triple the cost.
+        return y, jnp.zeros_like(added), added[0]
+    if initial_state is None:
+        initial_state = jnp.zeros_like(added[0])
+    across = _starts_sequential if sequential else _starts_parallel
+    starts, final_state = across(kept, added, initial_state)
+    return y + _carried_in(chunks, starts), starts, final_state
+
+
+def _inside(chunks: Chunks) -> Array:
+    """What rows of the same chunk contribute to y: [K, Q, H, P]."""
+    x, dt, segment = chunks.x, chunks.dt, chunks.segment
+    size = x.shape[1]
+    sees = jnp.tril(jnp.ones((size, size), bool))[None]
+    sees &= segment[:, :, None] == segment[:, None, :]  # [K, Q, Q]
+    decay = chunks.log_decay.swapaxes(1, 2)  # [K, H, Q]
+    weight = masked_exp(sees[:, None], decay[..., :, None] - decay[..., None, :])  # [K, H, Q, Q]
+    scores = _product(chunks.C, chunks.B.swapaxes(1, 2), x.dtype)  # [K, Q, Q], shared by heads
+    # dt goes into the mixing matrix, so that dt·x is never stored.
+    mixing = weight * scores[:, None] * dt.swapaxes(1, 2)[..., None, :]
+    return _product(mixing, x.swapaxes(1, 2), x.dtype).swapaxes(1, 2)
+
+
+def _chunk_states(chunks: Chunks) -> tuple[Array, Array]:
+    """What each chunk adds to the state [K, N, H, P], and what it keeps of it [K, H]."""
+    x, decay, segment = chunks.x, chunks.log_decay, chunks.segment
+    survives = segment == segment[:, -1:]  # no reset between the row and the chunk's end
+    weight = chunks.dt * masked_exp(survives[..., None], decay[:, -1:] - decay)  # [K, Q, H]
+    inputs = weight[..., None] * x.astype(weight.dtype)
+    inputs = inputs.reshape(*x.shape[:2], -1)  # [K, Q, H·P]
+    added = _product(chunks.B.swapaxes(1, 2), inputs, x.dtype)
+    kept = masked_exp(segment[:, -1:] == 0, decay[:, -1])
+    return added.reshape(*added.shape[:2], *x.shape[2:]), kept
+
+
+def _carried_in(chunks: Chunks, starts: Array) -> Array:
+    """What the states at chunk starts contribute to y: [K, Q, H, P]."""
+    columns = starts.reshape(*starts.shape[:2], -1)  # [K, N, H·P]
+    read = _product(chunks.C, columns, chunks.x.dtype).reshape(chunks.x.shape)
+    return read * masked_exp(chunks.segment[..., None] == 0, chunks.log_decay)[..., None]
+
+
+def _product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
+    """a @ b with leading batch axes, operands in `dtype`, sums in at least float32."""
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=wide)
+
+
+# --------------------------------------------------------------------------------- across chunks
+
+
+def _starts_parallel(kept: Array, added: Array, initial: Array) -> tuple[Array, Array]:
+    """States at chunk starts [K, N, H, P] and the final state by an associative scan."""
+
+    def after(first, second):
+        (kept_1, added_1), (kept_2, added_2) = first, second
+        return kept_1 * kept_2, kept_2[:, None, :, None] * added_1 + added_2
+
+    added = jnp.concatenate([added[:1] + kept[:1, None, :, None] * initial[None], added[1:]])
+    _, ends = jax.lax.associative_scan(after, (kept, added))
+    return jnp.concatenate([initial[None], ends[:-1]]), ends[-1]
+
+
+def _starts_sequential(kept: Array, added: Array, initial: Array) -> tuple[Array, Array]:
+    """States at chunk starts [K, N, H, P] and the final state, chunk after chunk."""
+
+    def next_chunk(state, chunk):
+        kept_k, added_k = chunk
+        return kept_k[None, :, None] * state + added_k, state
+
+    final, starts = jax.lax.scan(
+        next_chunk, initial, (kept, added), unroll=len(kept) <= _MAX_UNROLLED_CHUNKS
+    )
+    return starts, final
+
+
+# ------------------------------------------------------------------------------------ row by row
+
+
+def recurrent(chunks: Chunks, initial_state: Array | None) -> tuple[Array, Array, Array]:
+    """The recurrence as it is written; arguments and results as those of `chunked`."""
+    num_states, (heads, channels) = chunks.B.shape[-1], chunks.x.shape[2:]
+    if initial_state is None:
+        initial_state = jnp.zeros((num_states, heads, channels), chunks.dt.dtype)
+
+    # Both levels are checkpointed: backward keeps the states of chunk starts and of one chunk.
+    @jax.checkpoint
+    def one_row(state, row):
+        x, dt, log_decay, B, C, reset = row
+        return step(jnp.where(reset, 0, state), x, dt, log_decay, B, C)
+
+    @jax.checkpoint
+    def one_chunk(state, rows):
+        final, y = jax.lax.scan(one_row, state, rows)
+        return final, (state, y)
+
+    rows = (chunks.x, chunks.dt, chunks.step_decay, chunks.B, chunks.C, chunks.reset)
+    final_state, (starts, y) = jax.lax.scan(one_chunk, initial_state, rows)
+    return y, starts, final_state
+
+
+def step(
+    state: Array, x: Array, dt: Array, log_decay: Array, B: Array, C: Array
+) -> tuple[Array, Array]:
+    """One row: state [N, H, P], x [H, P], dt and log_decay [H], B and C [N].
+
+    Returns:
+      The next state [N, H, P] and y [H, P] without the skip, both in the dtype of the state.
+    """
+    heads, channels = x.shape
+    x, B, C = (array.astype(state.dtype) for array in (x, B, C))
+    # A product with this 0/1 matrix spreads heads over channels and keeps exponentials out of the
+    # loop of the big update, where XLA:CPU would compute them N times. "highest": TPUs and GPUs
+    # would round the decay to 8 or 11 bits.
+    spread = jnp.repeat(jnp.eye(heads, dtype=state.dtype), channels, axis=1)
+    per_channel = jnp.matmul(
+        jnp.stack([jnp.exp(log_decay), dt]).astype(state.dtype), spread, precision="highest"
+    )
+    inputs = per_channel[1] * x.reshape(-1)
+    columns = state.reshape(state.shape[0], -1)  # [N, H·P]
+    columns = per_channel[0][None] * columns + B[:, None] * inputs[None]
+    y = (C[:, None] * columns).sum(0)
+    return columns.reshape(state.shape), y.reshape(x.shape)
+
+
+# ---------------------------------------------------------------------------------- many groups
+
+
+def split_heads(array: Array, axis: int, num_groups: int) -> Array:
+    """Head axis H -> G, H / G."""
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    return array.reshape(*before, num_groups, -1, *after)
+
+
+def over_groups(
+    run: Callable, chunks: Chunks, initial_state: Array | None
+) -> tuple[Array, Array, Array]:
+    """Run `run` on each group's heads; the results have all heads again."""
+    num_groups = chunks.B.shape[2]
+    if num_groups == 1:
+        return run(chunks._replace(B=chunks.B[:, :, 0], C=chunks.C[:, :, 0]), initial_state)
+    grouped = chunks._replace(
+        **{
+            name: split_heads(getattr(chunks, name), 2, num_groups)
+            for name in ("x", "dt", "step_decay", "log_decay")
+        }
+    )
+    if initial_state is not None:
+        initial_state = split_heads(initial_state, 1, num_groups)
+    axes = jax.tree.map(lambda _: 2, grouped)._replace(reset=None, segment=None)
+    run = jax.vmap(run, in_axes=(axes, 1), out_axes=(2, 2, 1))
+    y, starts, final_state = run(grouped, initial_state)
+    return (
+        y.reshape(chunks.x.shape),
+        starts.reshape(*starts.shape[:2], *chunks.x.shape[2:]),
+        final_state.reshape(final_state.shape[0], *chunks.x.shape[2:]),
+    )
