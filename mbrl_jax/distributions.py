@@ -43,6 +43,26 @@ def categorical_entropy(log_probs: Array) -> Array:
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
 
 
+def kl_losses(
+    log_posterior: Array, log_prior: Array, weight: Array, free_nats: float
+) -> tuple[Array, Array, Array]:
+    """(dynamics, representation, raw KL) [] of log-probabilities [..., groups, classes].
+
+    KL summed over groups, weighted mean over rows, and *then* clipped from below by `free_nats`:
+    under the floor the whole term has no gradient (specification, trap 6).
+    """
+    stop = jax.lax.stop_gradient
+
+    def mean_kl(p, q):
+        kl = categorical_kl(p, q).sum(axis=-1)
+        return (kl * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+    raw = mean_kl(stop(log_posterior), log_prior)
+    dynamics = jnp.maximum(free_nats, raw)
+    representation = jnp.maximum(free_nats, mean_kl(log_posterior, stop(log_prior)))
+    return dynamics, representation, raw
+
+
 def symlog(x: Array) -> Array:
     """sign(x) ln(1 + |x|) (arXiv 2301.04104, equation 9)."""
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))

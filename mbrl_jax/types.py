@@ -251,7 +251,7 @@ class ReplayState(NamedTuple):
 class Replay(NamedTuple):
     """Storage of any pytree, and samplers over it."""
 
-    init: Callable  # (example row: Step, num_envs) -> ReplayState
+    init: Callable  # (example row: Step of one lane) -> ReplayState
     add: Callable  # (state, rows [N]) -> ReplayState
     sample: Callable  # (state, key, *, stream) -> (counters, batch, indices)
     write_back: Callable  # (counters, indices, values) -> counters

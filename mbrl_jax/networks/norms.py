@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mbrl_jax.types import Array, PyTree
+
 MOMENTUM = 0.9  # torch's momentum 0.1: running = 0.9 · old + 0.1 · new
 EPS = 1e-5
 
@@ -34,3 +36,14 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         normed = (x32 - mean) / jnp.sqrt(var + EPS) * scale + bias
         return normed.astype(x.dtype)
+
+
+def apply_with_stats(
+    module: nn.Module, params: PyTree, stats: PyTree, x: Array, train: bool
+) -> tuple[Array, PyTree]:
+    """Apply a module that may hold BatchNorm (then `stats` is not empty); (output, new stats)."""
+    variables = {"params": params, **({"batch_stats": stats} if stats else {})}
+    if not (train and stats):
+        return module.apply(variables, x, train), stats
+    y, changed = module.apply(variables, x, train, mutable=["batch_stats"])
+    return y, changed["batch_stats"]

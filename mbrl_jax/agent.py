@@ -1,0 +1,258 @@
+"""Agents: a world model, a behaviour and a replay composed into one thing that acts and learns."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax import returns
+from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
+from mbrl_jax.imagination import imagine_rollout
+from mbrl_jax.keys import named
+from mbrl_jax.types import (
+    Agent,
+    AgentCarry,
+    AgentState,
+    Array,
+    Behaviour,
+    BoundModel,
+    EnvSpec,
+    Key,
+    Metrics,
+    PyTree,
+    Replay,
+    ReplayState,
+    Starts,
+    Step,
+    Timestep,
+    Trajectory,
+    Transition,
+    WorldModel,
+    bind,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How world model and behaviour meet."""
+
+    num_starts: int = 1024  # M imagination starts of one update
+    # 0: the behaviour imagines by itself from the replayed rows (Dreamer, Drama).
+    # k > 0: branched rollouts of k steps feed a model buffer (Dyna, MBPO).
+    branch_length: int = 0
+
+
+class Parts(NamedTuple):
+    """The pieces of one agent."""
+
+    config: Config
+    spec: EnvSpec
+    world_model: WorldModel
+    behaviour: Behaviour
+    replay: Replay
+
+
+def make_agent(
+    config: Config, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
+) -> Agent:
+    """Compose an agent whose two parts train apart: first the model, then the behaviour on it."""
+    parts = Parts(config, spec, world_model, behaviour, replay)
+    learn = _learn_from_branches if config.branch_length else _learn_from_entries
+    return Agent(
+        init=functools.partial(init, parts),
+        initial_carry=functools.partial(initial_carry, parts),
+        act=functools.partial(act, parts),
+        update=functools.partial(update, parts, learn),
+    )
+
+
+def init(parts: Parts, key: Key) -> AgentState:
+    """Fresh world model and behaviour; the behaviour's input size is read off the model."""
+    world_model = parts.world_model.init(named(key, "world_model"))
+    latent = parts.world_model.initial_latent()
+    shape = jax.eval_shape(parts.world_model.features, world_model, latent)
+    behaviour = parts.behaviour.init(named(key, "behaviour"), jnp.zeros(shape.shape, shape.dtype))
+    return AgentState(world_model, behaviour, jnp.full((), -1, jnp.int32))
+
+
+def initial_carry(parts: Parts) -> AgentCarry:
+    """What acting starts from in one environment."""
+    return AgentCarry(
+        parts.world_model.initial_latent(),
+        zero_action(parts.spec.action),
+        parts.behaviour.initial_carry(),
+    )
+
+
+def act(
+    parts: Parts,
+    state: AgentState,
+    key: Key,
+    carry: AgentCarry,
+    timestep: Timestep,
+    *,
+    explore: bool,
+) -> tuple[AgentCarry, PyTree]:
+    """See one row of one environment and choose the action that follows it."""
+    model = bind(parts.world_model, state.world_model)
+    latent = model.observe(named(key, "observe"), carry.latent, timestep, carry.prev_action)
+    behaviour_carry, action = parts.behaviour.act(
+        state.behaviour, named(key, "act"), carry.behaviour, latent, model, explore=explore
+    )
+    return AgentCarry(latent, action, behaviour_carry), action
+
+
+# -------------------------------------------------------------------------------------- learning
+
+
+def update(
+    parts: Parts, learn, state: AgentState, key: Key, replay: ReplayState, iteration: Array
+) -> tuple[AgentState, PyTree, Metrics]:
+    """One update of model and behaviour; only the replay's counters come back, never its rows.
+
+    A seed whose losses or gradients are not finite keeps its last good state from then on:
+    `frozen_at` holds the iteration. Replay and environments run on.
+    """
+    learned, counters, metrics = learn(parts, state, key, replay, iteration)
+    finite = jnp.stack([jnp.isfinite(total) for total, _ in metrics.values()]).all()
+    alive = state.frozen_at < 0
+    frozen_at = jnp.where(alive & ~finite, iteration, state.frozen_at)
+    keep = alive & finite
+    learned = learned._replace(frozen_at=frozen_at)
+    kept = state._replace(frozen_at=frozen_at)
+    state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), learned, kept)
+    metrics["agent/frozen"] = ((frozen_at >= 0).astype(jnp.float32), jnp.ones(()))
+    return state, counters, metrics
+
+
+def _learn_from_entries(
+    parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
+) -> tuple[AgentState, PyTree, Metrics]:
+    """Imagination starts from rows of the very windows that the model was trained on."""
+    counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
+    world_model, entries, model_metrics = parts.world_model.update(
+        state.world_model, named(key, "model"), batch
+    )
+    starts = draw_starts(
+        parts.world_model, named(key, "starts"), entries, batch, parts.config.num_starts
+    )
+    behaviour, behaviour_metrics = parts.behaviour.update(
+        state.behaviour,
+        named(key, "behaviour"),
+        bind(parts.world_model, world_model),
+        starts,
+        batch,
+        iteration,
+    )
+    state = state._replace(world_model=world_model, behaviour=behaviour)
+    return state, counters, model_metrics | behaviour_metrics
+
+
+def draw_starts(
+    world_model: WorldModel, key: Key, entries: PyTree, batch: Trajectory, num_starts: int
+) -> Starts:
+    """Latents [M] of different rows of windows [B, L+1], the last row of each left out.
+
+    Raises ValueError when there are fewer rows than starts.
+    """
+    windows, length = batch.timestep.reward.shape
+    length -= 1
+    total = windows * length
+    if num_starts > total:
+        raise ValueError(
+            f"agent.num_starts={num_starts} exceeds the {total} rows of a batch of {windows} "
+            f"windows of {length}; lower it or enlarge replay.batch_size"
+        )
+    # The ranks of uniform draws: all rows are equally likely, and none is drawn twice.
+    flat = jax.lax.top_k(jax.random.uniform(key, (total,)), num_starts)[1]
+    window, row = flat // length, flat % length
+
+    def latent(b, t):
+        return world_model.latent_at(jax.tree.map(lambda x: x[b], entries), t)
+
+    weight = 1.0 - batch.timestep.is_terminal[window, row].astype(jnp.float32)
+    return Starts(jax.vmap(latent)(window, row), weight)
+
+
+def _learn_from_branches(
+    parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
+) -> tuple[AgentState, PyTree, Metrics]:
+    """Dyna: branch short rollouts off replayed rows into the model buffer, learn from both."""
+    counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
+    world_model, _, model_metrics = parts.world_model.update(
+        state.world_model, named(key, "model"), batch
+    )
+    model = bind(parts.world_model, world_model)
+    replay = replay._replace(counters=counters)
+    counters, contexts, _ = parts.replay.sample(replay, named(key, "contexts"), stream="imagine")
+    starts = _observe_contexts(parts, model, named(key, "observe"), contexts)
+    rows = branch(parts, state, named(key, "branch"), model, starts)
+    counters = parts.replay.write_back(counters, None, rows)
+
+    replay = replay._replace(counters=counters)
+    counters, transitions, _ = parts.replay.sample(
+        replay, named(key, "transitions"), stream="behaviour"
+    )
+    behaviour, behaviour_metrics = parts.behaviour.update(
+        state.behaviour, named(key, "behaviour"), model, starts, transitions, iteration
+    )
+    state = state._replace(world_model=world_model, behaviour=behaviour)
+    return state, counters, model_metrics | behaviour_metrics
+
+
+def _observe_contexts(parts: Parts, model: BoundModel, key: Key, contexts: Trajectory) -> Starts:
+    """Latents [M] of the last rows of contexts [M, T]."""
+    num, length = contexts.timestep.reward.shape
+
+    def last_latent(context_key, context):
+        entries = model.observe_sequence(
+            context_key, model.initial_latent(), zero_action(parts.spec.action), context
+        )
+        return model.latent_at(entries, length - 1)
+
+    latents = jax.vmap(last_latent)(jax.random.split(key, num), contexts)
+    weight = 1.0 - contexts.timestep.is_terminal[:, -1].astype(jnp.float32)
+    return Starts(latents, weight)
+
+
+def branch(
+    parts: Parts, state: AgentState, key: Key, model: BoundModel, starts: Starts
+) -> Transition:
+    """Roll the current policy `branch_length` steps; transitions [M · branch_length].
+
+    A step counts (valid = 1) while no termination was predicted before it (arXiv 1906.08253,
+    algorithm 2).
+    """
+    horizon = parts.config.branch_length
+
+    def policy(policy_key, latent):
+        carry = parts.behaviour.initial_carry()
+        return parts.behaviour.act(
+            state.behaviour, policy_key, carry, latent, model, explore=True
+        )[1]
+
+    def extract(latent):
+        return model.decode(latent), model.predict(latent)
+
+    def rollout(rollout_key, latent, weight):
+        (observations, prediction), actions = imagine_rollout(
+            model, policy, rollout_key, latent, horizon, extract
+        )
+        discount = (prediction.discount[1:] > 0.5).astype(jnp.float32)
+        reached = returns.survival(discount, weight)
+        before, after = (
+            jax.tree.map(lambda x: x[:-1], observations),
+            jax.tree.map(lambda x: x[1:], observations),
+        )
+        return Transition(before, actions, prediction.reward[1:], after, discount, reached)
+
+    keys = jax.random.split(key, starts.weight.shape[0])
+    rows = jax.vmap(rollout)(keys, starts.latent, starts.weight)
+    return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), rows)
+
+
+def example_row(spec: EnvSpec) -> Step:
+    """One row as the replay stores it, all zeros."""
+    return Step(first_timestep(example_observation(spec.observation)), zero_action(spec.action))

@@ -1,0 +1,1 @@
+"""Behaviours: how to act, and how to improve with a world model."""

@@ -1,0 +1,243 @@
+"""Actor-critic in imagination (Drama section 2.3, after DreamerV3, arXiv 2301.04104).
+
+From every start the policy acts H steps in the world model; λ-returns train a two-hot critic and,
+with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mbrl_jax import distributions, optim, returns
+from mbrl_jax.imagination import imagine_rollout
+from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.networks.initializers import orthogonal
+from mbrl_jax.types import (
+    Array,
+    Behaviour,
+    BoundModel,
+    DiscreteSpec,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    Prediction,
+    PyTree,
+    Starts,
+    cached_make,
+    number,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published sizes and numbers by default (specification section 5)."""
+
+    horizon: int = 16
+    actor_width: int = 256
+    critic_width: int = 512
+    layers: int = 3
+    num_bins: int = 255
+    output_gain: float = 0.001  # of actor and critic; 0 starts from the uniform policy exactly
+    gamma: float = number(0.985)
+    lambda_: float = number(0.95)
+    entropy: float = number(3e-4)
+    target_decay: float = number(0.02)  # share of the critic that enters its slow copy
+    range_decay: float = number(0.01)  # share of the batch that enters the return range
+    low_fraction: float = 0.05
+    high_fraction: float = 0.95
+    optimiser: optim.Config = optim.Config(clip_norm=100.0)
+
+    def make(self, spec: EnvSpec) -> Behaviour:
+        """Build the record for one environment."""
+        return make(self, spec)
+
+
+class Stats(NamedTuple):
+    """What learning changes without a gradient."""
+
+    target_critic: PyTree
+    low: Array  # [] moving average of the low order statistic of the returns
+    high: Array  # []
+
+
+class Parts(NamedTuple):
+    """Static pieces."""
+
+    config: Config
+    actor: nn.Module
+    critic: nn.Module
+    optimiser: optax.GradientTransformation
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> Behaviour:
+    """Bind the functions of this module; raises ValueError for real-valued actions."""
+    if not isinstance(spec.action, DiscreteSpec):
+        raise ValueError(
+            "actor_critic acts in discrete environments only; this one has real-valued actions: "
+            "use behaviour=sac"
+        )
+    mlp = functools.partial(
+        Mlp,
+        layers=config.layers,
+        hidden_init=orthogonal(2**0.5),
+        output_init=orthogonal(config.output_gain),
+    )
+    parts = Parts(
+        config,
+        actor=mlp(spec.action.num_actions, config.actor_width),
+        critic=mlp(config.num_bins, config.critic_width),
+        optimiser=config.optimiser.make(),
+    )
+    functions = (init, act, update)
+    bound = {f.__name__: functools.partial(f, parts) for f in functions}
+    return Behaviour(initial_carry=tuple, **bound)
+
+
+def init(parts: Parts, key: Key, features: Array) -> LearnerState:
+    """Fresh actor, critic and slow critic for features [F]."""
+    actor_key, critic_key = jax.random.split(key)
+    params = {
+        "actor": parts.actor.init(actor_key, features)["params"],
+        "critic": parts.critic.init(critic_key, features)["params"],
+    }
+    stats = Stats(params["critic"], jnp.zeros(()), jnp.zeros(()))
+    return LearnerState(params, stats, parts.optimiser.init(params))
+
+
+def _policy(parts: Parts, params: PyTree, features: Array) -> Array:
+    """Log-probabilities [..., A]."""
+    return jax.nn.log_softmax(parts.actor.apply({"params": params}, features))
+
+
+def act(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    carry: tuple,
+    latent: PyTree,
+    model: BoundModel,
+    *,
+    explore: bool,
+) -> tuple[tuple, Array]:
+    """Sample an action [], or take the most probable one when not exploring."""
+    log_probs = _policy(parts, state.params["actor"], model.features(latent))
+    if explore:
+        return carry, jax.random.categorical(key, log_probs)
+    return carry, jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+
+
+class Imagined(NamedTuple):
+    """Imagined rollouts of M starts."""
+
+    features: Array  # [M, H+1, F]
+    prediction: Prediction  # [M, H+1]; row 0 arrived with the start and is not used
+    actions: Array  # [M, H]
+    weight: Array  # [M] of the starts
+
+
+def _imagine(
+    parts: Parts, state: LearnerState, key: Key, model: BoundModel, starts: Starts
+) -> Imagined:
+    def policy(policy_key, latent):
+        return act(parts, state, policy_key, (), latent, model, explore=True)[1]
+
+    def rollout(rollout_key, latent):
+        return imagine_rollout(
+            model, policy, rollout_key, latent, parts.config.horizon, _extract(model)
+        )
+
+    keys = jax.random.split(key, starts.weight.shape[0])
+    (features, prediction), actions = jax.vmap(rollout)(keys, starts.latent)
+    return Imagined(features, prediction, actions, starts.weight)
+
+
+def _extract(model: BoundModel):
+    return lambda latent: (model.features(latent), model.predict(latent))
+
+
+def loss(
+    parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
+) -> tuple[Array, tuple[Stats, Metrics]]:
+    """Actor and critic loss [] over imagined rollouts.
+
+    Each step weighs the probability that it was reached; advantages are divided by
+    max(1, range of returns); returns come from the live critic for the actor and the first critic
+    term, and from the slow critic for the second (specification section 5).
+    """
+    config = parts.config
+    features = jax.lax.stop_gradient(imagined.features)
+    reward, discount = (x[:, 1:] for x in imagined.prediction[:2])
+    gamma_discount = config.gamma * discount
+
+    def lambda_returns(values):  # [M, H+1]
+        return jax.lax.stop_gradient(
+            jax.vmap(returns.lambda_return, (0, 0, 0, 0, None))(
+                reward, gamma_discount, values[:, 1:], values[:, -1], config.lambda_
+            )
+        )
+
+    logits = parts.critic.apply({"params": params["critic"]}, features)
+    slow_logits = parts.critic.apply({"params": stats.target_critic}, features)
+    values = distributions.two_hot_mean(logits)
+    target = lambda_returns(values)
+    slow_target = lambda_returns(distributions.two_hot_mean(slow_logits))
+
+    rate = config.range_decay
+    low = optim.moving_average(
+        stats.low, returns.order_statistic(target, config.low_fraction), rate
+    )
+    high = optim.moving_average(
+        stats.high, returns.order_statistic(target, config.high_fraction), rate
+    )
+    weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(discount, imagined.weight))
+    advantage = jax.lax.stop_gradient((target - values[:, :-1]) / jnp.maximum(1.0, high - low))
+
+    log_probs = _policy(parts, params["actor"], features[:, :-1])
+    entropy = distributions.categorical_entropy(log_probs)
+    chosen = jnp.take_along_axis(log_probs, imagined.actions[..., None], axis=-1)[..., 0]
+    actor_loss = -(weight * (chosen * advantage + config.entropy * entropy)).mean()
+    critic_loss = (
+        weight
+        * (
+            distributions.two_hot_loss(logits[:, :-1], target)
+            + distributions.two_hot_loss(logits[:, :-1], slow_target)
+        )
+    ).mean()
+    total = actor_loss + critic_loss
+    values = {
+        "loss": total,
+        "actor_loss": actor_loss,
+        "critic_loss": critic_loss,
+        "entropy": entropy.mean(),
+        "imagined_return": target.mean(),
+        "return_range": high - low,
+    }
+    metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    return total, (stats._replace(low=low, high=high), metrics)
+
+
+def update(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    model: BoundModel,
+    starts: Starts,
+    batch: PyTree,
+    iteration: Array,
+) -> tuple[LearnerState, Metrics]:
+    """Imagine from M starts and take one optimiser step."""
+    del batch, iteration  # imagined data only, no schedule
+    imagined = _imagine(parts, state, key, model, starts)
+    gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
+    (_, (stats, metrics)), grads = gradient(state.params, state.stats, imagined)
+    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
+    slow = optim.moving_average(stats.target_critic, params["critic"], parts.config.target_decay)
+    metrics["behaviour/gradient_norm"] = (norm, jnp.ones(()))
+    return LearnerState(params, stats._replace(target_critic=slow), opt), metrics

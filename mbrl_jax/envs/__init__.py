@@ -1,0 +1,1 @@
+"""Environments in one time convention."""

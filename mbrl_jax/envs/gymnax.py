@@ -1,0 +1,66 @@
+"""gymnax 1.x environments (github.com/RobertTLange/gymnax) in our time convention."""
+
+import dataclasses
+import difflib
+
+import jax.numpy as jnp
+
+from mbrl_jax.envs.spec import make_environment
+from mbrl_jax.types import BoundedSpec, DiscreteSpec, Environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One gymnax environment, e.g. "Catch-bsuite", "Breakout-MinAtar", "Pendulum-v1"."""
+
+    name: str
+    max_steps: int | None = None  # time limit; None keeps the environment's own
+
+    def make(self) -> Environment:
+        """Build the environment. Raises ValueError for a name that gymnax does not know."""
+        return make(self)
+
+
+def make(config: Config) -> Environment:
+    """Adapt a gymnax environment: keyed resets, three flags, actions in [-1, 1]."""
+    import gymnax  # lazily: it takes two seconds
+
+    known = gymnax.registered_envs
+    if config.name not in known:
+        near = difflib.get_close_matches(config.name, known, n=3, cutoff=0.3) or known
+        raise ValueError(
+            f"unknown environment {config.name!r}; the nearest gymnax names are {', '.join(near)}"
+        )
+    env, params = gymnax.make(config.name)
+    if config.max_steps is not None:
+        params = params.replace(max_steps_in_episode=config.max_steps)
+    space = env.action_space(params)
+    to_env, action_spec = _action_adaptor(config.name, space)
+
+    def reset_inner(key):
+        observation, state = env.reset_env(key, params)
+        return state, observation
+
+    def step_inner(key, state, action):
+        observation, state, reward, terminated, _ = env.step_env(
+            key, state, to_env(action), params
+        )
+        return state, observation, reward, terminated, env.is_truncated(state, params)
+
+    return make_environment(action_spec, reset_inner, step_inner)
+
+
+def _action_adaptor(name: str, space):
+    """(function from our action to gymnax's, our action spec)."""
+    if hasattr(space, "n"):
+        return (lambda action: action), DiscreteSpec(int(space.n))
+    if len(space.shape) > 1:
+        raise ValueError(f"{name} has actions of shape {space.shape}; vectors are supported")
+    low = jnp.broadcast_to(jnp.asarray(space.low, jnp.float32), space.shape)
+    high = jnp.broadcast_to(jnp.asarray(space.high, jnp.float32), space.shape)
+    size = space.shape[0] if space.shape else 1
+
+    def rescale(action):
+        return (low + 0.5 * (jnp.clip(action, -1, 1) + 1.0) * (high - low)).reshape(space.shape)
+
+    return rescale, BoundedSpec(size)

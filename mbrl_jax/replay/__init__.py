@@ -1,0 +1,1 @@
+"""Replay: storage of any pytree on device, and samplers over it."""

@@ -1,0 +1,117 @@
+"""A ring of rows of any pytree [C, N, …] on device, sampled in windows of time."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.replay import samplers
+from mbrl_jax.types import Array, Key, PyTree, Replay, ReplayState, Step, cached_make
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Ring size and the batches drawn from it."""
+
+    capacity: int = 100_000  # rows of each lane
+    batch_size: int = 16  # windows of the "model" stream
+    length: int = 128  # L: windows of the "model" stream hold L + 1 rows, the last as target
+    num_contexts: int = 0  # windows of the "imagine" stream
+    context_length: int = 1
+    num_transitions: int = 0  # two-row windows of the "transition" stream
+    sampler: samplers.Uniform | samplers.DynamicFrequency = samplers.Uniform()
+
+    def streams(self) -> dict[str, tuple[int, int]]:
+        """(number of windows, rows of each) by stream."""
+        return {
+            "model": (self.batch_size, self.length + 1),
+            "imagine": (self.num_contexts, self.context_length),
+            "transition": (self.num_transitions, 2),
+        }
+
+    def least_rows(self, num_envs: int) -> int:
+        """Rows a lane must hold before every stream can be sampled."""
+        return max(
+            self.sampler.least_rows(rows, num, num_envs)
+            for num, rows in self.streams().values()
+            if num
+        )
+
+    def validate(self) -> None:
+        """Raise ValueError where the ring cannot hold one window."""
+        if self.capacity <= self.length:
+            raise ValueError(
+                f"replay capacity {self.capacity} holds no window of length + 1 = "
+                f"{self.length + 1} rows"
+            )
+
+    def make(self, num_envs: int) -> Replay:
+        """Build the record for N lanes."""
+        self.validate()
+        return make(self, num_envs)
+
+
+class Parts(NamedTuple):
+    """Static pieces."""
+
+    config: Config
+    sampler: samplers.Sampler
+    num_envs: int
+
+
+@cached_make
+def make(config: Config, num_envs: int) -> Replay:
+    """Bind the functions of this module."""
+    parts = Parts(config, config.sampler.make(), num_envs)
+    return Replay(
+        init=functools.partial(init, parts),
+        add=functools.partial(add, parts),
+        sample=functools.partial(sample, parts),
+        write_back=write_back,
+    )
+
+
+def init(parts: Parts, row: Step) -> ReplayState:
+    """An empty ring for rows like `row` (one lane, no leading axes)."""
+    capacity, num_envs = parts.config.capacity, parts.num_envs
+    storage = jax.tree.map(
+        lambda x: jnp.zeros((capacity, num_envs) + jnp.shape(x), jnp.asarray(x).dtype), row
+    )
+    counters = parts.sampler.init(capacity, num_envs)
+    return ReplayState(storage, counters, jnp.zeros((), jnp.int32))
+
+
+def add(parts: Parts, state: ReplayState, rows: Step) -> ReplayState:
+    """Write one row [N] of every lane, over the oldest when full."""
+    slot = state.position % parts.config.capacity
+    storage = jax.tree.map(
+        lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), slot, 0),
+        state.storage,
+        rows,
+    )
+    return state._replace(storage=storage, position=state.position + 1)
+
+
+def sample(
+    parts: Parts, state: ReplayState, key: Key, *, stream: str
+) -> tuple[PyTree, PyTree, tuple[Array, Array]]:
+    """Draw windows: (counters, rows [num, length], (slot [num], lane [num]) of their starts).
+
+    Windows may cross episodes, never the write head. Raises ValueError for an unknown stream.
+    """
+    streams = parts.config.streams()
+    samplers.check_stream(stream, streams)
+    num, length = streams[stream]
+    ring = samplers.Ring(parts.config.capacity, parts.num_envs, state.position)
+    counters, slot, lane = parts.sampler.sample(state.counters, key, ring, length, num, stream)
+    rows = (slot[:, None] + jnp.arange(length)) % parts.config.capacity
+    window = jax.tree.map(lambda x: x[rows, lane[:, None]], state.storage)
+    return counters, window, (slot, lane)
+
+
+def write_back(counters: PyTree, indices: PyTree, values: PyTree) -> PyTree:
+    """Nothing to write back: the sampler counts by itself."""
+    del indices, values
+    return counters

@@ -1,0 +1,242 @@
+"""The one training loop, as pure functions of one seed: init, chunk, evaluate.
+
+`iteration` counts rows of a lane. It is an argument and not state, because it is the same for all
+seeds: conditionals on it stay real conditionals under the seed vmap.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.agent import example_row
+from mbrl_jax.keys import at, named
+from mbrl_jax.types import (
+    Agent,
+    AgentState,
+    Array,
+    Environment,
+    Key,
+    Metrics,
+    PyTree,
+    Replay,
+    ReplayState,
+    Step,
+    Timestep,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of iterations; an experiment is a sequence of them.
+
+    In each iteration every environment adds a row (`collect`) and, at every `learn_every`-th, the
+    agent updates (`learn`).
+    """
+
+    iterations: int
+    collect: bool = True
+    learn: bool = True
+    learn_every: int = 1
+
+
+class Episode(NamedTuple):
+    """The running episode of one environment."""
+
+    episode_return: Array  # []
+    length: Array  # [] int32 environment steps
+
+
+class TrainState(NamedTuple):
+    """Everything that changes in one seed; S seeds add a leading axis to every leaf."""
+
+    key: Key
+    agent: AgentState
+    replay: ReplayState
+    carry: PyTree  # AgentCarry [N]
+    env: PyTree  # [N]
+    timestep: Timestep  # [N]
+    episode: Episode  # [N]
+
+
+class EntryPoints(NamedTuple):
+    """The functions that get jitted, of one seed."""
+
+    init: object  # (key) -> TrainState
+    chunk: object  # (TrainState, phase settings, start, stop) -> (TrainState, Metrics)
+    evaluate: object  # (AgentState, key, number of episodes) -> Evaluation
+
+
+def make_entry_points(
+    env: Environment, agent: Agent, replay: Replay, num_envs: int
+) -> EntryPoints:
+    """Bind the loop to one environment, agent and replay."""
+    parts = Parts(env, agent, replay, num_envs)
+    return EntryPoints(
+        init=functools.partial(init, parts),
+        chunk=functools.partial(chunk, parts),
+        evaluate=functools.partial(evaluate, parts),
+    )
+
+
+class Parts(NamedTuple):
+    """Static pieces of the loop."""
+
+    env: Environment
+    agent: Agent
+    replay: Replay
+    num_envs: int
+
+
+def _lanes(parts: Parts, tree: PyTree) -> PyTree:
+    """Repeat a lane's pytree for N lanes."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (parts.num_envs,) + jnp.shape(x)), tree)
+
+
+def init(parts: Parts, key: Key) -> TrainState:
+    """Fresh state of one seed. Run it under `jit`: eager leaves may share buffers."""
+    env, timestep = jax.vmap(parts.env.reset)(
+        jax.random.split(named(key, "reset"), parts.num_envs)
+    )
+    return TrainState(
+        key=named(key, "train"),
+        agent=parts.agent.init(named(key, "agent")),
+        replay=parts.replay.init(example_row(parts.env.spec)),
+        carry=_lanes(parts, parts.agent.initial_carry()),
+        env=env,
+        timestep=timestep,
+        episode=_lanes(parts, Episode(jnp.zeros(()), jnp.zeros((), jnp.int32))),
+    )
+
+
+def collect(parts: Parts, state: TrainState, iteration: Array) -> tuple[TrainState, Metrics]:
+    """Act once in every environment and store the rows."""
+    act_keys = jax.random.split(at(state.key, "act", iteration), parts.num_envs)
+    env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
+    act = functools.partial(parts.agent.act, explore=True)
+    carry, action = jax.vmap(act, (None, 0, 0, 0))(
+        state.agent, act_keys, state.carry, state.timestep
+    )
+    replay = parts.replay.add(state.replay, Step(state.timestep, action))
+    env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
+
+    begun = ~timestep.is_first  # a first row starts a new episode and is no environment step
+    episode = Episode(
+        jnp.where(begun, state.episode.episode_return + timestep.reward, 0.0),
+        jnp.where(begun, state.episode.length + 1, 0),
+    )
+    done = timestep.is_last.astype(jnp.float32)
+    metrics = {
+        "episode/return": ((episode.episode_return * done).sum(), done.sum()),
+        "episode/length": ((episode.length * done).sum(), done.sum()),
+        "count/env_steps": (begun.sum().astype(jnp.float32), jnp.ones(())),
+    }
+    state = state._replace(
+        replay=replay, carry=carry, env=env, timestep=timestep, episode=episode
+    )
+    return state, metrics
+
+
+def learn(
+    parts: Parts, state: TrainState, due: Array, iteration: Array
+) -> tuple[TrainState, Metrics]:
+    """Update the agent if `due`, a scalar that is the same for all seeds.
+
+    Only the agent and the replay's small counters pass through the conditional.
+    """
+
+    def run(operand):
+        agent, counters = operand
+        key = at(state.key, "learn", iteration)
+        replay = state.replay._replace(counters=counters)
+        agent, counters, metrics = parts.agent.update(agent, key, replay, iteration)
+        metrics["count/updates"] = (jnp.ones(()), jnp.ones(()))
+        return (agent, counters), metrics
+
+    def idle(operand):
+        return operand, zeros
+
+    operand = (state.agent, state.replay.counters)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, operand)[1]
+    )
+    (agent, counters), metrics = jax.lax.cond(due, run, idle, operand)
+    replay = state.replay._replace(counters=counters)
+    return state._replace(agent=agent, replay=replay), metrics
+
+
+def chunk(
+    parts: Parts,
+    collecting: bool,
+    state: TrainState,
+    learn_every: Array,
+    start: Array,
+    stop: Array,
+) -> tuple[TrainState, Metrics]:
+    """Iterations start … stop - 1. `learn_every` 0 means never; all three scalars are traced.
+
+    Bounds are traced, so chunks of any length share one compiled program.
+    """
+
+    def body(iteration, loop):
+        state, total = loop
+        state, metrics = step(state, iteration)
+        return state, jax.tree.map(jnp.add, total, metrics)
+
+    def step(state, iteration):
+        collected = {}
+        if collecting:
+            state, collected = collect(parts, state, iteration)
+        due = (learn_every > 0) & (iteration % jnp.maximum(learn_every, 1) == 0)
+        state, learned = learn(parts, state, due, iteration)
+        return state, collected | learned
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state, start)[1]
+    )
+    return jax.lax.fori_loop(start, stop, body, (state, zeros))
+
+
+class Evaluation(NamedTuple):
+    """Complete episodes of one seed's policy; one from each lane, so short ones are no favourites."""
+
+    episode_return: Array  # [E]
+    length: Array  # [E] int32
+    finished: Array  # [E] bool; False: cut at the step limit
+
+
+def evaluate(
+    parts: Parts,
+    num_episodes: int,
+    explore: bool,
+    agent_state: AgentState,
+    key: Key,
+    max_steps: Array,
+) -> Evaluation:
+    """Play one episode in each of E fresh environments, greedily unless `explore`."""
+    act = functools.partial(parts.agent.act, explore=explore)
+
+    def lane(lane_key):
+        env, timestep = parts.env.reset(named(lane_key, "reset"))
+        episode = Evaluation(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+        def going_on(loop):
+            return ~loop[3].finished & (loop[3].length < max_steps)
+
+        def body(loop):
+            carry, env, timestep, episode = loop
+            carry, action = act(
+                agent_state, at(lane_key, "act", episode.length), carry, timestep
+            )
+            env, timestep = parts.env.step(env, at(lane_key, "env", episode.length), action)
+            episode = Evaluation(
+                episode.episode_return + timestep.reward, episode.length + 1, timestep.is_last
+            )
+            return carry, env, timestep, episode
+
+        loop = (parts.agent.initial_carry(), env, timestep, episode)
+        return jax.lax.while_loop(going_on, body, loop)[3]
+
+    return jax.vmap(lane)(jax.random.split(key, num_episodes))

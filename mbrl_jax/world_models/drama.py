@@ -1,0 +1,398 @@
+"""Drama's world model (arXiv 2410.08893): categorical latents over a Mamba sequence core.
+
+z_t ~ q(z | o_t);  d_t = core(z_≤t, a_≤t);  p(z_{t+1} | d_t);  r_{t+1}, terminal_{t+1} from d_t;
+o_t from z_t. The posterior sees the frame alone, so a window encodes in parallel.
+
+Conventions of the record (`mbrl_jax.types.WorldModel`): the latent of row t holds the core carry
+after row t - 1, the output d_{t-1}, and z_t. A training window has L + 1 rows, the last of which
+serves as target only.
+"""
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mbrl_jax import distributions, optim
+from mbrl_jax.cores import gru, mamba, mamba2
+from mbrl_jax.envs.spec import action_size, action_vector, example_observation
+from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
+from mbrl_jax.networks.norms import apply_with_stats
+from mbrl_jax.types import (
+    Array,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    Prediction,
+    PyTree,
+    SequenceCore,
+    Timestep,
+    Trajectory,
+    WorldModel,
+    cached_make,
+    number,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published sizes and weights by default (specification sections 2 to 4)."""
+
+    core: mamba2.Config | mamba.Config | gru.Config = mamba2.Config()
+    encoder: encoders.Image64 | encoders.Dense = encoders.Image64()
+    decoder: decoders.Image64 | decoders.Dense = decoders.Image64()
+    groups: int = 32
+    classes: int = 32
+    prior_layers: int = 0
+    head_layers: int = 1
+    head_width: int = 256
+    num_bins: int = 255
+    # "bernoulli" for binary observations, "sigmoid" squared error for images in [0, 1],
+    # "squared" for unbounded vectors.
+    reconstruction: Literal["bernoulli", "sigmoid", "squared"] = "sigmoid"
+    zero_reward_output: bool = False
+    unimix: float = number(0.01)
+    # Nats below which the batch mean of a KL term has no gradient. On small tasks a step carries
+    # less than one nat given the past, and 1 would switch the prior off.
+    free_nats: float = number(1.0)
+    dynamics_scale: float = number(1.0)
+    representation_scale: float = number(0.1)
+    optimiser: optim.Config = optim.Config()
+
+    def make(self, spec: EnvSpec) -> WorldModel:
+        """Build the record for one environment."""
+        return make(self, spec)
+
+
+class Latent(NamedTuple):
+    """What the model knows at a row."""
+
+    carry: PyTree  # of the core, after the previous row
+    output: Array  # [F] d of the previous row
+    sample: Array  # [groups · classes] z of this row
+
+
+class Entries(NamedTuple):
+    """Compact memory of a window from which the latent of any row can be rebuilt."""
+
+    core: PyTree  # the core's own entries
+    outputs: Array  # [T, F]
+    samples: Array  # [T, groups · classes]
+    is_first: Array  # [T]
+    start: Latent  # carry and output before row 0
+
+
+class Parts(NamedTuple):
+    """Static pieces of one model."""
+
+    config: Config
+    spec: EnvSpec
+    core: SequenceCore
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    reward: nn.Module
+    termination: nn.Module
+    decoder: nn.Module
+    optimiser: optax.GradientTransformation
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> WorldModel:
+    """Bind the functions of this module to one config and environment."""
+    parts = _make_parts(config, spec)
+    functions = (
+        *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
+        *(predict, features, decode, loss, update),
+    )
+    return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
+
+
+def _make_parts(config: Config, spec: EnvSpec) -> Parts:
+    size = config.groups * config.classes
+    core = config.core.make(size + action_size(spec.action))
+    head = functools.partial(Mlp, width=config.head_width, layers=config.head_layers)
+    # Posterior and prior heads keep torch's default init, biases included (specification 2).
+    prior_in = uniform_fan_in(config.head_width if config.prior_layers else core.width)
+    return Parts(
+        config=config,
+        spec=spec,
+        core=core,
+        encoder=config.encoder.make(spec.observation),
+        posterior=_PosteriorHead(size),
+        prior=Mlp(
+            size,
+            config.head_width,
+            config.prior_layers,
+            output_init=prior_in,
+            output_bias_init=prior_in,
+        ),
+        reward=head(
+            config.num_bins,
+            output_init=nn.initializers.zeros if config.zero_reward_output else glorot_truncated,
+        ),
+        termination=head(1),
+        decoder=config.decoder.make(spec.observation),
+        optimiser=config.optimiser.make(),
+    )
+
+
+class _PosteriorHead(nn.Module):
+    """One linear layer with torch's default init."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(self.size, kernel_init=init, bias_init=init)(x)
+
+
+# ----------------------------------------------------------------------------------------- state
+
+
+def init(parts: Parts, key: Key) -> LearnerState:
+    """Fresh parameters, running statistics and optimiser state."""
+    keys = dict(zip(parts._fields, jax.random.split(key, len(parts)), strict=True))
+    size = parts.config.groups * parts.config.classes
+    output, z = jnp.zeros((parts.core.width,)), jnp.zeros((1, size))
+    observation = example_observation(parts.spec.observation)[None].astype(jnp.float32)
+    encoder = parts.encoder.init(keys["encoder"], observation, True)
+    encoded = jax.eval_shape(lambda v: parts.encoder.apply(v, observation, False), encoder)
+    decoder = parts.decoder.init(keys["decoder"], z, True)
+    params = {
+        "encoder": encoder["params"],
+        "posterior": parts.posterior.init(keys["posterior"], jnp.zeros(encoded.shape))["params"],
+        "core": parts.core.init(keys["core"]),
+        "prior": parts.prior.init(keys["prior"], output)["params"],
+        "reward": parts.reward.init(keys["reward"], output)["params"],
+        "termination": parts.termination.init(keys["termination"], output)["params"],
+        "decoder": decoder["params"],
+    }
+    stats = {
+        "encoder": encoder.get("batch_stats", {}),
+        "decoder": decoder.get("batch_stats", {}),
+    }
+    return LearnerState(params, stats, parts.optimiser.init(params))
+
+
+def initial_latent(parts: Parts) -> Latent:
+    """The latent before anything was seen."""
+    size = parts.config.groups * parts.config.classes
+    return Latent(parts.core.initial_carry(), jnp.zeros((parts.core.width,)), jnp.zeros((size,)))
+
+
+# ------------------------------------------------------------------------------- pieces of the net
+
+
+def _to_float(spec: EnvSpec, observation: Array) -> Array:
+    scale = 255.0 if spec.observation.dtype == "uint8" else 1.0
+    return observation.astype(jnp.float32) / scale
+
+
+def _categoricals(parts: Parts, logits: Array) -> Array:
+    """[..., groups · classes] -> log-probabilities [..., groups, classes]."""
+    shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
+    return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
+
+
+def _posterior(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
+    """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
+    encoded, stats = apply_with_stats(
+        parts.encoder, params["encoder"], stats, _to_float(parts.spec, observation), train
+    )
+    return _categoricals(parts, parts.posterior.apply({"params": params["posterior"]}, encoded)), (
+        stats
+    )
+
+
+def _prior(parts: Parts, params: PyTree, outputs: Array) -> Array:
+    """Log-probabilities [..., groups, classes] of p(z_{t+1} | d_t)."""
+    return _categoricals(parts, parts.prior.apply({"params": params["prior"]}, outputs))
+
+
+def _sample(key: Key, log_probs: Array) -> Array:
+    """One row: [groups, classes] -> [groups · classes]."""
+    return distributions.sample_one_hot(key, log_probs).reshape(-1)
+
+
+def _core_input(parts: Parts, sample: Array, action: Array) -> Array:
+    return jnp.concatenate([sample, action_vector(parts.spec.action, action)], axis=-1)
+
+
+def _advance(parts: Parts, params: PyTree, latent: Latent, action: Array) -> tuple[PyTree, Array]:
+    """Feed (z_t, a_t) to the core: its carry after row t, and d_t."""
+    x = _core_input(parts, latent.sample, action)
+    return parts.core.step(params["core"], latent.carry, x, None)
+
+
+# ------------------------------------------------------------------------------------ the record
+
+
+def observe(
+    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+) -> Latent:
+    """Filter one real row; `is_first` forgets latent and action."""
+    carry, output = _advance(parts, state.params, latent, prev_action)
+    fresh = initial_latent(parts)
+    carry, output = jax.tree.map(
+        lambda new, old: jnp.where(timestep.is_first, new, old),
+        (fresh.carry, fresh.output),
+        (carry, output),
+    )
+    log_probs, _ = _posterior(
+        parts, state.params, state.stats["encoder"], timestep.observation, False
+    )
+    return Latent(carry, output, _sample(key, log_probs))
+
+
+def observe_sequence(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    prev_action: Array,
+    trajectory: Trajectory,
+) -> Entries:
+    """Filter rows [T] in parallel, continuing `latent`; row t samples with split(key, T)[t]."""
+    timestep = trajectory.timestep
+    log_probs, _ = _posterior(
+        parts, state.params, state.stats["encoder"], timestep.observation, False
+    )
+    samples = jax.vmap(_sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
+    carry, output = _advance(parts, state.params, latent, prev_action)
+    xs = _core_input(parts, samples, trajectory.action)
+    _, outputs, core = parts.core.unroll(state.params["core"], carry, xs, timestep.is_first)
+    start = Latent(carry, output, jnp.zeros_like(latent.sample))
+    return Entries(core, outputs, samples, timestep.is_first, start)
+
+
+def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
+    """The latent of row t (t may be traced): what `observe` gives there."""
+
+    def row(x, i):
+        return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+
+    before = jnp.maximum(t - 1, 0)
+    inside = (parts.core.carry_at(entries.core, before), row(entries.outputs, before))
+    start = (entries.start.carry, entries.start.output)
+    fresh = initial_latent(parts)
+    known = jax.tree.map(lambda s, i: jnp.where(t == 0, s, i), start, inside)
+    carry, output = jax.tree.map(
+        lambda f, k: jnp.where(row(entries.is_first, t), f, k),
+        (fresh.carry, fresh.output),
+        known,
+    )
+    return Latent(carry, output, row(entries.samples, t))
+
+
+def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action: Array) -> Latent:
+    """One imagined row: z from the prior."""
+    carry, output = _advance(parts, state.params, latent, action)
+    return Latent(carry, output, _sample(key, _prior(parts, state.params, output)))
+
+
+def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
+    """Reward and discount that arrived with this latent; undefined for a first row."""
+    params = state.params
+    reward = parts.reward.apply({"params": params["reward"]}, latent.output)
+    logit = parts.termination.apply({"params": params["termination"]}, latent.output)[..., 0]
+    return Prediction(distributions.two_hot_mean(reward), jax.nn.sigmoid(-logit), {})
+
+
+def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+    """[groups · classes + F]: z_t, d_{t-1}."""
+    del parts, state
+    return jnp.concatenate([latent.sample, latent.output], axis=-1)
+
+
+def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+    """Mean of the observation, as floats in the scale of the model's input."""
+    raw, _ = apply_with_stats(
+        parts.decoder, state.params["decoder"], state.stats["decoder"], latent.sample, False
+    )
+    return raw if parts.config.reconstruction == "squared" else jax.nn.sigmoid(raw)
+
+
+# -------------------------------------------------------------------------------------- learning
+
+
+def _reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
+    """Summed over the observation, mean over all rows: []."""
+    target = _to_float(parts.spec, observation)
+    if parts.config.reconstruction == "bernoulli":
+        error = distributions.bernoulli_nll(raw, target)
+    else:
+        mean = jax.nn.sigmoid(raw) if parts.config.reconstruction == "sigmoid" else raw
+        error = jnp.square(mean - target)
+    rows = raw.shape[: raw.ndim - len(parts.spec.observation.shape)]
+    return error.reshape(rows + (-1,)).sum(axis=-1).mean()
+
+
+def loss(
+    parts: Parts, params: PyTree, stats: PyTree, key: Key, batch: Trajectory
+) -> tuple[Array, tuple[Entries, PyTree, Metrics]]:
+    """Loss [] over windows [B, L+1]; entries [B] of the first L rows.
+
+    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`. Targets on first rows are masked:
+    nothing predicts a reset.
+    """
+    config, timestep = parts.config, batch.timestep
+    windows, length = timestep.reward.shape
+    posterior, encoder_stats = _posterior(
+        parts, params, stats["encoder"], timestep.observation, True
+    )
+    keys = jax.vmap(lambda k: jax.random.split(k, length))(jax.random.split(key, windows))
+    samples = jax.vmap(jax.vmap(_sample))(keys, posterior)
+    raw, decoder_stats = apply_with_stats(parts.decoder, params["decoder"], stats["decoder"], samples, True)
+
+    past = jax.tree.map(lambda x: x[:, :-1], (samples, batch.action, timestep.is_first))
+    unroll = functools.partial(parts.core.unroll, params["core"], None)
+    _, outputs, core = jax.vmap(unroll)(_core_input(parts, *past[:2]), past[2])
+
+    weight = 1.0 - timestep.is_first[:, 1:].astype(jnp.float32)
+
+    def masked_mean(x):
+        return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+    reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
+    terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
+    terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
+    dynamics, representation, kl = distributions.kl_losses(
+        posterior[:, 1:], _prior(parts, params, outputs), weight, config.free_nats
+    )
+    terms = {
+        "reconstruction": _reconstruction_loss(parts, raw, timestep.observation),
+        "reward": masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])),
+        "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
+        "dynamics": config.dynamics_scale * dynamics,
+        "representation": config.representation_scale * representation,
+    }
+    total = sum(terms.values())
+    entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
+    values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
+    metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    fresh = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts)
+    )
+    entries = Entries(core, outputs, past[0], past[2], fresh)
+    stats = {"encoder": encoder_stats, "decoder": decoder_stats}
+    return total, (jax.lax.stop_gradient(entries), stats, metrics)
+
+
+def update(
+    parts: Parts, state: LearnerState, key: Key, batch: Trajectory
+) -> tuple[LearnerState, Entries, Metrics]:
+    """One optimiser step on windows [B, L+1]."""
+    gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
+    (_, (entries, stats, metrics)), grads = gradient(state.params, state.stats, key, batch)
+    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
+    metrics["model/gradient_norm"] = (norm, jnp.ones(()))
+    return LearnerState(params, stats, opt), entries, metrics
