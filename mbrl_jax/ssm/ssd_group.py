@@ -5,7 +5,7 @@ All heads share B and C here, so `C Bᵀ` is computed once for them and heads me
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +63,8 @@ def chunked(
     Returns:
       y [K, Q, H, P], states at chunk starts [K, N, H, P], final state [N, H, P].
     """
-    y = _inside(chunks)
-    added, kept = _chunk_states(chunks)
+    y = _each(_inside, chunks)
+    added, kept = _each(_chunk_state, chunks)
     if initial_state is None and len(added) == 1:
         # Nothing is carried into the only chunk: reading zeros would triple the cost.
         return y, jnp.zeros_like(added), added[0]
@@ -72,44 +72,48 @@ def chunked(
         initial_state = jnp.zeros_like(added[0])
     across = _starts_sequential if sequential else _starts_parallel
     starts, final_state = across(kept, added, initial_state)
-    return y + _carried_in(chunks, starts), starts, final_state
+    return y + _each(_carried_in, chunks, starts), starts, final_state
 
 
-def _inside(chunks: Chunks) -> Array:
-    """What rows of the same chunk contribute to y: [K, Q, H, P]."""
-    x, dt, segment = chunks.x, chunks.dt, chunks.segment
-    size = x.shape[1]
-    sees = jnp.tril(jnp.ones((size, size), bool))[None]
-    sees &= segment[:, :, None] == segment[:, None, :]  # [K, Q, Q]
-    decay = chunks.log_decay.swapaxes(1, 2)  # [K, H, Q]
-    weight = masked_exp(sees[:, None], decay[..., :, None] - decay[..., None, :])  # [K, H, Q, Q]
-    scores = _product(chunks.C, chunks.B.swapaxes(1, 2), x.dtype)  # [K, Q, Q], shared by heads
+def _each(one_chunk: Callable, *args: Any) -> Any:
+    """Map over chunks. A single chunk goes without the axis: of size 1, XLA:CPU pays it twice."""
+    if len(jax.tree.leaves(args)[0]) > 1:
+        return jax.vmap(one_chunk)(*args)
+    result = one_chunk(*jax.tree.map(lambda leaf: leaf[0], args))
+    return jax.tree.map(lambda leaf: leaf[None], result)
+
+
+def _inside(chunk: Chunks) -> Array:
+    """What rows of one chunk contribute to each other's y: [Q, H, P]."""
+    x, segment = chunk.x, chunk.segment
+    sees = jnp.tril(jnp.ones((len(x), len(x)), bool)) & (segment[:, None] == segment[None])
+    decay = chunk.log_decay.T  # [H, Q]
+    weight = masked_exp(sees[None], decay[:, :, None] - decay[:, None])  # [H, Q, Q]
+    scores = _product(chunk.C, chunk.B.T, x.dtype)  # [Q, Q], shared by heads
     # dt goes into the mixing matrix, so that dt·x is never stored.
-    mixing = weight * scores[:, None] * dt.swapaxes(1, 2)[..., None, :]
-    return _product(mixing, x.swapaxes(1, 2), x.dtype).swapaxes(1, 2)
+    mixing = weight * scores[None] * chunk.dt.T[:, None]
+    return _product(mixing, x.swapaxes(0, 1), x.dtype).swapaxes(0, 1)
 
 
-def _chunk_states(chunks: Chunks) -> tuple[Array, Array]:
-    """What each chunk adds to the state [K, N, H, P], and what it keeps of it [K, H]."""
-    x, decay, segment = chunks.x, chunks.log_decay, chunks.segment
-    survives = segment == segment[:, -1:]  # no reset between the row and the chunk's end
-    weight = chunks.dt * masked_exp(survives[..., None], decay[:, -1:] - decay)  # [K, Q, H]
-    inputs = weight[..., None] * x.astype(weight.dtype)
-    inputs = inputs.reshape(*x.shape[:2], -1)  # [K, Q, H·P]
-    added = _product(chunks.B.swapaxes(1, 2), inputs, x.dtype)
-    kept = masked_exp(segment[:, -1:] == 0, decay[:, -1])
-    return added.reshape(*added.shape[:2], *x.shape[2:]), kept
+def _chunk_state(chunk: Chunks) -> tuple[Array, Array]:
+    """What one chunk adds to the state [N, H, P], and what it keeps of it [H]."""
+    x, decay, segment = chunk.x, chunk.log_decay, chunk.segment
+    survives = segment == segment[-1]  # no reset between the row and the chunk's end
+    weight = chunk.dt * masked_exp(survives[:, None], decay[-1:] - decay)  # [Q, H]
+    inputs = (weight[..., None] * x.astype(weight.dtype)).reshape(len(x), -1)  # [Q, H·P]
+    added = _product(chunk.B.T, inputs, x.dtype).reshape(-1, *x.shape[1:])
+    return added, masked_exp(segment[-1] == 0, decay[-1])
 
 
-def _carried_in(chunks: Chunks, starts: Array) -> Array:
-    """What the states at chunk starts contribute to y: [K, Q, H, P]."""
-    columns = starts.reshape(*starts.shape[:2], -1)  # [K, N, H·P]
-    read = _product(chunks.C, columns, chunks.x.dtype).reshape(chunks.x.shape)
-    return read * masked_exp(chunks.segment[..., None] == 0, chunks.log_decay)[..., None]
+def _carried_in(chunk: Chunks, start: Array) -> Array:
+    """What the state [N, H, P] at the chunk's start contributes to y: [Q, H, P]."""
+    columns = start.reshape(len(start), -1)  # [N, H·P]
+    read = _product(chunk.C, columns, chunk.x.dtype).reshape(chunk.x.shape)
+    return read * masked_exp(chunk.segment[:, None] == 0, chunk.log_decay)[..., None]
 
 
 def _product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
-    """a @ b with leading batch axes, operands in `dtype`, sums in at least float32."""
+    """a @ b with operands in `dtype`, sums in at least float32."""
     wide = jnp.promote_types(dtype, jnp.float32)
     return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=wide)
 
