@@ -1,4 +1,4 @@
-"""Checks of arguments in Python, before anything is traced, and the cutting into chunks."""
+"""Checks of arguments, in Python and before anything is traced."""
 
 from collections.abc import Sequence
 
@@ -53,18 +53,3 @@ def check_chunking(length: int, chunk_size: int, method: str, methods: Sequence[
         raise ValueError(f"`chunk_size` is {chunk_size}, but at least 1 was expected.")
     if method not in methods:
         raise ValueError(f"`method` is {method!r}, but one of {', '.join(methods)} was expected.")
-
-
-def to_chunks(x: Array, chunk_size: int) -> Array:
-    """Cut [T, …] into [K, Q, …], zeros appended, Q ≤ `chunk_size`.
-
-    The K = ⌈T / chunk_size⌉ chunks are made equally long, so fewer than K rows are padding.
-    """
-    x = jnp.asarray(x)
-    length = x.shape[0]
-    num_chunks = -(-length // chunk_size)
-    size = -(-length // num_chunks)
-    padding = num_chunks * size - length
-    if padding:
-        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(num_chunks, size, *x.shape[1:])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import shapes, ssd_group
+from mbrl_jax.ssm import chunking, shapes, ssd_group
 
 Array = jax.Array
 
@@ -80,31 +80,11 @@ def ssd(
     Raises:
       ValueError: shapes, dtype of `reset`, `chunk_size` or `method` are wrong.
     """
-    shapes.check_axes(
-        x=(x, "B T H P"),
-        dt=(dt, "B T H"),
-        A=(A, "H"),
-        B=(B, "B T G N"),
-        C=(C, "B T G N"),
-        D=(D, "H"),
-        reset=(reset, "B T"),
-        initial_state=(initial_state, "B N H P"),
-    )
+    _check(x, dt, A, B, C, D, reset, initial_state, batch="B ")
 
     def stream(x, dt, B, C, reset, initial_state):
-        y, final_state, _ = ssd_stream(
-            x,
-            dt,
-            A,
-            B,
-            C,
-            D,
-            reset=reset,
-            initial_state=initial_state,
-            chunk_size=chunk_size,
-            method=method,
-        )
-        return y, final_state
+        options = dict(initial_state=initial_state, chunk_size=chunk_size, method=method)
+        return ssd_stream(x, dt, A, B, C, D, reset=reset, **options)[:2]
 
     y, final_state = jax.vmap(stream)(x, dt, B, C, reset, initial_state)
     return (y, final_state) if return_final_state else y
@@ -152,19 +132,8 @@ def ssd_stream(
     Raises:
       ValueError: shapes, dtype of `reset`, `chunk_size` or `method` are wrong.
     """
-    shapes.check_axes(
-        x=(x, "T H P"),
-        dt=(dt, "T H"),
-        A=(A, "H"),
-        B=(B, "T G N"),
-        C=(C, "T G N"),
-        D=(D, "H"),
-        reset=(reset, "T"),
-        initial_state=(initial_state, "N H P"),
-    )
-    length, num_groups = x.shape[0], B.shape[1]
-    _check_groups(x.shape[1], num_groups)
-    shapes.check_reset(reset)
+    _check(x, dt, A, B, C, D, reset, initial_state)
+    length = x.shape[0]
     shapes.check_chunking(length, chunk_size, method, METHODS)
     method = auto_method(jax.default_backend()) if method == "auto" else method
     if reset is None:
@@ -260,6 +229,22 @@ _RUN = {
 }
 
 
+def _check(x, dt, A, B, C, D, reset, initial_state, batch: str = "") -> None:
+    """Check the inputs of `ssd` (batch "B ") or `ssd_stream`."""
+    shapes.check_axes(
+        x=(x, batch + "T H P"),
+        dt=(dt, batch + "T H"),
+        A=(A, "H"),
+        B=(B, batch + "T G N"),
+        C=(C, batch + "T G N"),
+        D=(D, "H"),
+        reset=(reset, batch + "T"),
+        initial_state=(initial_state, batch + "N H P"),
+    )
+    _check_groups(x.shape[-2], B.shape[-2])
+    shapes.check_reset(reset)
+
+
 def _check_groups(num_heads: int, num_groups: int) -> None:
     if num_groups < 1 or num_heads % num_groups:
         raise ValueError(
@@ -272,8 +257,8 @@ def _cut(
 ) -> ssd_group.Chunks:
     """All groups' inputs as chunks; B and C keep their group axis."""
     x, dt, B, C, reset = (
-        shapes.to_chunks(rows, chunk_size)
-        for rows in (x, dt.astype(ssd_group.state_dtype(x)), B, C, reset)
+        chunking.to_chunks(rows, chunk_size)
+        for rows in (x, dt.astype(chunking.state_dtype(x)), B, C, reset)
     )
     step_decay = ssd_group.step_log_decay(dt, A)
     log_decay = jnp.cumsum(step_decay, axis=1)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.ssm import chunking
+
 Array = jax.Array
 
 # e^-30 is nothing beside O(1) terms; a deeper decay would only cost digits of the running sums.
@@ -29,11 +31,6 @@ class Chunks(NamedTuple):
     C: Array  # [K, Q, N]
     reset: Array  # [K, Q] bool
     segment: Array  # [K, Q] int32 its running sum: rows that see each other have the same number
-
-
-def state_dtype(x: Array) -> jnp.dtype:
-    """float32, or float64 for float64 inputs."""
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def step_log_decay(dt: Array, A: Array) -> Array:
@@ -155,20 +152,12 @@ def recurrent(chunks: Chunks, initial_state: Array | None) -> tuple[Array, Array
     if initial_state is None:
         initial_state = jnp.zeros((num_states, heads, channels), chunks.dt.dtype)
 
-    # Both levels are checkpointed: backward keeps the states of chunk starts and of one chunk.
-    @jax.checkpoint
     def one_row(state, row):
         x, dt, log_decay, B, C, reset = row
         return step(jnp.where(reset, 0, state), x, dt, log_decay, B, C)
 
-    @jax.checkpoint
-    def one_chunk(state, rows):
-        final, y = jax.lax.scan(one_row, state, rows)
-        return final, (state, y)
-
     rows = (chunks.x, chunks.dt, chunks.step_decay, chunks.B, chunks.C, chunks.reset)
-    final_state, (starts, y) = jax.lax.scan(one_chunk, initial_state, rows)
-    return y, starts, final_state
+    return chunking.scan_chunks(chunking.row_by_row(one_row), initial_state, rows)
 
 
 def step(

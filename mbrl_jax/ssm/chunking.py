@@ -1,0 +1,56 @@
+"""Cutting sequences into chunks, and scans over chunks that keep little memory for backward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def state_dtype(x: Array) -> jnp.dtype:
+    """The dtype of states for inputs `x`: float32, or float64 for float64 inputs."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def to_chunks(x: Array, chunk_size: int) -> Array:
+    """Cut [T, …] into [K, Q, …], zeros appended, Q ≤ `chunk_size`.
+
+    The K = ⌈T / chunk_size⌉ chunks are made equally long, so fewer than K rows are padding.
+    """
+    x = jnp.asarray(x)
+    length = x.shape[0]
+    num_chunks = -(-length // chunk_size)
+    size = -(-length // num_chunks)
+    padding = num_chunks * size - length
+    if padding:
+        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(num_chunks, size, *x.shape[1:])
+
+
+def scan_chunks(one_chunk: Callable, state: Array, rows: Any) -> tuple[Any, Array, Array]:
+    """Scan `one_chunk(state, rows [Q, …]) -> (state, y [Q, …])` over rows [K, Q, …].
+
+    Backward keeps the states at chunk starts and recomputes one chunk at a time.
+
+    Returns:
+      y [K, Q, …], states at chunk starts [K, …], final state.
+    """
+
+    @jax.checkpoint
+    def body(state, chunk):
+        final_state, y = one_chunk(state, chunk)
+        return final_state, (state, y)
+
+    final_state, (starts, y) = jax.lax.scan(body, state, rows)
+    return y, starts, final_state
+
+
+def row_by_row(one_row: Callable) -> Callable:
+    """A `one_chunk` that scans `one_row(state, row) -> (state, y)`, recomputed in backward.
+
+    Not storing what a row computes along the way (decays, products) makes backward faster on CPU:
+    it is bound by memory.
+    """
+    return lambda state, rows: jax.lax.scan(jax.checkpoint(one_row), state, rows)
