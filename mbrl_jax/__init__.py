@@ -1,0 +1,42 @@
+"""mbrl_jax: model-based reinforcement learning from pure functions, vmapped over seeds.
+
+Names are loaded when they are first used, so that importing the package costs nothing:
+
+    Experiment, run, load_policy, evaluate_run      run things from Python
+    mbrl_jax.ssm, .cores, .world_models, …          the parts
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "Experiment": "mbrl_jax.train.experiment",
+    "Phase": "mbrl_jax.train.loop",
+    "build": "mbrl_jax.train.experiment",
+    "evaluate_run": "mbrl_jax.train.run",
+    "load_policy": "mbrl_jax.train.run",
+    "make_agent": "mbrl_jax.agent",
+    "over_seeds": "mbrl_jax.train.seeds",
+    "run": "mbrl_jax.train.run",
+    "seed_keys": "mbrl_jax.train.seeds",
+}
+_MODULES = (
+    *("agent", "behaviours", "cores", "distributions", "envs", "evaluate", "imagination"),
+    *("networks", "optim", "replay", "returns", "ssm", "testing", "train", "types"),
+    "world_models",
+)
+
+__all__ = sorted([*_NAMES, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str):
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"mbrl_jax.{name}")
+    raise AttributeError(f"module 'mbrl_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

@@ -153,18 +153,10 @@ def _learn_from_entries(
 def draw_starts(
     world_model: WorldModel, key: Key, entries: PyTree, batch: Trajectory, num_starts: int
 ) -> Starts:
-    """Latents [M] of different rows of windows [B, L+1], the last row of each left out.
-
-    Raises ValueError when there are fewer rows than starts.
-    """
+    """Latents [M] of different rows of windows [B, L+1], the last row of each left out."""
     windows, length = batch.timestep.reward.shape
     length -= 1
     total = windows * length
-    if num_starts > total:
-        raise ValueError(
-            f"agent.num_starts={num_starts} exceeds the {total} rows of a batch of {windows} "
-            f"windows of {length}; lower it or enlarge replay.batch_size"
-        )
     # The ranks of uniform draws: all rows are equally likely, and none is drawn twice.
     flat = jax.lax.top_k(jax.random.uniform(key, (total,)), num_starts)[1]
     window, row = flat // length, flat % length
@@ -229,9 +221,9 @@ def branch(
 
     def policy(policy_key, latent):
         carry = parts.behaviour.initial_carry()
-        return parts.behaviour.act(
-            state.behaviour, policy_key, carry, latent, model, explore=True
-        )[1]
+        return parts.behaviour.act(state.behaviour, policy_key, carry, latent, model, explore=True)[
+            1
+        ]
 
     def extract(latent):
         return model.decode(latent), model.predict(latent)

@@ -177,7 +177,9 @@ class WorldModel(NamedTuple):
     predict: Callable  # (state, latent) -> Prediction of what arrived with this latent
     features: Callable  # (state, latent) -> [F]
     decode: Callable  # (state, latent) -> mean of the observation
-    loss: Callable  # (params, stats, key, batch [B, L+1]) -> (loss [], (Entries [B], stats, Metrics))
+    loss: (
+        Callable  # (params, stats, key, batch [B, L+1]) -> (loss [], (Entries [B], stats, Metrics))
+    )
     update: Callable  # (state, key, batch [B, L+1]) -> (LearnerState, Entries [B], Metrics)
 
 
@@ -208,8 +210,10 @@ class Behaviour(NamedTuple):
 
     init: Callable  # (key, features [F]: an example) -> LearnerState
     initial_carry: Callable  # () -> Carry: a warm-started plan, …; () for actors
-    act: Callable  # (state, key, carry, latent, model: BoundModel, *, explore) -> (Carry, action)
-    update: Callable  # (state, key, model, starts: Starts, batch, iteration) -> (LearnerState, Metrics)
+    # (state, key, carry, latent, model: BoundModel, *, explore) -> (Carry, action)
+    act: Callable
+    # (state, key, model, starts: Starts, batch, iteration) -> (LearnerState, Metrics)
+    update: Callable
 
 
 class AgentState(NamedTuple):
@@ -234,7 +238,8 @@ class Agent(NamedTuple):
     init: Callable  # (key) -> AgentState
     initial_carry: Callable  # () -> AgentCarry
     act: Callable  # (state, key, carry, timestep, *, explore) -> (AgentCarry, action)
-    update: Callable  # (state, key, replay: ReplayState, iteration) -> (AgentState, counters, Metrics)
+    # (state, key, replay: ReplayState, iteration) -> (AgentState, counters, Metrics)
+    update: Callable
 
 
 class ReplayState(NamedTuple):

@@ -75,16 +75,12 @@ class MambaMixer(nn.Module):
         )
         self.a_log = self.param("a_log", _a_log_init, (c.inner, c.state_size))
         self.skip = self.param("skip", nn.initializers.ones, (c.inner,))
-        self.out_proj = nn.Dense(
-            c.width, False, kernel_init=uniform_fan_in(c.inner * c.layers)
-        )
+        self.out_proj = nn.Dense(c.width, False, kernel_init=uniform_fan_in(c.inner * c.layers))
 
     def _select(self, x):
         """[..., inner] -> dt [..., inner], B [..., N], C [..., N]: what the input selects."""
         c = self.config
-        dt, b, c_out = jnp.split(
-            self.x_proj(x), [c.dt_rank, c.dt_rank + c.state_size], axis=-1
-        )
+        dt, b, c_out = jnp.split(self.x_proj(x), [c.dt_rank, c.dt_rank + c.state_size], axis=-1)
         return jax.nn.softplus(self.dt_proj(dt).astype(jnp.float32)), b, c_out
 
     def step(self, carry, u):

@@ -88,9 +88,7 @@ class Mamba2Mixer(nn.Module):
         self.skip = self.param("skip", nn.initializers.ones, (c.heads,))
         self.norm = nn.RMSNorm(epsilon=stack.BLOCK_EPS)
         # Dividing by √layers keeps the residual stream's variance (GPT-2's rule, as published).
-        self.out_proj = nn.Dense(
-            c.width, False, kernel_init=uniform_fan_in(c.inner * c.layers)
-        )
+        self.out_proj = nn.Dense(c.width, False, kernel_init=uniform_fan_in(c.inner * c.layers))
 
     def _split_in(self, u):
         c = self.config
@@ -118,9 +116,7 @@ class Mamba2Mixer(nn.Module):
     def unroll(self, carry, us, is_first):
         history, state = (None, None) if carry is None else carry
         z, xbc, dt = self._split_in(us)
-        xbc, conv = ssm.causal_conv_stream(
-            xbc, self.conv_kernel, self.conv_bias, history, is_first
-        )
+        xbc, conv = ssm.causal_conv_stream(xbc, self.conv_kernel, self.conv_bias, history, is_first)
         x, b, c = self._split_conv(xbc)
         y, final, entries = ssm.ssd_stream(
             x,
@@ -155,6 +151,4 @@ def _carry_at(entries: Entries, t: Array) -> Carry:
 
 def mixer(config: Config) -> stack.Mixer:
     """The Mamba-2 layer."""
-    return stack.Mixer(
-        Mamba2Mixer(config), functools.partial(_initial_carry, config), _carry_at
-    )
+    return stack.Mixer(Mamba2Mixer(config), functools.partial(_initial_carry, config), _carry_at)

@@ -42,9 +42,7 @@ def make(config: Config) -> Environment:
         return state, observation
 
     def step_inner(key, state, action):
-        observation, state, reward, terminated, _ = env.step_env(
-            key, state, to_env(action), params
-        )
+        observation, state, reward, terminated, _ = env.step_env(key, state, to_env(action), params)
         return state, observation, reward, terminated, env.is_truncated(state, params)
 
     return make_environment(action_spec, reset_inner, step_inner)

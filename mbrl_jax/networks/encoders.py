@@ -55,9 +55,7 @@ class ImageEncoder(nn.Module):
         x = x.reshape((-1,) + x.shape[-3:])
         for i, width in enumerate(self.widths):
             stride = 1 if i == 0 else 2
-            x = nn.Conv(
-                width, (5, 5), (stride, stride), padding=2, kernel_init=glorot_truncated
-            )(x)
+            x = nn.Conv(width, (5, 5), (stride, stride), padding=2, kernel_init=glorot_truncated)(x)
             x = nn.silu(BatchNorm()(x, train))
         # Channel-first order, so that weights of the published model fit (drama.md section 2).
         return jnp.moveaxis(x, -1, 1).reshape(batch + (-1,))

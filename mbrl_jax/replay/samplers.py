@@ -26,7 +26,9 @@ class Sampler(NamedTuple):
     """A sampler as pure functions."""
 
     init: object  # (capacity, num_envs) -> counters
-    sample: object  # (counters, key, ring, length, num, stream) -> (counters, slot [num], lane [num])
+    sample: (
+        object  # (counters, key, ring, length, num, stream) -> (counters, slot [num], lane [num])
+    )
 
 
 @dataclasses.dataclass(frozen=True)

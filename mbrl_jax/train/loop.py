@@ -69,9 +69,7 @@ class EntryPoints(NamedTuple):
     evaluate: object  # (AgentState, key, number of episodes) -> Evaluation
 
 
-def make_entry_points(
-    env: Environment, agent: Agent, replay: Replay, num_envs: int
-) -> EntryPoints:
+def make_entry_points(env: Environment, agent: Agent, replay: Replay, num_envs: int) -> EntryPoints:
     """Bind the loop to one environment, agent and replay."""
     parts = Parts(env, agent, replay, num_envs)
     return EntryPoints(
@@ -97,9 +95,7 @@ def _lanes(parts: Parts, tree: PyTree) -> PyTree:
 
 def init(parts: Parts, key: Key) -> TrainState:
     """Fresh state of one seed. Run it under `jit`: eager leaves may share buffers."""
-    env, timestep = jax.vmap(parts.env.reset)(
-        jax.random.split(named(key, "reset"), parts.num_envs)
-    )
+    env, timestep = jax.vmap(parts.env.reset)(jax.random.split(named(key, "reset"), parts.num_envs))
     return TrainState(
         key=named(key, "train"),
         agent=parts.agent.init(named(key, "agent")),
@@ -133,9 +129,7 @@ def collect(parts: Parts, state: TrainState, iteration: Array) -> tuple[TrainSta
         "episode/length": ((episode.length * done).sum(), done.sum()),
         "count/env_steps": (begun.sum().astype(jnp.float32), jnp.ones(())),
     }
-    state = state._replace(
-        replay=replay, carry=carry, env=env, timestep=timestep, episode=episode
-    )
+    state = state._replace(replay=replay, carry=carry, env=env, timestep=timestep, episode=episode)
     return state, metrics
 
 
@@ -159,9 +153,7 @@ def learn(
         return operand, zeros
 
     operand = (state.agent, state.replay.counters)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, operand)[1]
-    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, operand)[1])
     (agent, counters), metrics = jax.lax.cond(due, run, idle, operand)
     replay = state.replay._replace(counters=counters)
     return state._replace(agent=agent, replay=replay), metrics
@@ -200,7 +192,7 @@ def chunk(
 
 
 class Evaluation(NamedTuple):
-    """Complete episodes of one seed's policy; one from each lane, so short ones are no favourites."""
+    """Complete episodes of one seed, one from each lane: short ones are no favourites."""
 
     episode_return: Array  # [E]
     length: Array  # [E] int32
@@ -227,9 +219,7 @@ def evaluate(
 
         def body(loop):
             carry, env, timestep, episode = loop
-            carry, action = act(
-                agent_state, at(lane_key, "act", episode.length), carry, timestep
-            )
+            carry, action = act(agent_state, at(lane_key, "act", episode.length), carry, timestep)
             env, timestep = parts.env.step(env, at(lane_key, "env", episode.length), action)
             episode = Evaluation(
                 episode.episode_return + timestep.reward, episode.length + 1, timestep.is_last

@@ -23,9 +23,7 @@ def seed_mesh(num_seeds: int) -> Mesh:
     return Mesh(devices[:count], (AXIS,))
 
 
-def over_seeds(
-    fn: Callable, num_seeds: int, num_shared: int = 0, donate: bool = False
-) -> Callable:
+def over_seeds(fn: Callable, num_seeds: int, num_shared: int = 0, donate: bool = False) -> Callable:
     """`jit(shard_map(vmap(fn)))`: run a function of one seed for S of them.
 
     Args:

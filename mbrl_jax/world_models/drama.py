@@ -351,7 +351,9 @@ def loss(
     )
     keys = jax.vmap(lambda k: jax.random.split(k, length))(jax.random.split(key, windows))
     samples = jax.vmap(jax.vmap(_sample))(keys, posterior)
-    raw, decoder_stats = apply_with_stats(parts.decoder, params["decoder"], stats["decoder"], samples, True)
+    raw, decoder_stats = apply_with_stats(
+        parts.decoder, params["decoder"], stats["decoder"], samples, True
+    )
 
     past = jax.tree.map(lambda x: x[:, :-1], (samples, batch.action, timestep.is_first))
     unroll = functools.partial(parts.core.unroll, params["core"], None)
@@ -379,9 +381,7 @@ def loss(
     entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
     values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
     metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
-    fresh = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts)
-    )
+    fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts))
     entries = Entries(core, outputs, past[0], past[2], fresh)
     stats = {"encoder": encoder_stats, "decoder": decoder_stats}
     return total, (jax.lax.stop_gradient(entries), stats, metrics)

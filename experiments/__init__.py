@@ -1,0 +1,1 @@
+"""Experiments: one file each, with the command, the wall time and what to expect on top."""

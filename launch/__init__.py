@@ -1,0 +1,1 @@
+"""Command-line entry points; run them from the repository: `python -m launch.train --help`."""

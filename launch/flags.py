@@ -1,0 +1,96 @@
+"""What the launchers share: flag parsing, experiments by name, errors as one sentence.
+
+Nothing heavy is imported here: `--help` answers at once.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Parse the flags and run `main`; what a user can mend ends as one sentence on stderr."""
+    try:
+        rest = flags.FLAGS(sys.argv)
+        if len(rest) > 1:
+            fail(f"unexpected argument {rest[1]!r}; every setting is a flag: --name=value")
+    except flags.Error as error:
+        fail(f"{error}; see --help")
+    from mbrl_jax.train.config import ConfigError
+
+    try:
+        main()
+    except ConfigError as error:
+        fail(str(error))
+    except OSError as error:
+        # Disk full, quota, permissions: checkpoints are complete or absent, so nothing is lost.
+        fail(
+            f"{error.strerror or error} ({error.filename or 'while writing the workdir'}); mend "
+            "that and run the same command again: it goes on from the newest checkpoint"
+        )
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from the newest checkpoint", status=130)
+
+
+def fail(sentence: str, status: int = 1) -> None:
+    """Print one sentence as the last line and exit."""
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def load_experiment(name: str):
+    """`get_experiment()` of an experiment: a name, a dotted module, or a path to a .py file."""
+    from mbrl_jax.train.config import ConfigError
+
+    if name.endswith(".py"):
+        module = _load_file(Path(name))
+    else:
+        module = _load_module(name)
+    if not hasattr(module, "get_experiment"):
+        raise ConfigError(f"--experiment={name} defines no get_experiment()")
+    return module.get_experiment()
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments in the repository."""
+    return sorted(p.stem for p in EXPERIMENTS.glob("*.py") if not p.stem.startswith("_"))
+
+
+def _load_file(path: Path):
+    from mbrl_jax.train.config import ConfigError
+
+    if not path.is_file():
+        raise ConfigError(f"--experiment={path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # configs defined there can then be read back by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str):
+    from mbrl_jax.train.config import ConfigError
+
+    known = experiment_names()
+    if name in known:
+        return importlib.import_module(f"experiments.{name}")
+    found = None
+    if "." in name:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+    if found is None:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise ConfigError(
+            f"unknown experiment {name!r}; the nearest names are {', '.join(near)} (a dotted "
+            "module or a path to a .py file serves as well)"
+        )
+    return importlib.import_module(name)

@@ -1,0 +1,153 @@
+"""Progress of a run, for people: a rich bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from mbrl_jax.train.experiment import Experiment
+
+
+class Reporter(Protocol):
+    """Where a run tells how it goes."""
+
+    def running(self, experiment: Experiment, num_seeds: int, meta: dict[str, Any]):
+        """A context manager around the training."""
+
+    def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
+        """After every chunk: its last step, its metrics, and its time without compilation."""
+
+
+class Quiet:
+    """Says nothing."""
+
+    @contextlib.contextmanager
+    def running(self, experiment, num_seeds, meta):
+        """Nothing to set up."""
+        yield
+
+    def chunk_done(self, step, rows, seconds):
+        """Nothing to say."""
+
+
+class Console:
+    """A progress bar on a terminal; elsewhere a line at every twentieth of the run."""
+
+    def __init__(self):
+        from rich.console import Console as RichConsole
+
+        self.console = RichConsole()
+        self._bar = self._task = None
+        self._timed_steps = self._seconds = 0.0
+        self._warned: set[int] = set()
+
+    @contextlib.contextmanager
+    def running(self, experiment: Experiment, num_seeds: int, meta) -> Iterator[None]:
+        """Show the bar while the run lasts."""
+        self._total, self._last = experiment.steps, meta["iteration"] * experiment.num_envs
+        self._next_line = self._last
+        if self._last:
+            self.console.print(f"going on from step {self._last} of {self._total}")
+        self.console.print(
+            f"{experiment.name}: {num_seeds} seeds, {self._total} steps each; compiling …"
+        )
+        if not self.console.is_terminal:
+            yield
+            return
+        from rich import progress
+
+        self._bar = progress.Progress(
+            progress.BarColumn(), progress.TextColumn("{task.description}"), console=self.console
+        )
+        with self._bar:
+            self._task = self._bar.add_task("", total=self._total, completed=self._last)
+            yield
+        self._bar = None
+
+    def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
+        """Move the bar, and warn once of a seed that was frozen."""
+        self._timed_steps += step - self._last
+        self._seconds += seconds
+        self._last = step
+        self._warn_of_frozen(step, rows)
+        text = self._describe(step, rows, seconds)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        elif step >= self._next_line or step == self._total:
+            self.console.print(text, soft_wrap=True)
+            self._next_line = step + self._total / 20
+
+    def _describe(self, step: int, rows: list[dict[str, Any]], seconds: float) -> str:
+        env_steps = sum(row["env_steps"] for row in rows) // len(rows)
+        speed = self._timed_steps * len(rows) / max(self._seconds, 1e-9)
+        left = (self._total - step) * len(rows) / max(speed, 1e-9)
+        returns = " ".join(_short(row.get("episode/return")) for row in rows[:8])
+        more = " …" if len(rows) > 8 else ""
+        return (
+            f"step {step}/{self._total}  env steps {env_steps}  {speed:,.0f} steps/s (all seeds)"
+            f"  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
+        )
+
+    def _warn_of_frozen(self, step: int, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if row.get("agent/frozen") and row["seed"] not in self._warned:
+                self._warned.add(row["seed"])
+                bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+                self.console.print(
+                    f"seed {row['seed']}: {', '.join(bad) or 'a loss'} was not finite before step "
+                    f"{step}; its agent stays at the last good value, the other seeds go on",
+                    style="yellow",
+                )
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
+    """(mean ± standard error, finished / all) of the greedy episodes of seed i."""
+    returns, finished = evaluation.episode_return[i], evaluation.finished[i]
+    error = returns.std() / math.sqrt(max(len(returns), 1))
+    return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
+
+
+def print_table(result, directory) -> None:
+    """Returns per seed, and where the pictures are."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(title="returns per seed")
+    for name in ("seed", "training, last fifth", "greedy episodes", "finished", "state"):
+        table.add_column(name, justify="right")
+    for i, final in enumerate(result.final_return):
+        frozen = result.frozen_at[i]
+        table.add_row(
+            str(i),
+            "–" if final is None else f"{final:.3f}",
+            *_evaluation_columns(result.evaluation, i),
+            "ok" if frozen < 0 else f"frozen at iteration {frozen}",
+        )
+    console = RichConsole()
+    console.print(table)
+    for picture in result.pictures:
+        console.print(str(picture), soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"evaluate again: python -m launch.evaluate --workdir={directory}",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+
+
+def print_evaluation(evaluation, directory) -> None:
+    """One row for each seed."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(title=f"evaluation of {directory}")
+    for name in ("seed", "return", "length", "finished"):
+        table.add_column(name, justify="right")
+    for i, lengths in enumerate(evaluation.length):
+        mean, finished = _evaluation_columns(evaluation, i)
+        table.add_row(str(i), mean, f"{lengths.mean():.1f}", finished)
+    RichConsole().print(table)

@@ -1,0 +1,56 @@
+"""The pictures at the end of a run."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
+from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop
+from mbrl_jax.keys import named
+from mbrl_jax.train import seeds
+from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.types import AgentState
+
+OPEN_LOOP_ROWS = 12
+MAX_EXAMPLES = 4
+
+
+def write_pictures(
+    path: Path,
+    experiment: Experiment,
+    system: System,
+    num_seeds: int,
+    agent: AgentState,
+    keys: jax.Array,
+    rows: list[dict[str, Any]],
+) -> list[Path]:
+    """Write `learning_curve.png` and `open_loop.png`; returns their paths."""
+    curve, strips = path / "learning_curve.png", path / "open_loop.png"
+    plot_learning_curve(rows, curve, experiment.name)
+    context = experiment.open_loop_context
+    fn = functools.partial(
+        open_loop, system.env, system.agent, system.world_model, context, OPEN_LOOP_ROWS - context
+    )
+    predict = seeds.over_seeds(fn, num_seeds)
+    predictions = jax.device_get(
+        predict(agent, jax.vmap(lambda key: named(key, "open_loop"))(keys))
+    )
+    examples = [
+        _example(jax.tree.map(lambda x, i=i: x[i], predictions), context)
+        for i in range(min(num_seeds, MAX_EXAMPLES))
+    ]
+    plot_open_loop(examples, strips, f"{experiment.name}: prediction without observations")
+    return [curve, strips]
+
+
+def _example(prediction: OpenLoop, context: int) -> dict[str, Any]:
+    """Cut at the end of the episode, and bring integers to the model's scale."""
+    seams = np.flatnonzero(prediction.is_first[1:]) + 1
+    stop = max(int(seams[0]) if len(seams) else len(prediction.is_first), context + 1)
+    real = prediction.real[:stop]
+    if real.dtype == np.uint8:
+        real = real.astype(np.float32) / 255.0
+    return {"real": real, "predicted": prediction.predicted[:stop], "first_imagined": context}

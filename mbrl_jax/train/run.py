@@ -1,0 +1,236 @@
+"""Run an experiment for S seeds: the shell around the pure loop."""
+
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.keys import named
+from mbrl_jax.train import checkpoint, config, seeds, workdir
+from mbrl_jax.train.experiment import Experiment, System, build
+from mbrl_jax.train.loop import Evaluation, Phase, TrainState
+from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
+from mbrl_jax.train.progress import Quiet, Reporter
+from mbrl_jax.train.report import write_pictures
+from mbrl_jax.train.runtime import versions
+from mbrl_jax.types import AgentState
+
+
+class Result(NamedTuple):
+    """What a finished run leaves in memory; everything else is in the workdir."""
+
+    final_return: list[float | None]  # [S] mean training return over the last fifth of the steps
+    evaluation: Evaluation  # [S, E] greedy episodes
+    pictures: list[Path]
+    frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
+
+
+def run(
+    experiment: Experiment,
+    directory: str | Path,
+    seed: int = 0,
+    num_seeds: int = 1,
+    *,
+    resume: str = "auto",
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train, or go on training, `num_seeds` seeds in one program.
+
+    Args:
+      experiment: what to run.
+      directory: the workdir; the same call goes on from its newest checkpoint.
+      seed: lane i trains with `fold_in(key(seed), i)`.
+      num_seeds: S.
+      resume: "auto", "never" or "must"; see `workdir.prepare`.
+      reporter: where progress goes; silent by default.
+
+    Raises ConfigError (a ValueError) for whatever the caller can mend.
+    """
+    reporter = reporter or Quiet()
+    _check_seeds(seed, num_seeds)
+    config.validate(experiment)
+    system = _build(experiment)
+    path = Path(directory)
+    keys = seeds.seed_keys(seed, num_seeds)
+    resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
+    programs = Programs(system, num_seeds)
+    state, meta = _initial(path, programs, keys, resumed)
+    with (
+        reporter.running(experiment, num_seeds, meta),
+        MetricsWriter(path, num_seeds, resumed and resumed * experiment.num_envs) as writer,
+        checkpoint.Checkpointer(path) as saver,
+    ):
+        state = _train(experiment, programs, state, meta, writer, saver, reporter)
+    evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
+    rows = read_metrics(path)
+    pictures = write_pictures(path, experiment, system, num_seeds, state.agent, keys, rows)
+    frozen_at = np.asarray(state.agent.frozen_at).tolist()
+    return Result(last_fifth(rows), evaluation, pictures, frozen_at)
+
+
+def _build(experiment: Experiment) -> System:
+    """`build`, with what does not fit told as the caller's error."""
+    try:
+        return build(experiment)
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from error
+
+
+def _check_seeds(seed: int, num_seeds: int) -> None:
+    if num_seeds < 1:
+        raise config.ConfigError(f"--num_seeds={num_seeds} must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise config.ConfigError(f"--seed={seed} must lie in 0 … 2^32 - 1")
+
+
+class Programs:
+    """The compiled entry points of one system for S seeds; each is traced once."""
+
+    def __init__(self, system: System, num_seeds: int):
+        self.num_seeds = num_seeds
+        self._entry = system.entry
+        self.init = seeds.over_seeds(system.entry.init, num_seeds)
+        self._chunks: dict[bool, Any] = {}
+
+    def chunk(self, collecting: bool, *args):
+        """Run `loop.chunk`; the first call compiles. Returns (state, metrics, seconds)."""
+        if collecting not in self._chunks:
+            fn = functools.partial(self._entry.chunk, collecting)
+            mapped = seeds.over_seeds(fn, self.num_seeds, num_shared=3, donate=True)
+            self._chunks[collecting] = mapped.lower(*args).compile()
+        began = time.perf_counter()
+        state, metrics = self._chunks[collecting](*args)
+        metrics = jax.device_get(metrics)
+        return state, metrics, time.perf_counter() - began
+
+    def evaluate(self, num_episodes: int, explore: bool):
+        """`loop.evaluate` for S seeds: (agent state [S], keys [S], max_steps)."""
+        fn = functools.partial(self._entry.evaluate, num_episodes, explore)
+        return seeds.over_seeds(fn, self.num_seeds, num_shared=1)
+
+
+def restore_state(
+    path: Path, programs: Programs, keys: jax.Array
+) -> tuple[int, TrainState, dict[str, Any]]:
+    """The newest checkpoint of a run as a TrainState [S]."""
+    shapes = jax.eval_shape(programs.init, keys)
+    template = checkpoint.template_like(shapes, seeds.seed_sharding(programs.num_seeds))
+    return checkpoint.restore(path, template)
+
+
+def _initial(
+    path: Path, programs: Programs, keys: jax.Array, resumed: int | None
+) -> tuple[TrainState, dict[str, Any]]:
+    if resumed is not None:
+        _, state, meta = restore_state(path, programs, keys)
+        return state, meta
+    meta = {"iteration": 0, "env_steps": [0] * programs.num_seeds, "versions": versions()}
+    return programs.init(keys), meta
+
+
+def chunk_bounds(experiment: Experiment, start: int) -> Iterator[tuple[Phase, int, int]]:
+    """(phase, start, stop) of every chunk from iteration `start` on.
+
+    Stops lie at absolute multiples of `log_every` and at ends of phases, so a resumed run has the
+    chunks of an uninterrupted one.
+    """
+    phase_end = 0
+    for phase in experiment.phases:
+        phase_end += phase.iterations
+        while start < phase_end:
+            grid = (start // experiment.log_every + 1) * experiment.log_every
+            stop = min(grid, phase_end)
+            yield phase, start, stop
+            start = stop
+
+
+def _train(
+    experiment: Experiment,
+    programs: Programs,
+    state: TrainState,
+    meta: dict[str, Any],
+    writer: MetricsWriter,
+    saver: checkpoint.Checkpointer,
+    reporter: Reporter,
+) -> TrainState:
+    for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
+        every = phase.learn_every if phase.learn else 0
+        shared = (jnp.int32(every), jnp.int32(start), jnp.int32(stop))
+        state, metrics, seconds = programs.chunk(phase.collect, state, *shared)
+        meta["iteration"] = stop
+        rows = _rows(metrics, meta, stop * experiment.num_envs)
+        writer.write(stop * experiment.num_envs, rows)
+        reporter.chunk_done(stop * experiment.num_envs, rows, seconds)
+        if stop % experiment.checkpoint_every == 0 or stop == experiment.iterations:
+            saver.save(stop, state, meta)
+    return state
+
+
+def _rows(metrics: dict, meta: dict[str, Any], step: int) -> list[dict[str, Any]]:
+    """One row of numbers for each seed; advances the host's step counts in `meta`."""
+    steps, _ = metrics.pop("count/env_steps", (np.zeros(len(meta["env_steps"])), None))
+    meta["env_steps"] = [
+        total + round(float(new)) for total, new in zip(meta["env_steps"], steps, strict=True)
+    ]
+    rows = []
+    for i, env_steps in enumerate(meta["env_steps"]):
+        row = {"step": step, "seed": i, "env_steps": env_steps}
+        for name, (total, count) in sorted(metrics.items()):
+            row[name] = float(total[i]) / float(count[i]) if count[i] else None
+        row["count/updates"] = round(float(metrics["count/updates"][1][i]))
+        if "episode/return" in metrics:
+            row["episode/count"] = round(float(metrics["episode/return"][1][i]))
+        rows.append(row)
+    return rows
+
+
+def evaluate_seeds(
+    experiment: Experiment,
+    programs: Programs,
+    agent: AgentState,
+    keys: jax.Array,
+    num_episodes: int | None = None,
+    explore: bool = False,
+) -> Evaluation:
+    """Complete episodes [S, E] with keys of their own; `explore` samples the actions."""
+    episodes = num_episodes or experiment.eval_episodes
+    eval_keys = jax.vmap(lambda key: named(key, "evaluate"))(keys)
+    evaluate = programs.evaluate(episodes, explore)
+    return jax.device_get(evaluate(agent, eval_keys, jnp.int32(experiment.eval_max_steps)))
+
+
+def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
+    """The trained policy of one seed of a run: (policy, carry).
+
+    `policy(key, carry, timestep) -> (carry, action)` is jitted and acts in one environment;
+    `carry` is what it starts from. Begin each episode with a timestep whose `is_first` is true.
+
+    Raises ConfigError when the workdir holds no run or no such seed.
+    """
+    path = Path(directory)
+    saved = workdir.read_config(path)
+    if not 0 <= seed_index < saved.num_seeds:
+        raise config.ConfigError(
+            f"seed_index={seed_index}: {path} holds the seeds 0 … {saved.num_seeds - 1}"
+        )
+    system = build(saved.experiment)
+    programs = Programs(system, saved.num_seeds)
+    _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
+    act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
+    return act, system.agent.initial_carry()
+
+
+def evaluate_run(directory: str | Path, num_episodes: int, *, explore: bool = False) -> Evaluation:
+    """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E]."""
+    path = Path(directory)
+    saved = workdir.read_config(path)
+    programs = Programs(_build(saved.experiment), saved.num_seeds)
+    keys = seeds.seed_keys(saved.seed, saved.num_seeds)
+    _, state, _ = restore_state(path, programs, keys)
+    return evaluate_seeds(saved.experiment, programs, state.agent, keys, num_episodes, explore)

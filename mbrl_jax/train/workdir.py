@@ -1,0 +1,114 @@
+"""The run directory: what belongs where, and the refusals that keep finished work safe."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbrl_jax.train import checkpoint
+from mbrl_jax.train.config import ConfigError, difference, from_json, to_json
+from mbrl_jax.train.experiment import Experiment, with_steps
+
+CONFIG = "config.json"
+
+
+class RunConfig(NamedTuple):
+    """What `config.json` holds."""
+
+    experiment: Experiment
+    seed: int
+    num_seeds: int
+
+
+def read_config(workdir: Path) -> RunConfig:
+    """Read `config.json`. Raises ConfigError when it is missing or not readable."""
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
+    try:
+        data = json.loads(path.read_text())
+        return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a run's configuration ({error})") from error
+
+
+def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
+    """Create or check the directory; returns the iteration to resume from, or None.
+
+    Args:
+      workdir: of the run.
+      run: what is to be run now.
+      resume: "auto" goes on where a checkpoint is, "must" refuses to begin afresh, "never"
+        refuses to touch a directory that holds a run.
+
+    Raises ConfigError where the directory cannot be used, or belongs to another configuration.
+    """
+    workdir = Path(workdir)
+    _check_usable(workdir)
+    iteration = checkpoint.latest_iteration(workdir)
+    exists = (workdir / CONFIG).exists()
+    if resume == "must" and (iteration is None or not exists):
+        raise ConfigError(
+            f"--resume=must, but {workdir} holds no checkpoint; use --resume=auto to begin there"
+        )
+    if exists and resume == "never":
+        raise ConfigError(
+            f"--resume=never, but {workdir} holds a run already; choose another --workdir"
+        )
+    if exists:
+        _check_same(workdir, read_config(workdir), run)
+    _check_long_enough(workdir, run, iteration)
+    _write_config(workdir, run)
+    return iteration
+
+
+def _check_usable(workdir: Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is a file; name a directory")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be created ({error.strerror}); name another directory"
+        ) from error
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise ConfigError(f"--workdir={workdir} cannot be written; name another directory")
+
+
+def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
+    """More steps may follow; everything else must be equal."""
+    try:
+        saved_experiment = with_steps(saved.experiment, run.experiment.steps)
+    except ConfigError:  # a different number of steps is the smaller difference
+        saved_experiment = saved.experiment
+    lines = difference(saved_experiment, run.experiment)
+    lines += [
+        f"--{name}: {getattr(saved, name)} -> {getattr(run, name)}"
+        for name in ("seed", "num_seeds")
+        if getattr(saved, name) != getattr(run, name)
+    ]
+    if lines:
+        raise ConfigError(
+            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
+            "--workdir or repeat the settings of that run"
+        )
+
+
+def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> None:
+    if iteration is not None and iteration > run.experiment.iterations:
+        done = iteration * run.experiment.num_envs
+        raise ConfigError(
+            f"{workdir} is already at step {done}, beyond --steps={run.experiment.steps}; "
+            "ask for more steps or choose another --workdir"
+        )
+
+
+def _write_config(workdir: Path, run: RunConfig) -> None:
+    data: dict[str, Any] = {
+        "experiment": to_json(run.experiment),
+        "seed": run.seed,
+        "num_seeds": run.num_seeds,
+    }
+    temporary = workdir / (CONFIG + ".tmp")
+    temporary.write_text(json.dumps(data, indent=2) + "\n")
+    temporary.replace(workdir / CONFIG)
