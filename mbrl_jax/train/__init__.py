@@ -1,0 +1,1 @@
+"""The shell: everything that reads, writes, prints or loops. Import its modules by name."""

@@ -1,0 +1,146 @@
+"""Metrics on disk: `metrics.jsonl` (the record) and TensorBoard (a mirror of it)."""
+
+import collections
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mbrl_jax.train.config import ConfigError
+
+FILE = "metrics.jsonl"
+FOLDER = "tensorboard"
+_LEADING = ("step", "seed", "env_steps")  # integers, first in each line
+
+
+class MetricsWriter:
+    """Appends one row per seed and step; a context manager.
+
+    What a resumed run writes continues the file exactly: rows beyond the checkpoint are dropped
+    first, and a row has one spelling only.
+    """
+
+    def __init__(self, workdir: str | Path, num_seeds: int, resume_step: int | None):
+        """Open the files.
+
+        Args:
+          workdir: directory of the run.
+          num_seeds: S, rows of each step.
+          resume_step: step of the checkpoint that training goes on from, or None for a run from
+            the beginning; later rows are dropped.
+        """
+        self._path = Path(workdir) / FILE
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._num_seeds = num_seeds
+        last_kept = -1 if resume_step is None else int(resume_step)
+        _drop_rows_after(self._path, last_kept)
+        self._file = self._path.open("a", encoding="utf-8", newline="\n")
+        self._boards = _open_boards(Path(workdir) / FOLDER, num_seeds, last_kept + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def write(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append `rows`, one for each seed in order: "env_steps" and "group/name" -> number.
+
+        None, NaN and infinities are stored as null.
+        """
+        if len(rows) != self._num_seeds:
+            raise ValueError(f"{len(rows)} rows for {self._num_seeds} seeds")
+        clean = [_clean(step, seed, row) for seed, row in enumerate(rows)]
+        # In one piece, so that a killed process leaves at most one broken line behind.
+        self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in clean))
+        self._file.flush()
+        for board, row in zip(self._boards, clean, strict=True):
+            for name, value in row.items():
+                if name not in ("step", "seed") and value is not None:
+                    board.add_scalar(name, value, step)
+            board.flush()
+
+    def close(self) -> None:
+        """Close the files; nothing can be written afterwards."""
+        self._file.close()
+        for board in self._boards:
+            board.close()
+
+
+def _open_boards(folder: Path, num_seeds: int, purge_step: int) -> list[Any]:
+    from tensorboardX import SummaryWriter
+
+    boards = []
+    for seed in range(num_seeds):
+        logdir = folder / f"seed_{seed}"
+        # Event files cannot be cut; this mark hides what an earlier process wrote from there on.
+        purge = purge_step if logdir.exists() else None
+        boards.append(SummaryWriter(str(logdir), purge_step=purge))
+    return boards
+
+
+def _clean(step: int, seed: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its keys in their one order, and plain numbers or None as values."""
+    found = {"seed": seed, **row, "step": step}
+    leading = {name: int(found.pop(name)) for name in _LEADING if name in found}
+    return leading | {name: _number(found[name]) for name in sorted(found)}
+
+
+def _number(value: Any) -> int | float | None:
+    if value is None or isinstance(value, int):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def _drop_rows_after(path: Path, last_kept: int) -> None:
+    """Rewrite the file without the rows of later steps and without a broken last line."""
+    if not path.exists():
+        return
+    kept = [line + "\n" for row, line in _parse_lines(path) if row["step"] <= last_kept]
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before the contents do
+    temporary.replace(path)
+
+
+def _parse_lines(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
+    """Yield (row, its line) of every complete line; ConfigError for a damaged one."""
+    # Bytes that are no text can stand in the broken last line only.
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    *complete, _ = text.split("\n")  # after the last newline: nothing, or half a line
+    for number, line in enumerate(complete, start=1):
+        try:
+            row = json.loads(line)
+            row["step"]
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"line {number} of {path} is damaged ({line[:60]!r}); remove that line"
+            ) from error
+        yield row, line
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """All rows of `metrics.jsonl`, [] where there is none; a half-written last one is left out."""
+    path = Path(workdir) / FILE
+    return [row for row, _ in _parse_lines(path)] if path.exists() else []
+
+
+def last_fifth(rows: Iterable[Mapping[str, Any]]) -> list[float | None]:
+    """Mean episode return [S] over the last fifth of the steps, each episode counting once.
+
+    None for a seed that finished no episode there.
+    """
+    rows = list(rows)
+    begin = 0.8 * max((row["step"] for row in rows), default=0)
+    totals: dict[int, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+    for row in rows:
+        total = totals[row["seed"]]
+        episode_return, count = row.get("episode/return"), row.get("episode/count")
+        if row["step"] > begin and episode_return is not None and count:
+            total[0] += episode_return * count
+            total[1] += count
+    return [total / count if count else None for _, (total, count) in sorted(totals.items())]

@@ -1,0 +1,121 @@
+"""Process-wide settings of a run: allocator, compilation cache, versions.
+
+Importing this module is cheap (jax is imported inside the functions).
+"""
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "mbrl_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "gymnax",
+    "envpool",
+    "dm-control",
+)
+
+# Constants of glibc's <malloc.h>, and what they are set to.
+_MALLOC_SETTINGS = {
+    -4: 0,  # M_MMAP_MAX: never give a block to mmap, which returns it to the kernel when freed
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: keep the top of the heap
+    -8: 1,  # M_ARENA_MAX: XLA's pool threads share the one arena that is kept
+    -2: 2**28,  # M_TOP_PAD: grow in steps of 256 MB
+}
+
+
+def configure_runtime(cache_dir: str | Path | None = None) -> Path | None:
+    """Set the allocator and the compilation cache; call before anything is computed with jax.
+
+    Args:
+      cache_dir: of compiled programs; by default `$JAX_COMPILATION_CACHE_DIR`, or
+        `mbrl_jax/xla` under `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Returns the directory of the cache, or None where it cannot be written.
+    """
+    _keep_freed_memory()
+    return _cache_compiled_programs(cache_dir)
+
+
+def _keep_freed_memory() -> bool:
+    """Let malloc keep what XLA frees (Linux with glibc; nothing happens elsewhere).
+
+    XLA:CPU takes temporaries from malloc at every call, and glibc hands large ones back to the
+    kernel: each update then faults its memory in again, which costs more than the arithmetic.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018  (musl has no such symbol, nor these settings)
+        accepted = [libc.mallopt(name, value) for name, value in _MALLOC_SETTINGS.items()]
+        return all(accepted)
+    except (OSError, AttributeError):
+        return False
+
+
+def _cache_compiled_programs(cache_dir: str | Path | None) -> Path | None:
+    """Turn on JAX's persistent compilation cache."""
+    import jax
+
+    if cache_dir is None:  # jax reads JAX_COMPILATION_CACHE_DIR into its config on import
+        cache_dir = jax.config.jax_compilation_cache_dir or _default_cache_dir()
+    path = Path(cache_dir).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(path, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # -1: whatever the size
+    return path
+
+
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "mbrl_jax" / "xla"
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that decide results, and the git commit.
+
+    A package that is not installed, and the commit outside a git checkout, are None.
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    found["git"] = git_commit()
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit that the package is run from, with `+changes` if files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed somewhere inside another project's checkout
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint and tests, in a virtual environment that is made on the first call.
+#
+#   bash tests/run.sh                            everything but what is marked slow
+#   bash tests/run.sh tests/train -k config      any arguments of pytest
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
+cd "$root"
+
+"$python" -m ruff check --config .ci/ruff.toml .
+exec "$python" -m pytest -n 2 "$@"

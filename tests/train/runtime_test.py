@@ -1,0 +1,46 @@
+"""Runtime settings; the module must be cheap and must respect what the user set."""
+
+import os
+import subprocess
+import sys
+
+from mbrl_jax.train import runtime
+
+SHOW = (
+    "import mbrl_jax.train.runtime as r, sys; assert 'jax' not in sys.modules; "
+    "print(r.configure_runtime()); import jax; print(jax.config.jax_compilation_cache_dir)"
+)
+
+
+def show(tmp_path, **environment):
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        env=env | {"HOME": str(tmp_path), "XDG_CACHE_HOME": ""} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_where_compiled_programs_are_kept(tmp_path):
+    default = str(tmp_path / ".cache" / "mbrl_jax" / "xla")
+    assert show(tmp_path) == [default, default]
+    chosen = str(tmp_path / "xdg" / "mbrl_jax" / "xla")
+    assert show(tmp_path, XDG_CACHE_HOME=str(tmp_path / "xdg")) == [chosen, chosen]
+    chosen = str(tmp_path / "mine")
+    assert show(tmp_path, JAX_COMPILATION_CACHE_DIR=chosen) == [chosen, chosen]
+
+
+def test_a_cache_that_cannot_be_made_is_no_error(tmp_path):
+    (tmp_path / "file").touch()
+    assert show(tmp_path, XDG_CACHE_HOME=str(tmp_path / "file")) == ["None", "None"]
+
+
+def test_versions_name_what_decides_results():
+    found = runtime.versions()
+    assert found["jax"]
+    assert found["python"]
+    assert "git" in found
+    assert set(runtime.PACKAGES) <= set(found)
