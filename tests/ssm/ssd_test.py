@@ -1,6 +1,7 @@
 """`ssm.ssd` against float64 loops, its own one-row form, and extreme inputs."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -222,3 +223,10 @@ def test_lowers_for_accelerators(layout, method):
 def test_wrong_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         ssm.ssd(**(cases.ssd(0, 6) | change))
+
+
+def test_auto_stands_for_a_method_on_every_backend():
+    for kernel in ("ssd", "selective_scan"):  # the functions of these names hide the modules
+        module = importlib.import_module(f"mbrl_jax.ssm.{kernel}")
+        assert {module.auto_method(b) for b in ("cpu", "gpu", "tpu")} < set(module.METHODS)
+        assert module.auto_method("cpu") != "auto"
