@@ -54,6 +54,7 @@ install_packages() {
   if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ]; then
     return
   fi
+  rm -f "$stamp"  # an installation that is cut off must not look finished
   echo "Installing mbrl_jax and what it needs (once; some minutes on a slow connection)"
   (cd "$root" && "$python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable '.[test]')

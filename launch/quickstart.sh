@@ -19,7 +19,8 @@ for argument in "$@"; do
   previous="$argument"
 done
 if [ -e "$workdir/config.json" ]; then
-  echo "$workdir holds a run already: going on with it. To start anew, add --workdir=runs/another."
+  echo "$workdir holds a run, and the same command goes on with it. To start anew, add" \
+    "--workdir=runs/another (paths are relative to $root)."
 fi
 
 # Later flags win, so "$@" may set any of these again.
