@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 
 def run_main(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; what a user can mend ends as one sentence on stderr."""
+    app.define_help_flags()  # --help prints the module's docstring and flags, and exits
     try:
         rest = flags.FLAGS(sys.argv)
         if len(rest) > 1:
