@@ -93,7 +93,7 @@ def apply_gradients(
 ) -> tuple[PyTree, PyTree, Array]:
     """One optimiser step. Returns (params, optimiser state, norm [] of the raw gradients)."""
     updates, opt = optimiser.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt, optax.global_norm(grads)
+    return optax.apply_updates(params, updates), opt, optax.tree.norm(grads)
 
 
 def moving_average(target: PyTree, source: PyTree, rate: float) -> PyTree:
