@@ -95,7 +95,7 @@ def selective_scan(
         delta = jax.nn.softplus(delta)
 
     def stream(u, delta, B, C, reset, initial_state):
-        options = dict(initial_state=initial_state, chunk_size=chunk_size, method=method)
+        options = {"initial_state": initial_state, "chunk_size": chunk_size, "method": method}
         return selective_scan_stream(u, delta, A, B, C, D, reset=reset, **options)[:2]
 
     y, final_state = jax.vmap(stream)(u, delta, B, C, reset, initial_state)

@@ -4,8 +4,8 @@ For every head h of H, with one decay rate A_h < 0 and channels p of P, in group
 
     Sₜ = exp(dtₜ A) Sₜ₋₁ + dtₜ Bₜ ⊗ xₜ        yₜ = Cₜ Sₜ + D xₜ
 
-A state is `[N, H, P]`, N minor to nothing: B and C meet it from the left in plain matrix products
-over merged columns H·P, so it is never transposed (mamba_ssm keeps `[H, P, N]`).
+A state is `[N, H, P]` (mamba_ssm keeps `[H, P, N]`): B and C meet it from the left in plain matrix
+products over merged columns H·P, so it is never transposed.
 
 Axes: `T` time, cut into `K` chunks of `Q` rows, `H` heads, `P` channels of a head, `G` groups of
 heads that share B and C, `N` state size. Everything but `ssd` is for a single stream; `vmap` over
@@ -83,7 +83,7 @@ def ssd(
     _check(x, dt, A, B, C, D, reset, initial_state, batch="B ")
 
     def stream(x, dt, B, C, reset, initial_state):
-        options = dict(initial_state=initial_state, chunk_size=chunk_size, method=method)
+        options = {"initial_state": initial_state, "chunk_size": chunk_size, "method": method}
         return ssd_stream(x, dt, A, B, C, D, reset=reset, **options)[:2]
 
     y, final_state = jax.vmap(stream)(x, dt, B, C, reset, initial_state)
