@@ -1,0 +1,281 @@
+"""Soft actor-critic for bounded actions, on features of any world model.
+
+Model-free in itself: it learns from transitions, real or imagined, that a replay such as
+`mbrl_jax.replay.dyna` samples. Losses as in MBPO's code (½ on each critic, log α in the
+temperature loss); gradient steps follow one another in a scan, and each takes one gradient of
+the sum of the three losses, all at the parameters before the step.
+
+References: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905;
+Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mbrl_jax.behaviours import tanh_normal
+from mbrl_jax.envs.spec import zero_action
+from mbrl_jax.types import (
+    Array,
+    Behaviour,
+    BoundedSpec,
+    BoundModel,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    PyTree,
+    Starts,
+    Timestep,
+    Transition,
+    cached_make,
+    number,
+)
+
+ACTOR, CRITIC, OBSERVE, NEXT_OBSERVE, NOISE = range(5)  # purposes of keys
+MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
+NUM_CRITICS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Soft actor-critic; the number of gradient steps is the leading axis of the batch."""
+
+    layers: int = 2  # hidden layers of actor and critics
+    width: int = 256
+    gamma: float = number(0.99)
+    actor_learning_rate: float = number(3e-4)
+    critic_learning_rate: float = number(3e-4)
+    temperature_learning_rate: float = number(3e-4)
+    target_decay: float = number(0.005, "share of the critic that enters its target copy a step")
+    target_entropy: float | None = None  # None: minus the size of the action
+    init_temperature: float = number(1.0)
+    learn_temperature: bool = True  # False: it stays at init_temperature
+
+    def make(self, spec: EnvSpec) -> Behaviour:
+        """The record; see the module."""
+        return make(self, spec)
+
+
+class Rows(NamedTuple):
+    """What gradient steps consume, with leading `[U]`; then, with leading `[B]`, one of them."""
+
+    features: Array  # [F]
+    action: Array  # [A]
+    reward: Array  # []
+    next_features: Array  # [F]
+    discount: Array  # [] gamma not included
+    valid: Array  # [] 0 or 1
+    noise: Array  # [2, A] standard normal, for the next action and the actor's own
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> Behaviour:
+    """Binds the functions of this file to a config and an environment."""
+    if not isinstance(spec.action, BoundedSpec):
+        raise ValueError(  # noqa: TRY004
+            f"Soft actor-critic needs bounded real actions, not {spec.action}."
+        )
+    return Behaviour(
+        init=functools.partial(init, config, spec),
+        initial_carry=tuple,
+        act=act,
+        update=functools.partial(update, config, spec),
+    )
+
+
+def init(config: Config, spec: EnvSpec, key: Key, features: Array) -> LearnerState:
+    """Fresh networks for features like the example `[F]`.
+
+    The actor's last layer is 0, so the untrained policy is tanh of N(0, 1) everywhere.
+    """
+    size, width = spec.action.size, features.shape[-1]
+    hidden = [config.width] * config.layers
+    actor = init_mlp(jax.random.fold_in(key, ACTOR), (width, *hidden, 2 * size))
+    actor[-1] = jax.tree.map(jnp.zeros_like, actor[-1])
+    critic = init_mlp(jax.random.fold_in(key, CRITIC), (width + size, *hidden, 1), (NUM_CRITICS,))
+    params = {
+        "actor": actor,
+        "critic": critic,
+        "log_temperature": jnp.log(jnp.asarray(config.init_temperature, jnp.float32)),
+    }
+    target_critic = jax.tree.map(jnp.copy, critic)
+    opt = {name: _optimisers(config)[name].init(value) for name, value in params.items()}
+    return LearnerState(params, target_critic, opt)
+
+
+def act(
+    state: LearnerState, key: Key, carry: tuple, latent: PyTree, model: BoundModel, *, explore: bool
+) -> tuple[tuple, Array]:
+    """An action `[A]`: a sample, or tanh of the mean when not exploring. The key is consumed."""
+    mean, log_std = actor(state.params["actor"], model.features(latent))
+    if explore:
+        return carry, tanh_normal.sample_and_log_prob(key, mean, log_std)[0]
+    return carry, tanh_normal.mode(mean)
+
+
+def update(
+    config: Config,
+    spec: EnvSpec,
+    state: LearnerState,
+    key: Key,
+    model: BoundModel,
+    starts: Starts,
+    batch: Transition,
+    iteration: Array,
+) -> tuple[LearnerState, Metrics]:
+    """`U` gradient steps on a batch with leading `[U, B]`; rows that are not valid count 0."""
+    del starts, iteration
+    embed = functools.partial(observation_features, model, spec)
+    noise = jax.random.normal(
+        jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, spec.action.size)
+    )
+    rows = Rows(
+        features=embed(jax.random.fold_in(key, OBSERVE), batch.observation),
+        action=batch.action,
+        reward=batch.reward,
+        next_features=embed(jax.random.fold_in(key, NEXT_OBSERVE), batch.next_observation),
+        discount=batch.discount,
+        valid=batch.valid,
+        noise=noise,
+    )
+    step = functools.partial(gradient_step, config, spec)
+    state, metrics = jax.lax.scan(step, state, rows)
+    count = jnp.asarray(batch.reward.shape[0], jnp.float32)
+    return state, {name: (jnp.sum(value), count) for name, value in metrics.items()}
+
+
+def observation_features(model: BoundModel, spec: EnvSpec, key: Key, observation: PyTree) -> Array:
+    """Features `[U, B, F]` of observations `[U, B, …]`, each seen as the first of an episode."""
+    lead = jax.tree.leaves(observation)[0].shape[:2]
+    action = zero_action(spec.action)
+
+    def single(key, observation):
+        timestep = Timestep(observation, 0.0, is_first=True, is_last=False, is_terminal=False)
+        latent = model.observe(key, model.initial_latent(), timestep, action)
+        return model.features(latent)
+
+    return jax.vmap(jax.vmap(single))(jax.random.split(key, lead), observation)
+
+
+def gradient_step(
+    config: Config, spec: EnvSpec, state: LearnerState, rows: Rows
+) -> tuple[LearnerState, dict[str, Array]]:
+    """One step of all three losses on `[B]` rows, then of the target critic."""
+    gradient, metrics = jax.grad(functools.partial(loss, config, spec), has_aux=True)(
+        state.params, state.stats, rows
+    )
+    params, opt = {}, {}
+    for name, optimiser in _optimisers(config).items():
+        change, opt[name] = optimiser.update(gradient[name], state.opt[name])
+        params[name] = optax.apply_updates(state.params[name], change)
+    target_critic = optax.incremental_update(params["critic"], state.stats, config.target_decay)
+    return LearnerState(params, target_critic, opt), metrics
+
+
+def loss(
+    config: Config, spec: EnvSpec, params: PyTree, target_params: PyTree, rows: Rows
+) -> tuple[Array, dict[str, Array]]:
+    """Sum of the three losses `[]`; gradients of one never reach the parameters of another."""
+    frozen = jax.lax.stop_gradient(params)
+    temperature = jnp.exp(frozen["log_temperature"])
+    next_action, next_log_prob = _sample(frozen["actor"], rows.next_features, rows.noise[:, 0])
+    next_value = jnp.min(critic(target_params, rows.next_features, next_action), axis=0)
+    target = soft_target(
+        rows.reward, config.gamma * rows.discount, next_value, next_log_prob, temperature
+    )
+    values = critic(params["critic"], rows.features, rows.action)  # [2, B]
+    action, log_prob = _sample(params["actor"], rows.features, rows.noise[:, 1])
+    value = jnp.min(critic(frozen["critic"], rows.features, action), axis=0)
+    entropy = -_mean(jax.lax.stop_gradient(log_prob), rows.valid)
+    wanted = -float(spec.action.size) if config.target_entropy is None else config.target_entropy
+    losses = {
+        "critic_loss": jnp.sum(jax.vmap(critic_loss, (0, None, None))(values, target, rows.valid)),
+        "actor_loss": _mean(temperature * log_prob - value, rows.valid),
+        "temperature_loss": temperature_loss(params["log_temperature"], entropy, wanted),
+    }
+    if not config.learn_temperature:
+        losses["temperature_loss"] = jnp.zeros(())
+    metrics = {
+        "critic_loss": losses["critic_loss"],
+        "value": _mean(value, rows.valid),
+        "entropy": entropy,
+        "temperature": temperature,
+        "valid_rows": jnp.mean(rows.valid),
+    }
+    return sum(losses.values()), {f"behaviour/{name}": x for name, x in metrics.items()}
+
+
+def soft_target(
+    reward: Array, discount: Array, next_value: Array, next_log_prob: Array, temperature: Array
+) -> Array:
+    """`y = r + γ (min Q'(s', a') - α log π(a'|s'))`; gamma is part of `discount`; elementwise."""
+    return reward + discount * (next_value - temperature * next_log_prob)
+
+
+def critic_loss(value: Array, target: Array, valid: Array) -> Array:
+    """`½ mean (Q - y)²` over the valid rows of `[B]`."""
+    return 0.5 * _mean(jnp.square(value - target), valid)
+
+
+def temperature_loss(log_temperature: Array, entropy: Array, target_entropy: float) -> Array:
+    """`-log α (E log π + H̄)`: α grows while the entropy lies below `H̄`."""
+    return log_temperature * (entropy - target_entropy)
+
+
+def actor(params: PyTree, features: Array) -> tuple[Array, Array]:
+    """Mean and log of the deviation before tanh, `[…, A]` each."""
+    mean, log_std = jnp.split(mlp(params, features), 2, axis=-1)
+    return mean, jnp.clip(log_std, MIN_LOG_STD, MAX_LOG_STD)
+
+
+def critic(params: PyTree, features: Array, action: Array) -> Array:
+    """Both critics as one batched product per layer: `[B, F]`, `[B, A]` to values `[2, B]`."""
+    return mlp(params, jnp.concatenate([features, action], axis=-1))[..., 0]
+
+
+def init_mlp(key: Key, widths: tuple[int, ...], stack: tuple[int, ...] = ()) -> list:
+    """Layers of an MLP, or of a stack of them: kernels `[*stack, in, out]`, biases 0."""
+    layers = []
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+        limit = math.sqrt(6.0 / (fan_in + fan_out))  # Glorot and Bengio 2010
+        shape = (*stack, fan_in, fan_out)
+        kernel = jax.random.uniform(
+            jax.random.fold_in(key, index), shape, minval=-limit, maxval=limit
+        )
+        layers.append(
+            {"kernel": kernel, "bias": jnp.zeros((*stack, 1, fan_out) if stack else fan_out)}
+        )
+    return layers
+
+
+def mlp(params: list, x: Array) -> Array:
+    """ReLU network; rows `[B, in]` or one `[in]`; a stack of networks sees the same rows."""
+    for layer in params[:-1]:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def _sample(params: PyTree, features: Array, noise: Array) -> tuple[Array, Array]:
+    """Actions `[B, A]` and log-densities `[B]` made from noise `[B, A]`."""
+    return jax.vmap(tanh_normal.squash)(*actor(params, features), noise)
+
+
+def _mean(x: Array, valid: Array) -> Array:
+    """Mean over the valid rows of `[B]`; 0 if there is none."""
+    return jnp.sum(x * valid) / jnp.maximum(jnp.sum(valid), 1.0)
+
+
+def _optimisers(config: Config) -> dict[str, optax.GradientTransformation]:
+    """One Adam per part, by the name of its parameters."""
+    return {
+        "actor": optax.adam(config.actor_learning_rate),
+        "critic": optax.adam(config.critic_learning_rate),
+        "log_temperature": optax.adam(config.temperature_learning_rate),
+    }

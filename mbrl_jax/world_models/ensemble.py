@@ -1,0 +1,400 @@
+"""Probabilistic ensemble of MLPs (PETS, MBPO) as a `WorldModel`.
+
+Each of `E` members maps (observation, action) to a diagonal normal over (reward, change of the
+observation). The model is Markov: its latent is the observation itself, together with what
+arrived with it. Two things differ from the published epochs over a data set, because here one
+gradient step follows another on batches drawn from a growing replay buffer:
+
+*Bootstrap sets.* A published member trains on N of N rows drawn with replacement: in the limit
+each row counts Poisson(1) times. Here these counts are drawn from a hash of the row itself, the
+same whenever it comes up in a batch: fixed bootstrap sets for a buffer of any size, not stored.
+
+*Elites.* Published elites have the least squared error on a holdout set. Here every member has
+its own: the 37 % of rows that its bootstrap set left out, on which it never trains. A running
+mean of that out-of-bag error per member is kept in `stats`, and elites are its least entries.
+
+References: Chua et al. 2018 (PETS), https://arxiv.org/abs/1805.12114;
+Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mbrl_jax.envs.spec import action_size, action_vector
+from mbrl_jax.replay.transitions import transitions
+from mbrl_jax.types import (
+    Array,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    Prediction,
+    PyTree,
+    Timestep,
+    Trajectory,
+    Transition,
+    WorldModel,
+    cached_make,
+    number,
+)
+
+ELITE, NOISE = 0, 1  # purposes of the key of `imagine`
+BAGS = 0x0BA6  # key of the bootstrap sets: the sets depend on the rows alone
+POISSON_CDF = (0.36788, 0.73576, 0.91970, 0.98101, 0.99634)  # P(count <= k), Poisson(1)
+STATISTICS_RATE = 0.01  # running means average all batches at first, the last 100 later
+ACTIVATIONS = {"swish": jax.nn.silu, "silu": jax.nn.silu, "relu": jax.nn.relu, "tanh": jnp.tanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Ensemble of probabilistic MLPs; defaults as published for MBPO."""
+
+    members: int = 7
+    elites: int = 5  # members that imagine
+    layers: int = 4  # hidden layers
+    width: int = 200
+    activation: str = "swish"
+    learning_rate: float = number(1e-3)
+    weight_decay: float | tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)  # per layer
+    clip_norm: float = number(100.0, "bound on the gradient norm over all members")
+    bootstrap: bool = True  # False: every member sees every row, and elites have no holdout
+    max_log_variance: float = 0.5  # where the trainable bounds start
+    min_log_variance: float = -10.0
+    bound_penalty: float = number(0.01)
+    scale_targets: bool = False  # True: predict targets standardised by running statistics
+    termination: bool = False  # True: learn whether the episode goes on; False: it always does
+
+    def make(self, spec: EnvSpec) -> WorldModel:
+        """The record; see the module."""
+        return make(self, spec)
+
+
+class Latent(NamedTuple):
+    """One observation and what arrived with it."""
+
+    observation: Array  # [D] float32, flat
+    reward: Array  # []
+    discount: Array  # []
+    disagreement: Array  # [] std of the members' means, averaged over outputs; 0 on real rows
+
+
+class Moments(NamedTuple):
+    """Running mean and variance, per dimension."""
+
+    mean: Array  # [D]
+    variance: Array  # [D]
+
+
+class Stats(NamedTuple):
+    """What is learned without gradients."""
+
+    observation: Moments  # [D]
+    target: Moments  # [1 + D] reward, change of the observation
+    holdout_error: Array  # [E] running mean of the out-of-bag squared error
+    count: Array  # [] float32: batches seen
+
+
+class Output(NamedTuple):
+    """What every member says about every row; normal over (reward, change)."""
+
+    mean: Array  # [E, B, 1 + D]
+    log_variance: Array  # [E, B, 1 + D]
+    go_on: Array | None  # [E, B] logit of the discount
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> WorldModel:
+    """Binds the functions of this file to a config and an environment."""
+    _validate(config)
+    functions = (init, initial_latent, imagine, decode, loss, update)
+    bound = {f.__name__: functools.partial(f, config, spec) for f in functions}
+    unbound = (observe, observe_sequence, latent_at, predict, features)
+    return WorldModel(**bound, **{f.__name__: f for f in unbound})
+
+
+def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
+    """Fresh members; weights truncated normal of deviation 1 / (2 √fan_in), biases 0."""
+    size = math.prod(spec.observation.shape)
+    outputs = 1 + size
+    widths = [
+        size + action_size(spec.action),
+        *[config.width] * config.layers,
+        2 * outputs + config.termination,
+    ]
+    layers = []
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+        shape = (config.members, fan_in, fan_out)
+        kernel = jax.random.truncated_normal(jax.random.fold_in(key, index), -2.0, 2.0, shape)
+        bias = jnp.zeros((config.members, 1, fan_out))
+        layers.append({"kernel": kernel / (2.0 * fan_in**0.5), "bias": bias})
+    params = {
+        "layers": layers,
+        "max_log_variance": jnp.full((outputs,), config.max_log_variance),
+        "min_log_variance": jnp.full((outputs,), config.min_log_variance),
+    }
+    observation, target = (Moments(jnp.zeros((n,)), jnp.ones((n,))) for n in (size, outputs))
+    stats = Stats(observation, target, jnp.zeros((config.members,)), count=jnp.zeros(()))
+    return LearnerState(params, stats, _optimiser(config).init(params))
+
+
+# --------------------------------------------------------------------- the model, single stream
+
+
+def initial_latent(config: Config, spec: EnvSpec) -> Latent:
+    """A latent of zeros; `observe` ignores it, the model being Markov."""
+    del config
+    return Latent(jnp.zeros((math.prod(spec.observation.shape),)), *jnp.zeros((3,)))
+
+
+def observe(
+    state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action: PyTree
+) -> Latent:
+    """The latent of a real row: a copy of what the environment said."""
+    del state, key, latent, prev_action
+    observation = jnp.ravel(timestep.observation).astype(jnp.float32)
+    reward, ends = (jnp.asarray(x, jnp.float32) for x in (timestep.reward, timestep.is_terminal))
+    return Latent(observation, reward, discount=1.0 - ends, disagreement=jnp.zeros(()))
+
+
+def observe_sequence(
+    state: LearnerState, key: Key, latent: Latent, prev_action: PyTree, trajectory: Trajectory
+) -> Latent:
+    """Entries of `[T]` rows, in parallel: the stacked latents themselves, `[T, …]`."""
+    return jax.vmap(lambda row: observe(state, key, latent, row, prev_action))(trajectory.timestep)
+
+
+def latent_at(entries: Latent, t: Array) -> Latent:
+    """The latent of row t."""
+    return jax.tree.map(lambda x: x[t], entries)
+
+
+def imagine(
+    config: Config, spec: EnvSpec, state: LearnerState, key: Key, latent: Latent, action: PyTree
+) -> Latent:
+    """One imagined step: a random elite, and a sample of its normal (TS1 of PETS)."""
+    action = action_vector(spec.action, action)
+    inputs = network_input(state.stats, latent.observation, action)
+    output = jax.tree.map(lambda x: x[:, 0], network(config, state.params, inputs[None]))
+    elites = jax.lax.top_k(-state.stats.holdout_error, config.elites)[1]
+    member = elites[jax.random.randint(jax.random.fold_in(key, ELITE), (), 0, config.elites)]
+    mean, log_variance = output.mean[member], output.log_variance[member]
+    noise = jax.random.normal(jax.random.fold_in(key, NOISE), mean.shape)
+    shift, scale = target_scaling(config, state.stats)
+    target = shift + scale * (mean + jnp.exp(0.5 * log_variance) * noise)
+    return Latent(
+        observation=latent.observation + target[1:],
+        reward=target[0],
+        discount=jax.nn.sigmoid(output.go_on[member]) if config.termination else jnp.ones(()),
+        disagreement=jnp.mean(jnp.std(output.mean, axis=0)),
+    )
+
+
+def predict(state: LearnerState, latent: Latent) -> Prediction:
+    """What arrived with this latent."""
+    del state
+    return Prediction(latent.reward, latent.discount, {"disagreement": latent.disagreement})
+
+
+def features(state: LearnerState, latent: Latent) -> Array:
+    """The observation standardised by the current running statistics `[D]`.
+
+    Behaviours take features of replayed rows anew at every update, so acting, imagination and
+    replay always share the same statistics.
+    """
+    return standardise(state.stats.observation, latent.observation)
+
+
+def decode(config: Config, spec: EnvSpec, state: LearnerState, latent: Latent) -> Array:
+    """The observation, in its own shape (float32)."""
+    del config, state
+    return latent.observation.reshape(spec.observation.shape)
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def loss(
+    config: Config, spec: EnvSpec, params: PyTree, stats: Stats, key: Key, batch: Trajectory
+) -> tuple[Array, tuple[Latent, Stats, Metrics]]:
+    """Negative log-likelihood of the transitions in `[B, L + 1]` rows, as published:
+
+      Σ_members mean_{rows, outputs} [(μ - y)² e^{-l} + l] + 0.01 (Σ max - Σ min) + Σ wd ½ ‖W‖²
+
+    (no ½ on the first term, mean over outputs; biases are not decayed). Rows before a reset do
+    not count. Returns the loss `[]` and (entries `[B, L + 1]`, stats with this batch, metrics).
+    """
+    entries = jax.vmap(lambda rows: observe_sequence(None, key, None, None, rows))(batch)
+    rows = flat_transitions(spec, batch)
+    target = jnp.concatenate(
+        [rows.reward[:, None], rows.next_observation - rows.observation], axis=-1
+    )
+    stats = update_moments(stats, rows.observation, target, rows.valid)
+    shift, scale = target_scaling(config, stats)
+    target = (target - shift) / scale
+    output = network(config, params, network_input(stats, rows.observation, rows.action))
+    per_row = jnp.mean(gaussian_nll(output.mean, output.log_variance, target), axis=-1)  # [E, R]
+    if config.termination:
+        per_row += optax.sigmoid_binary_cross_entropy(output.go_on, rows.discount)
+    counts = bag_counts(config, rows)  # [E, R]
+    nll = jnp.sum(masked_mean(per_row, counts * rows.valid))
+    held_out = ((counts == 0) if config.bootstrap else (counts > 0)) * rows.valid
+    error = jax.lax.stop_gradient(jnp.mean(jnp.square(output.mean - target), axis=-1))
+    metrics = {
+        "model/nll": (nll / config.members, jnp.ones(())),
+        "model/holdout_mse": (jnp.sum(error * held_out), jnp.sum(held_out)),
+        "model/log_variance": (jnp.mean(output.log_variance), jnp.ones(())),
+    }
+    stats = update_holdout(stats, error, held_out)
+    return nll + regulariser(config, params), (entries, stats, metrics)
+
+
+def update(
+    config: Config, spec: EnvSpec, state: LearnerState, key: Key, batch: Trajectory
+) -> tuple[LearnerState, Latent, Metrics]:
+    """One step of Adam on `loss`, after clipping, for a batch of `[B, L + 1]` rows."""
+    gradient, (entries, stats, metrics) = jax.grad(
+        functools.partial(loss, config, spec), has_aux=True
+    )(state.params, state.stats, key, batch)
+    updates, opt = _optimiser(config).update(gradient, state.opt, state.params)
+    metrics["model/gradient_norm"] = (optax.tree.norm(gradient), jnp.ones(()))
+    return LearnerState(optax.apply_updates(state.params, updates), stats, opt), entries, metrics
+
+
+def regulariser(config: Config, params: PyTree) -> Array:
+    """Weight decay of the kernels and the pull on the log-variance bounds, `[]`."""
+    decay = config.weight_decay
+    decays = decay if isinstance(decay, tuple) else (decay,) * (config.layers + 1)
+    squares = [jnp.sum(jnp.square(layer["kernel"])) for layer in params["layers"]]
+    weights = sum(0.5 * wd * square for wd, square in zip(decays, squares, strict=True))
+    bounds = jnp.sum(params["max_log_variance"]) - jnp.sum(params["min_log_variance"])
+    return weights + config.bound_penalty * bounds
+
+
+def bag_counts(config: Config, rows: Transition) -> Array:
+    """How often each of `[R]` rows stands in each member's bootstrap set, `[E, R]`."""
+    if not config.bootstrap:
+        return jnp.ones((config.members, rows.reward.shape[0]))
+    values = [rows.observation, rows.action, rows.reward[:, None], rows.next_observation]
+    words = jax.lax.bitcast_convert_type(jnp.concatenate(values, axis=-1), jnp.uint32)  # [R, W]
+    odd = (2 * jnp.arange(words.shape[-1], dtype=jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+    hashes = jnp.sum((words ^ (words >> 15)) * odd, axis=-1, dtype=jnp.uint32)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(BAGS)))(hashes)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (config.members,)))(keys)
+    counts = jnp.sum(uniform[..., None] > jnp.asarray(POISSON_CDF), axis=-1)
+    return counts.T.astype(jnp.float32)
+
+
+# ------------------------------------------------------------------------ networks and statistics
+
+
+def network(config: Config, params: PyTree, inputs: Array) -> Output:
+    """All members on all rows: `[B, D + A]` to outputs `[E, B, 1 + D]`."""
+    hidden, size = inputs, params["max_log_variance"].shape[-1]
+    for layer in params["layers"][:-1]:
+        hidden = ACTIVATIONS[config.activation](hidden @ layer["kernel"] + layer["bias"])
+    out = hidden @ params["layers"][-1]["kernel"] + params["layers"][-1]["bias"]
+    bounds = params["min_log_variance"], params["max_log_variance"]
+    log_variance = bound_log_variance(out[..., size : 2 * size], *bounds)
+    return Output(out[..., :size], log_variance, out[..., -1] if config.termination else None)
+
+
+def network_input(stats: Stats, observation: Array, action: Array) -> Array:
+    """Standardised observation and flat action `[…, D + A]`; actions are in [-1, 1] already."""
+    return jnp.concatenate([standardise(stats.observation, observation), action], axis=-1)
+
+
+def bound_log_variance(raw: Array, low: Array, high: Array) -> Array:
+    """Softly keeps `raw` between two bounds (PETS, appendix A.1), elementwise."""
+    below = high - jax.nn.softplus(high - raw)
+    return low + jax.nn.softplus(below - low)
+
+
+def gaussian_nll(mean: Array, log_variance: Array, target: Array) -> Array:
+    """`(μ - y)² e^{-l} + l`, elementwise: twice the negative log-density less a constant."""
+    return jnp.square(mean - target) * jnp.exp(-log_variance) + log_variance
+
+
+def target_scaling(config: Config, stats: Stats) -> tuple[Array, Array]:
+    """Shift and scale between what the network predicts and (reward, change) `[1 + D]`."""
+    if not config.scale_targets:
+        return jnp.zeros(()), jnp.ones(())
+    return stats.target.mean, deviation(stats.target)
+
+
+def deviation(moments: Moments) -> Array:
+    """Standard deviation `[D]`; 1 for a dimension that does not vary beyond rounding."""
+    constant = moments.variance < 1e-10 * (1e-2 + jnp.square(moments.mean))
+    return jnp.where(constant, 1.0, jnp.sqrt(jnp.where(constant, 1.0, moments.variance)))
+
+
+def standardise(moments: Moments, x: Array) -> Array:
+    """`x` less its running mean, over its running deviation."""
+    return (x - moments.mean) / deviation(moments)
+
+
+def update_moments(stats: Stats, observation: Array, target: Array, valid: Array) -> Stats:
+    """Moments of the mixture of what was seen and the valid ones of these rows `[R, …]`."""
+    rate = _rate(stats) * (jnp.sum(valid) > 0)
+
+    def mix(moments, x):
+        mean = masked_mean(x.T, valid)
+        variance = masked_mean(jnp.square(x - mean).T, valid)
+        shift = mean - moments.mean
+        old = moments.variance + rate * jnp.square(shift)
+        return Moments(moments.mean + rate * shift, (1 - rate) * old + rate * variance)
+
+    return stats._replace(
+        observation=mix(stats.observation, observation), target=mix(stats.target, target)
+    )
+
+
+def update_holdout(stats: Stats, error: Array, held_out: Array) -> Stats:
+    """Moves each member's running error towards that of its held-out rows (both `[E, R]`)."""
+    change = masked_mean(error, held_out) - stats.holdout_error
+    change = jnp.where(jnp.sum(held_out, axis=-1) > 0, change, 0.0)
+    return stats._replace(
+        holdout_error=stats.holdout_error + _rate(stats) * change, count=stats.count + 1.0
+    )
+
+
+def masked_mean(x: Array, weight: Array) -> Array:
+    """Weighted mean over the last axis; 0 where the weights are all 0."""
+    total = jnp.sum(weight, axis=-1)
+    return jnp.sum(x * weight, axis=-1) / jnp.where(total > 0, total, 1.0)
+
+
+def flat_transitions(spec: EnvSpec, batch: Trajectory) -> Transition:
+    """All transitions of `[B, L + 1]` rows, `[B * L]`, as flat float vectors."""
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(transitions)(batch))
+    observation, next_observation = (
+        x.reshape(x.shape[0], -1).astype(jnp.float32)
+        for x in (rows.observation, rows.next_observation)
+    )
+    action = action_vector(spec.action, rows.action)
+    return rows._replace(observation=observation, action=action, next_observation=next_observation)
+
+
+def _rate(stats: Stats) -> Array:
+    return jnp.maximum(1.0 / (stats.count + 1.0), STATISTICS_RATE)
+
+
+def _optimiser(config: Config) -> optax.GradientTransformation:
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(clip, optax.adam(config.learning_rate))
+
+
+def _validate(config: Config) -> None:
+    if not 1 <= config.elites <= config.members:
+        raise ValueError(f"elites ({config.elites}) must be 1 to members ({config.members}).")
+    if config.activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}.")
+    decay = config.weight_decay
+    if isinstance(decay, tuple) and len(decay) != config.layers + 1:
+        raise ValueError(f"weight_decay holds {len(decay)} numbers, not {config.layers + 1}.")
