@@ -21,6 +21,7 @@ def main() -> None:
     if _NUM_EPISODES.value < 1:
         raise config.ConfigError(f"--num_episodes={_NUM_EPISODES.value} must be at least 1")
     runtime.configure_runtime()
+    runtime.require_devices()
     from mbrl_jax.train.progress import print_evaluation
     from mbrl_jax.train.run import evaluate_run
 

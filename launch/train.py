@@ -32,6 +32,7 @@ def main() -> None:
         if not flag.value:
             raise config.ConfigError(f"--{flag.name} is missing; see --help")
     runtime.configure_runtime()
+    runtime.require_devices()
     from mbrl_jax.train.experiment import for_debug, with_steps
     from mbrl_jax.train.progress import Console, print_table
     from mbrl_jax.train.run import run

@@ -11,6 +11,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from mbrl_jax.train.config import ConfigError
+
 PACKAGES = (
     "mbrl_jax",
     "jax",
@@ -85,6 +87,20 @@ def _cache_compiled_programs(cache_dir: str | Path | None) -> Path | None:
 def _default_cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "mbrl_jax" / "xla"
+
+
+def require_devices() -> None:
+    """Start the backend. Raises ConfigError where the requested accelerator is not there."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax asserts when no plugin is installed
+        wanted = jax.config.jax_platforms
+        raise ConfigError(
+            f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
+            f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on what there is"
+        ) from error
 
 
 def versions() -> dict[str, str | None]:

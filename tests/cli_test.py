@@ -1,0 +1,100 @@
+"""What users get wrong ends in one sentence: no traceback, exit status not 0."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CATCH = "--experiment=drama_catch"
+
+
+def _launch(module: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"launch.{module}", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def _sentence(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode != 0, done.stdout
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "--experiment is missing"),
+        (["--experiment=drama_cach"], "nearest names are drama_catch"),
+        (["--experiment=no/such.py"], "there is no such file"),
+        ([CATCH, "--set=model.widht=3"], "unknown field model.widht"),
+        ([CATCH, "--set=model.groups"], "an assignment reads path=value"),
+        ([CATCH, "--set=model.groups=many"], "expected an integer, got 'many'"),
+        ([CATCH, "--set=model.core=lstm"], "mamba2 or mamba or gru"),
+        ([CATCH, "--set=env.name=Cach-bsuite"], "nearest gymnax names are Catch-bsuite"),
+        ([CATCH, "--set=env.name=Pendulum-v1"], "use behaviour=sac"),
+        ([CATCH, "--set=replay.length=2000"], "lengthen the first phase"),
+        ([CATCH, "--set=agent.num_starts=100000"], "exceeds the 256 rows of a batch"),
+        ([CATCH, "--num_seeds=0"], "--num_seeds=0 must be at least 1"),
+        ([CATCH, "--num_seeds=two"], "--num_seeds=two"),
+        ([CATCH, "--steps=-5"], "--steps=-5 must be positive"),
+        ([CATCH, "--steps=100"], "needs at least 500 steps"),
+        ([CATCH, "--seed=-1"], "--seed=-1 must lie in 0"),
+        ([CATCH, "--seed=4294967296"], "--seed=4294967296 must lie in 0"),
+        ([CATCH, "--resume=must"], "holds no checkpoint"),
+        ([CATCH, "--resume=perhaps"], "--resume=perhaps"),
+        ([CATCH, "--worksdir=x"], "worksdir"),
+        ([CATCH, "catch"], "unexpected argument 'catch'"),
+    ],
+)
+def test_train_refuses(tmp_path, flags, sentence):
+    done = _launch("train", f"--workdir={tmp_path / 'run'}", *flags)
+    assert sentence in _sentence(done)
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert "is a file" in _sentence(_launch("train", CATCH, f"--workdir={path}"))
+    assert "cannot be created" in _sentence(_launch("train", CATCH, f"--workdir={path}/run"))
+    assert path.read_text() == "mine"
+
+
+def test_a_workdir_that_cannot_be_written_is_refused():
+    # /proc takes no new directories, not even from root.
+    assert "cannot be created" in _sentence(_launch("train", CATCH, "--workdir=/proc/run"))
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path):
+    assert "holds no run" in _sentence(_launch("evaluate", f"--workdir={tmp_path}"))
+    assert "--workdir is missing" in _sentence(_launch("evaluate"))
+
+
+def test_an_accelerator_that_is_not_there_is_named(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.train", CATCH, f"--workdir={tmp_path}/run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"JAX_PLATFORMS": "cuda", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert "JAX_PLATFORMS=cuda" in _sentence(done)
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['train', '--help']; import runpy\n"
+        "try: runpy.run_module('launch.train', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "--experiment" in done.stdout
+    assert done.stdout.strip().endswith("False")

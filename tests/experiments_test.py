@@ -1,0 +1,56 @@
+"""Every experiment file runs from the first row to its pictures, small."""
+
+import importlib
+import math
+
+import pytest
+
+from launch.flags import experiment_names
+from mbrl_jax.train import config
+from mbrl_jax.train.experiment import build, for_debug, with_steps
+from mbrl_jax.train.metrics import read_metrics
+from mbrl_jax.train.run import run
+
+
+def _get(name: str):
+    return importlib.import_module(f"experiments.{name}").get_experiment()
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_an_experiment_runs_in_debug(name, tmp_path):
+    experiment = for_debug(_get(name))
+    result = run(experiment, tmp_path, seed=1, num_seeds=2)
+    assert len(result.final_return) == 2 and result.frozen_at == [-1, -1]
+    assert result.evaluation.episode_return.shape == (2, experiment.eval_episodes)
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["step"] == experiment.steps
+    updates = [row["model/loss"] for row in rows if row["model/loss"] is not None]
+    assert updates and all(math.isfinite(loss) for loss in updates)
+    for picture in result.pictures:
+        assert picture.stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_an_experiment_says_how_to_run_it_and_what_to_expect(name):
+    text = importlib.import_module(f"experiments.{name}").__doc__
+    assert f"python -m launch.train --experiment={name}" in text
+    assert "Expect" in text and "minute" in text
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_an_experiment_survives_json_and_validation(name):
+    experiment = _get(name)
+    config.validate(experiment)
+    assert config.from_json(config.to_json(experiment)) == experiment
+
+
+def test_equal_configs_build_equal_records():
+    experiment = _get("drama_catch")
+    assert build(experiment).world_model is build(_get("drama_catch")).world_model
+
+
+def test_steps_change_the_last_phase_only():
+    experiment = with_steps(_get("drama_catch"), 900)
+    assert [phase.iterations for phase in experiment.phases] == [500, 400]
+    with pytest.raises(config.ConfigError, match="at least 500 steps"):
+        with_steps(experiment, 499)
