@@ -27,6 +27,14 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # -1: whatever the size
 
 
+@pytest.fixture(scope="module")
+def quick_compile():
+    """For tests of many programs that run once: LLVM's optimiser would take half their time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def tiny_spec():
     """Vectors of three numbers, two actions."""
