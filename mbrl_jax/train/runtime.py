@@ -99,7 +99,8 @@ def require_devices() -> None:
         wanted = jax.config.jax_platforms
         raise ConfigError(
             f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
-            f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on what there is"
+            f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on "
+            "what there is"
         ) from error
 
 
