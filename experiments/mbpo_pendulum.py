@@ -32,7 +32,7 @@ def get_experiment() -> Experiment:
         replay=ring.Config(capacity=10_000, batch_size=128, length=1),
         model_buffer=dyna.Config(capacity=12_800, batch_size=128, num_batches=4),
         agent=agent.Config(num_starts=64, branch_length=1),
-        phases=(Phase(500, learn=False), Phase(5_500, learn_every=2)),
+        phases=(Phase(500, learn=False), Phase(5_500)),
         log_every=200,
         checkpoint_every=1_000,
         eval_episodes=10,

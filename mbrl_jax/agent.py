@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -52,13 +53,34 @@ class Parts(NamedTuple):
     world_model: WorldModel
     behaviour: Behaviour
     replay: Replay
+    annotate: Callable
+
+
+def _as_it_is(state: AgentState, key: Key, batch: Trajectory) -> Trajectory:
+    del state, key
+    return batch
 
 
 def make_agent(
-    config: Config, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
+    config: Config,
+    spec: EnvSpec,
+    world_model: WorldModel,
+    behaviour: Behaviour,
+    replay: Replay,
+    annotate: Callable = _as_it_is,
 ) -> Agent:
-    """Compose an agent whose two parts train apart: first the model, then the behaviour on it."""
-    parts = Parts(config, spec, world_model, behaviour, replay)
+    """Compose an agent whose two parts train apart: first the model, then the behaviour on it.
+
+    Args:
+      config: how the parts meet.
+      spec: of the environment.
+      world_model: the model record.
+      behaviour: the behaviour record.
+      replay: serves the streams that `config` asks for.
+      annotate: (state, key, batch) -> batch, before each model update: value gradients, weights
+        by distance to an expert, priorities.
+    """
+    parts = Parts(config, spec, world_model, behaviour, replay, annotate)
     learn = _learn_from_branches if config.branch_length else _learn_from_entries
     return Agent(
         init=functools.partial(init, parts),
@@ -132,6 +154,7 @@ def _learn_from_entries(
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Imagination starts from rows of the very windows that the model was trained on."""
     counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
+    batch = parts.annotate(state, named(key, "annotate"), batch)
     world_model, entries, model_metrics = parts.world_model.update(
         state.world_model, named(key, "model"), batch
     )
@@ -173,6 +196,7 @@ def _learn_from_branches(
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Dyna: branch short rollouts off replayed rows into the model buffer, learn from both."""
     counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
+    batch = parts.annotate(state, named(key, "annotate"), batch)
     world_model, _, model_metrics = parts.world_model.update(
         state.world_model, named(key, "model"), batch
     )

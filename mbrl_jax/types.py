@@ -214,6 +214,9 @@ class Behaviour(NamedTuple):
     act: Callable
     # (state, key, model, starts: Starts, batch, iteration) -> (LearnerState, Metrics)
     update: Callable
+    # (params, stats, key, model, entries, batch) -> (loss [], (stats, Metrics)): what trains the
+    # representation beside the world model's own loss; None where nothing does
+    representation_loss: Callable | None = None
 
 
 class AgentState(NamedTuple):
@@ -268,6 +271,15 @@ class Environment(NamedTuple):
     spec: EnvSpec
     reset: Callable  # (key) -> (EnvState, Timestep with is_first)
     step: Callable  # (state, key, action) -> (EnvState, Timestep)
+
+
+class HostEnvironment(NamedTuple):
+    """An environment that steps outside of jit (EnvPool, dm_control), in the same convention."""
+
+    spec: EnvSpec
+    reset: Callable  # () -> Timestep [S, N]
+    step: Callable  # (actions [S, N]) -> Timestep [S, N]
+    close: Callable  # ()
 
 
 class MakesRecord(Protocol):

@@ -1,6 +1,7 @@
-"""The pictures at the end of a run."""
+"""What a finished run leaves beside its metrics: evaluation and pictures."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,23 @@ from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop
 from mbrl_jax.keys import named
 from mbrl_jax.train import seeds
 from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.types import AgentState
 
 OPEN_LOOP_ROWS = 12
 MAX_EXAMPLES = 4
+
+
+def write_evaluation(path: Path, evaluation: Evaluation, step: int) -> None:
+    """Write the greedy episodes of every seed to `evaluation.json`."""
+    data = {
+        "step": step,
+        "episodes": int(evaluation.episode_return.shape[1]),
+        "mean": evaluation.episode_return.mean(axis=1).tolist(),
+        "finished": evaluation.finished.sum(axis=1).tolist(),
+        "returns": evaluation.episode_return.tolist(),
+    }
+    (path / "evaluation.json").write_text(json.dumps(data) + "\n")
 
 
 def write_pictures(

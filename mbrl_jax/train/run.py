@@ -16,7 +16,7 @@ from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.loop import Evaluation, Phase, TrainState
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
 from mbrl_jax.train.progress import Quiet, Reporter
-from mbrl_jax.train.report import write_pictures
+from mbrl_jax.train.report import write_evaluation, write_pictures
 from mbrl_jax.train.runtime import versions
 from mbrl_jax.types import AgentState
 
@@ -67,6 +67,7 @@ def run(
     ):
         state = _train(experiment, programs, state, meta, writer, saver, reporter)
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
+    write_evaluation(path, evaluation, experiment.steps)
     rows = read_metrics(path)
     pictures = write_pictures(path, experiment, system, num_seeds, state.agent, keys, rows)
     frozen_at = np.asarray(state.agent.frozen_at).tolist()

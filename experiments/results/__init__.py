@@ -1,0 +1,1 @@
+"""Small tables and pictures of finished runs, and the command that makes them."""

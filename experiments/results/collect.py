@@ -1,0 +1,54 @@
+"""Collect finished runs into a table and a picture beside this file.
+
+    python -m experiments.results.collect --name=drama_catch --workdirs=runs/seed0,runs/seed1
+
+Writes `<name>.csv` (every episode mean of every seed), `<name>.png` (learning curve) and prints
+one row for each seed: training return over the last fifth of the steps, and greedy episodes.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+from absl import flags
+
+from launch import flags as launch_flags
+
+_NAME = flags.DEFINE_string("name", None, "Name of the files to write.")
+_WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
+FOLDER = Path(__file__).resolve().parent
+COLUMNS = ("run_seed", "seed", "step", "env_steps", "episode/return", "episode/count")
+
+
+def main() -> None:
+    """Read the runs, write the table and the picture, print the summary."""
+    from mbrl_jax.evaluate.plots import plot_learning_curve
+    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.metrics import last_fifth, read_metrics
+    from mbrl_jax.train.workdir import read_config
+
+    if not _NAME.value or not _WORKDIRS.value:
+        raise ConfigError("--name and --workdirs are needed; see --help")
+    rows, summary = [], []
+    for directory in map(Path, _WORKDIRS.value):
+        saved = read_config(directory)
+        metrics = read_metrics(directory)
+        greedy = json.loads((directory / "evaluation.json").read_text())
+        for lane, final in enumerate(last_fifth(metrics)):
+            summary.append((saved.seed, lane, final, greedy["mean"][lane], greedy["episodes"]))
+        rows += [{"run_seed": saved.seed, **row} for row in metrics]
+    with (FOLDER / f"{_NAME.value}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    # Lanes of different runs are different seeds of one picture.
+    lanes = {key: i for i, key in enumerate(sorted({(r["run_seed"], r["seed"]) for r in rows}))}
+    curve = [{**row, "seed": lanes[row["run_seed"], row["seed"]]} for row in rows]
+    plot_learning_curve(curve, FOLDER / f"{_NAME.value}.png", _NAME.value)
+    print("run seed  lane  last fifth  greedy (episodes)")
+    for seed, lane, final, mean, episodes in summary:
+        print(f"{seed:8d}  {lane:4d}  {final:10.3f}  {mean:.3f} ({episodes})")
+
+
+if __name__ == "__main__":
+    launch_flags.run_main(main)
