@@ -21,6 +21,8 @@ from mbrl_jax.types import (
     Transition,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SPEC = EnvSpec(ArraySpec((2,), "float32"), BoundedSpec(1))
 CONFIG = sac.Config(layers=1, width=8)
 

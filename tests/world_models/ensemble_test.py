@@ -14,6 +14,8 @@ import pytest
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Step, Timestep, bind
 from mbrl_jax.world_models import ensemble
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SPEC = EnvSpec(ArraySpec((2,), "float32"), BoundedSpec(1))
 CONFIG = ensemble.Config(members=3, elites=2, layers=1, width=16, weight_decay=0.0)
 DRIFT = np.array([[0.9, 0.2], [-0.1, 0.8]], np.float32)
