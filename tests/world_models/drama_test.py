@@ -287,6 +287,12 @@ def test_equal_configs_give_the_same_record(tiny_drama, tiny_spec):
     assert tiny_drama.make(tiny_spec) is dataclasses.replace(tiny_drama).make(tiny_spec)
 
 
+def test_the_norm_of_the_gradient_is_reported(system):
+    model, state, key, batch = system
+    metrics = jax.eval_shape(model.update, state, key, batch)[2]
+    assert "model/gradient_norm" in metrics  # freezing a broken seed needs it
+
+
 def test_posterior_and_prior_heads_have_random_biases(system):
     _, state, _, _ = system
     for name in ("posterior", "prior"):
@@ -298,7 +304,7 @@ def test_first_rows_forget_the_past(system):
     model, state, key, batch = system
     timestep = jax.tree.map(lambda x: x[0, 0], batch.timestep)
     used = jax.tree.map(lambda x: x + 1.0, model.initial_latent())
-    latent = model.observe(state, key, used, timestep, jnp.int32(1))
+    latent = jax.jit(model.observe)(state, key, used, timestep, jnp.int32(1))
     assert not any(np.asarray(x).any() for x in jax.tree.leaves((latent.carry, latent.output)))
 
 
@@ -306,4 +312,5 @@ def test_reward_output_can_start_at_zero(tiny_drama, tiny_spec):
     model = dataclasses.replace(tiny_drama, zero_reward_output=True).make(tiny_spec)
     state = jax.jit(model.init)(jax.random.key(0))
     latent = model.initial_latent()._replace(output=jnp.arange(8.0))
-    np.testing.assert_allclose(model.predict(state, latent).reward, 0.0, atol=1e-6)
+    prediction = jax.jit(model.predict)(state, latent)
+    np.testing.assert_allclose(prediction.reward, 0.0, atol=1e-6)

@@ -1,0 +1,296 @@
+"""The actor-critic in exact models of the probes learns their known values and best actions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax import distributions, optim
+from mbrl_jax.behaviours import actor_critic
+from mbrl_jax.envs import probe
+from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.types import (
+    ArraySpec,
+    BoundedSpec,
+    DiscreteSpec,
+    EnvSpec,
+    LearnerState,
+    Prediction,
+    Starts,
+    WorldModel,
+    bind,
+)
+
+GAMMA = 0.9
+UPDATES = 400
+STARTS = 32
+PROBES = ("constant", "observation", "delay", "action", "match")
+ENVIRONMENTS = [probe.Config(name).make() for name in PROBES]
+SPEC = ENVIRONMENTS[0].spec
+CONFIG = actor_critic.Config(
+    horizon=3,
+    actor_width=16,
+    critic_width=16,
+    layers=1,
+    num_bins=63,
+    gamma=GAMMA,
+    optimiser=optim.Config("adam", 1e-2, 100.0, warmup=0, eps=1e-8),
+)
+
+# ------------------------------------------------------------------------- exact models of probes
+
+
+def _imagine(state, key, latent, action):
+    """A latent is (environment state, timestep); `state.params` says which probe it is."""
+    steps = [environment.step for environment in ENVIRONMENTS]
+    return jax.lax.switch(state.params, steps, latent[0], key, action)
+
+
+def _predict(state, latent):
+    del state
+    timestep = latent[1]
+    return Prediction(timestep.reward, 1.0 - timestep.is_terminal.astype(jnp.float32), {})
+
+
+def _unused(*args):
+    raise NotImplementedError
+
+
+EXACT = WorldModel(*(_unused for _ in WorldModel._fields))._replace(
+    imagine=_imagine, predict=_predict, features=lambda state, latent: latent[1].observation
+)
+
+
+def _train(index):
+    """(values, probability of action 1, greedy actions) at observations -1, 0 and 1."""
+    model = bind(EXACT, LearnerState(index, (), ()))
+    behaviour = CONFIG.make(SPEC)
+    key = jax.random.key(0)
+    resets = [environment.reset for environment in ENVIRONMENTS]
+
+    def body(state, update_key):
+        keys = jax.random.split(update_key, STARTS)
+        latents = jax.vmap(lambda k: jax.lax.switch(index, resets, k))(keys)
+        starts = Starts(latents, jnp.ones(STARTS))
+        state, _ = behaviour.update(state, update_key, model, starts, None, 0)
+        return state, None
+
+    state = behaviour.init(key, jnp.zeros(1))
+    state, _ = jax.lax.scan(body, state, jax.random.split(key, UPDATES))
+    seen = jnp.array([[-1.0], [0.0], [1.0]])
+    values = distributions.two_hot_mean(_critic(CONFIG).apply(_variables(state, "critic"), seen))
+    logits = _actor(CONFIG).apply(_variables(state, "actor"), seen)
+
+    def greedy(observation):
+        env, timestep = ENVIRONMENTS[0].reset(key)
+        latent = env, timestep._replace(observation=observation)
+        return behaviour.act(state, key, (), latent, model, explore=False)[1]
+
+    return values, jax.nn.softmax(logits)[:, 1], jax.vmap(greedy)(seen)
+
+
+def _critic(config):
+    return Mlp(config.num_bins, config.critic_width, config.layers)
+
+
+def _actor(config):
+    return Mlp(SPEC.action.num_actions, config.actor_width, config.layers)
+
+
+def _variables(state, name):
+    return {"params": state.params[name]}
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """By probe: what `_train` gives; all of them in one program."""
+    outcomes = jax.jit(jax.vmap(_train))(jnp.arange(len(PROBES)))
+    outcomes = [np.asarray(x) for x in outcomes]
+    return {name: [x[i] for x in outcomes] for i, name in enumerate(PROBES)}
+
+
+# Where: index into the observations -1, 0 and 1 (the ones that the probe shows).
+@pytest.mark.parametrize(
+    "name, where, value",
+    [
+        ("constant", 1, 1.0),
+        ("observation", 0, -1.0),
+        ("observation", 2, 1.0),
+        ("delay", 1, GAMMA),
+        ("delay", 2, 1.0),
+        ("action", 1, 1.0),
+        ("match", 0, 1.0),
+        ("match", 2, 1.0),
+    ],
+)
+def test_critic_learns_the_known_value(learned, name, where, value):
+    assert learned[name][0][where] == pytest.approx(value, abs=0.05)
+
+
+BEST = [("action", 1, 1), ("match", 0, 0), ("match", 2, 1)]
+
+
+@pytest.mark.parametrize("name, where, best", BEST)
+def test_actor_learns_the_best_action(learned, name, where, best):
+    assert abs(learned[name][1][where] - best) < 0.05
+
+
+@pytest.mark.parametrize("name, where, best", BEST)
+def test_acting_without_exploring_takes_the_most_probable_action(learned, name, where, best):
+    assert learned[name][2][where] == best
+
+
+# -------------------------------------------------------------------------------------------- loss
+
+HORIZON, SIZE = 4, 3
+
+
+@pytest.fixture(scope="module")
+def imagined():
+    """Two rollouts; the second ends with row 2, so its steps from t = 2 on are not reached."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    discount = jnp.ones((2, HORIZON + 1)).at[1, 2].set(0.0)
+    reward = 0.1 * jax.random.normal(keys[1], discount.shape)
+    return actor_critic.Imagined(
+        jax.random.normal(keys[0], (2, HORIZON + 1, SIZE)),
+        Prediction(reward, discount, {}),
+        jax.random.randint(keys[2], (2, HORIZON), 0, 2),
+        jnp.ones(2),
+    )
+
+
+@pytest.fixture(scope="module")
+def value_and_gradient():
+    """Function (imagined) -> (loss, gradient) of an actor-critic that is not at its start."""
+    behaviour = actor_critic.Config(
+        horizon=HORIZON, actor_width=8, critic_width=8, layers=1, num_bins=9, output_gain=1.0
+    ).make(SPEC)
+    state = behaviour.init(jax.random.key(0), jnp.zeros(SIZE))
+    loss = functools.partial(actor_critic.loss, behaviour.update.args[0])
+
+    @jax.jit
+    def run(imagined):
+        return jax.value_and_grad(lambda params: loss(params, state.stats, imagined)[0])(
+            state.params
+        )
+
+    return run
+
+
+def _changed(imagined, row):
+    """Reward and features of row `row` of the second rollout are different."""
+    prediction = imagined.prediction
+    return imagined._replace(
+        features=imagined.features.at[1, row].add(0.7),
+        prediction=prediction._replace(reward=prediction.reward.at[1, row].add(0.2)),
+    )
+
+
+@pytest.mark.parametrize("row", [3, 4])
+def test_nothing_is_learned_from_rows_beyond_a_predicted_termination(
+    imagined, value_and_gradient, row
+):
+    expected = value_and_gradient(imagined)
+    actual = value_and_gradient(_changed(imagined, row))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_rows_up_to_the_termination_are_learned_from(imagined, value_and_gradient, row):
+    changed = imagined._replace(
+        prediction=imagined.prediction._replace(
+            reward=imagined.prediction.reward.at[1, row].add(0.2)
+        )
+    )
+    same = value_and_gradient(changed)[0] == value_and_gradient(imagined)[0]
+    assert same == (row == 0)  # the reward of row 0 arrived before any imagined action
+
+
+def test_a_terminal_start_teaches_nothing(imagined, value_and_gradient):
+    dead = imagined._replace(weight=jnp.array([1.0, 0.0]))
+    expected = value_and_gradient(dead)
+    for row in range(3):
+        actual = value_and_gradient(_changed(dead, row))
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+# ------------------------------------------------------------------------------------- other facts
+
+
+def test_real_valued_actions_are_refused_with_the_way_out():
+    spec = EnvSpec(ArraySpec((3,), "float32"), BoundedSpec(1))
+    with pytest.raises(ValueError, match="behaviour=sac"):
+        actor_critic.Config().make(spec)
+
+
+@pytest.mark.parametrize(
+    "name, num_actions, expected",
+    [("actor", 6, 527_366), ("actor", 18, 530_450), ("critic", 18, 1_444_607)],
+)
+def test_published_parameters_golden(name, num_actions, expected):
+    spec = EnvSpec(ArraySpec((64, 64, 3), "uint8"), DiscreteSpec(num_actions))
+    init = actor_critic.Config().make(spec).init
+    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros(1536)).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params[name])) == expected
+
+
+@pytest.fixture(scope="module")
+def first_update():
+    """(state before, state after, metrics) of one update on the probe "match"."""
+    behaviour = CONFIG.make(SPEC)
+    model = bind(EXACT, LearnerState(PROBES.index("match"), (), ()))
+    keys = jax.random.split(jax.random.key(1), STARTS)
+
+    @jax.jit
+    def run(key):
+        state = behaviour.init(key, jnp.zeros(1))
+        latents = jax.vmap(ENVIRONMENTS[-1].reset)(keys)
+        starts = Starts(latents, jnp.ones(STARTS))
+        return state, *behaviour.update(state, key, model, starts, None, 0)
+
+    return run(jax.random.key(0))
+
+
+def test_the_slow_critic_starts_as_a_copy(first_update):
+    before = first_update[0]
+    jax.tree.map(np.testing.assert_array_equal, before.stats.target_critic, before.params["critic"])
+
+
+def test_the_slow_critic_moves_by_its_share(first_update):
+    before, after, _ = first_update
+    expected = jax.tree.map(
+        lambda old, new: 0.98 * old + 0.02 * new,
+        before.stats.target_critic,
+        after.params["critic"],
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, after.stats.target_critic, expected)
+
+
+def test_the_policy_starts_nearly_uniform(first_update):
+    assert first_update[2]["behaviour/entropy"][0] == pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_the_critic_starts_nearly_uniform(first_update):
+    # Two terms: the returns of the critic and those of its slow copy. Only the first of three
+    # steps weighs anything, the others lie behind the termination.
+    loss = first_update[2]["behaviour/critic_loss"][0] / (1 / 3)
+    assert loss == pytest.approx(2 * np.log(63), abs=0.01)
+
+
+def test_the_range_of_returns_moves_by_its_share(first_update):
+    stats = first_update[1].stats
+    np.testing.assert_allclose([stats.low, stats.high], [-0.01, 0.01], rtol=0.01)
+
+
+def test_the_norm_of_the_gradient_is_reported(first_update):
+    assert first_update[2]["behaviour/gradient_norm"][0] > 0  # freezing a broken seed needs it
+
+
+def test_update_keeps_the_structure_of_its_state(first_update):
+    before, after, _ = first_update
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), after
+    )
