@@ -1,5 +1,8 @@
-"""Laws L1 to L3 of every core."""
+"""Laws L1 to L3 of every core; prefilling a part and stepping on."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mbrl_jax import testing
@@ -17,3 +20,24 @@ CORES = {
 @pytest.mark.parametrize("name", CORES)
 def test_core_keeps_the_laws(name):
     testing.check_core(CORES[name])
+
+
+@pytest.mark.parametrize("prefix", [1, 4, 6])
+def test_prefill_and_steps_equal_the_parallel_pass(prefix):
+    core = CORES["mamba2"].make(5)
+    params = jax.jit(core.init)(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (9, 5))
+    never = jnp.zeros(9, bool)
+
+    @jax.jit
+    def both_ways():
+        carry, head, _ = core.unroll(params, None, xs[:prefix], never[:prefix])
+
+        def body(carry, x):
+            return core.step(params, carry, x, None)
+
+        _, tail = jax.lax.scan(body, carry, xs[prefix:])
+        return jnp.concatenate([head, tail]), core.unroll(params, None, xs, never)[1]
+
+    stepped, unrolled = both_ways()
+    np.testing.assert_allclose(stepped, unrolled, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Mamba cores: golden outputs, parameter counts, initial ranges, prefill.
+"""Mamba cores: golden outputs, parameter counts, initial ranges.
 
 Golden numbers: shared/specs/drama.md sections 3, 7.1 and 10.3, computed there in float64.
 """
@@ -163,30 +163,6 @@ def test_initial_step_sizes_are_log_uniform(dt_bias):
     step_sizes = np.log10(np.log1p(np.exp(dt_bias.astype(np.float64))))
     quartiles = np.quantile(step_sizes, [0.25, 0.5, 0.75])
     np.testing.assert_allclose(quartiles, [-2.5, -2.0, -1.5], atol=0.05)
-
-
-# ----------------------------------------------------------------------------------------- prefill
-
-
-@pytest.mark.parametrize("prefix", [1, 4, 6])
-def test_prefill_and_steps_equal_the_parallel_pass(prefix):
-    core = mamba2.Config(width=8, layers=2, state_size=3, head_size=4, chunk_size=4).make(5)
-    params = jax.jit(core.init)(jax.random.key(0))
-    xs = jax.random.normal(jax.random.key(1), (9, 5))
-    never = jnp.zeros(9, bool)
-
-    @jax.jit
-    def both_ways():
-        carry, head, _ = core.unroll(params, None, xs[:prefix], never[:prefix])
-
-        def body(carry, x):
-            return core.step(params, carry, x, None)
-
-        _, tail = jax.lax.scan(body, carry, xs[prefix:])
-        return jnp.concatenate([head, tail]), core.unroll(params, None, xs, never)[1]
-
-    stepped, unrolled = both_ways()
-    np.testing.assert_allclose(stepped, unrolled, atol=1e-5)
 
 
 def test_sizes_that_do_not_divide_are_refused():
