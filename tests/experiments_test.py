@@ -11,6 +11,8 @@ from mbrl_jax.train.experiment import build, for_debug, with_steps
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.run import run
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def _get(name: str):
     return importlib.import_module(f"experiments.{name}").get_experiment()

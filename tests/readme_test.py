@@ -3,9 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import mbrl_jax
 from mbrl_jax.train.experiment import for_debug
 from mbrl_jax.train.run import run
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

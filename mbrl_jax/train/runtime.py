@@ -35,16 +35,23 @@ _MALLOC_SETTINGS = {
 }
 
 
-def configure_runtime(cache_dir: str | Path | None = None) -> Path | None:
+def configure_runtime(
+    cache_dir: str | Path | None = None, quick_compile: bool = False
+) -> Path | None:
     """Set the allocator and the compilation cache; call before anything is computed with jax.
 
     Args:
+      quick_compile: leave out the compiler's costly optimisations, for programs that run briefly.
       cache_dir: of compiled programs; by default `$JAX_COMPILATION_CACHE_DIR`, or
         `mbrl_jax/xla` under `$XDG_CACHE_HOME` or `~/.cache`.
 
     Returns the directory of the cache, or None where it cannot be written.
     """
     _keep_freed_memory()
+    if quick_compile:
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", True)
     return _cache_compiled_programs(cache_dir)
 
 

@@ -14,6 +14,8 @@ from mbrl_jax.train import loop, seeds
 from mbrl_jax.train.experiment import System, build
 from tests import small
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 NUM_SEEDS = 8
 SEED = 3
 LEARN_FROM = 16
