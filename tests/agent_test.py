@@ -135,7 +135,7 @@ def _draw(seed):
     return agent.draw_starts(MODEL, jax.random.key(seed), numbers, batch, 4).latent
 
 
-# ------------------------------------------------------------------------- seeds that are not finite
+# ------------------------------------------------------------------ seeds that are not finite
 
 SEEDS, ITERATIONS, BROKEN, WHEN = 3, 5, 1, 2
 
