@@ -158,8 +158,8 @@ def _filled(replay, key):
 def run():
     """Function (field that is poisoned) -> (agent states, replay counters, metrics).
 
-    Each of them has leading [SEEDS, ITERATIONS]; in seed BROKEN at iteration WHEN, and only
-    there, that field of all stored rows is not a number.
+    Each of them has leading [SEEDS, ITERATIONS]; in seed BROKEN, that field of all stored rows is
+    not a number at iteration WHEN, and once more at the last one.
     """
     made, replay = _make()
 
@@ -168,7 +168,8 @@ def run():
 
         def body(loop, iteration):
             state, counters = loop
-            bad = jnp.where(broken & (iteration == WHEN), jnp.nan, 0.0)
+            poisoned = (iteration == WHEN) | (iteration == ITERATIONS - 1)
+            bad = jnp.where(broken & poisoned, jnp.nan, 0.0)
             rows, timestep = storage.storage, storage.storage.timestep
             timestep = timestep._replace(
                 reward=timestep.reward + jnp.where(field == 0, bad, 0.0),

@@ -115,6 +115,12 @@ def test_a_class_of_probability_zero_is_never_drawn(draws):
     assert draws[:, 1, [1, 3]].max() == 0.0
 
 
+def test_a_uniform_of_exactly_zero_draws_the_first_possible_class(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
+    sample = distributions.sample_one_hot(None, jnp.log(jnp.array([0.0, 0.4, 0.6])))
+    np.testing.assert_array_equal(sample, [0.0, 1.0, 0.0])
+
+
 def test_categoricals_are_drawn_independently(draws):
     joint = np.einsum("nc,nd->cd", draws[:, 0], draws[:, 1]) / len(draws)
     np.testing.assert_allclose(joint, np.outer(*PROBS), atol=0.015)

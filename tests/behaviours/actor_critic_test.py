@@ -216,6 +216,78 @@ def test_a_terminal_start_teaches_nothing(imagined, value_and_gradient):
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.fixture(scope="module")
+def terms(imagined):
+    """(metrics of the loss, the same terms by plain NumPy), returns spreading over more than 1."""
+    config = actor_critic.Config(
+        horizon=HORIZON,
+        actor_width=8,
+        critic_width=8,
+        layers=1,
+        num_bins=9,
+        output_gain=1.0,
+        gamma=GAMMA,
+        lambda_=0.5,
+        entropy=0.3,
+        range_decay=1.0,
+        low_fraction=0.25,
+        high_fraction=0.75,
+    )
+    behaviour = config.make(SPEC)
+    state = behaviour.init(jax.random.key(0), jnp.zeros(SIZE))
+    slow = jax.tree.map(lambda x: 1.1 * x, state.params["critic"])
+    stats = state.stats._replace(target_critic=slow)
+    prediction = imagined.prediction
+    imagined = imagined._replace(
+        prediction=prediction._replace(reward=20.0 * prediction.reward),
+        weight=jnp.array([0.5, 1.0]),
+    )
+    metrics = actor_critic.loss(behaviour.update.args[0], state.params, stats, imagined)[1][1]
+
+    logits = _critic(config).apply(_variables(state, "critic"), imagined.features)
+    slow_logits = _critic(config).apply({"params": slow}, imagined.features)
+    policy = _actor(config).apply(_variables(state, "actor"), imagined.features)
+    return metrics, _plain_terms(config, imagined, logits, slow_logits, policy)
+
+
+def _plain_terms(config, imagined, logits, slow_logits, policy):
+    reward, discount = (np.asarray(x, np.float64) for x in imagined.prediction[:2])
+
+    def targets(logits):
+        values = np.asarray(distributions.two_hot_mean(logits), np.float64)
+        returns = values.copy()
+        for t in reversed(range(HORIZON)):
+            mixed = 0.5 * values[:, t + 1] + 0.5 * returns[:, t + 1]
+            returns[:, t] = reward[:, t + 1] + config.gamma * discount[:, t + 1] * mixed
+        return values[:, :-1], returns[:, :-1]
+
+    values, target = targets(logits)
+    _, slow_target = targets(slow_logits)
+    weight = np.asarray(imagined.weight)[:, None] * np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    ordered = np.sort(target, axis=None)
+    spread = ordered[5] - ordered[1]  # the second and the sixth of eight
+    assert spread > 1.0
+    log_probs = np.asarray(jax.nn.log_softmax(policy[:, :-1]), np.float64)
+    chosen = np.take_along_axis(log_probs, np.asarray(imagined.actions)[..., None], -1)[..., 0]
+    entropy = -(np.exp(log_probs) * log_probs).sum(-1)
+    cross_entropy = sum(
+        np.asarray(distributions.two_hot_loss(logits[:, :-1], jnp.asarray(x, jnp.float32)))
+        for x in (target, slow_target)
+    )
+    return {
+        "imagined_return": target.mean(),
+        "return_range": spread,
+        "actor_loss": -(weight * (chosen * (target - values) / spread + 0.3 * entropy)).mean(),
+        "critic_loss": (weight * cross_entropy).mean(),
+    }
+
+
+@pytest.mark.parametrize("name", ["imagined_return", "return_range", "actor_loss", "critic_loss"])
+def test_terms_of_the_loss_against_plain_numpy(terms, name):
+    metrics, expected = terms
+    np.testing.assert_allclose(metrics[f"behaviour/{name}"][0], expected[name], rtol=1e-4)
+
+
 # ------------------------------------------------------------------------------------- other facts
 
 

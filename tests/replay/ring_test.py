@@ -93,6 +93,7 @@ def test_indices_point_at_the_starts_of_the_windows():
     np.testing.assert_array_equal(
         state.storage.timestep.reward[slot, lane], windows.timestep.reward[..., 0]
     )
+    np.testing.assert_array_equal(lane, windows.action[..., 0, 0])
 
 
 def test_rows_keep_their_dtype():
