@@ -7,6 +7,8 @@ import pytest
 
 from mbrl_jax import distributions
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 BINS = 255
 
 

@@ -23,6 +23,8 @@ from mbrl_jax.types import (
     bind,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 GAMMA = 0.9
 UPDATES = 400
 STARTS = 32

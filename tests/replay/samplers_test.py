@@ -8,6 +8,8 @@ import pytest
 from mbrl_jax import testing
 from mbrl_jax.replay import samplers
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SAMPLERS = {"uniform": samplers.Uniform(), "dynamic": samplers.DynamicFrequency()}
 TRAINED = jnp.array([[0], [3], [10], [10]])
 IMAGINED = jnp.array([[0], [0], [64], [1280]])
