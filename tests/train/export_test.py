@@ -1,16 +1,28 @@
 """Every entry point lowers for accelerators that this machine does not have."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from mbrl_jax.cores import mamba, mamba2
 from mbrl_jax.train import seeds
 from mbrl_jax.train.experiment import build
 from tests import small
 
 PLATFORMS = ("cuda", "tpu")
+NUMBER = jnp.int32(1)
+
+
+def _assert_lowers(program, *arguments):
+    assert jax.export.export(program, platforms=PLATFORMS)(*arguments).platforms == PLATFORMS
+
+
+def _chunk(entry):
+    chunk = functools.partial(entry.chunk, True)
+    return seeds.over_seeds(chunk, 2, num_shared=3, donate=True)
 
 
 @pytest.mark.parametrize("make", [small.catch, small.pendulum])
@@ -19,13 +31,23 @@ def test_entry_points_lower_for_cuda_and_tpu(make):
     init = seeds.over_seeds(entry.init, 2)
     keys = seeds.seed_keys(0, 2)
     state = jax.eval_shape(init, keys)
-    chunk = seeds.over_seeds(functools.partial(entry.chunk, True), 2, num_shared=3, donate=True)
     evaluate = seeds.over_seeds(functools.partial(entry.evaluate, 2, False), 2, num_shared=1)
-    number = jnp.int32(1)
-    for program, arguments in (
-        (init, (keys,)),
-        (chunk, (state, number, number, number)),
-        (evaluate, (state.agent, keys, number)),
-    ):
-        exported = jax.export.export(program, platforms=PLATFORMS)(*arguments)
-        assert exported.platforms == PLATFORMS
+    _assert_lowers(init, keys)
+    _assert_lowers(_chunk(entry), state, NUMBER, NUMBER, NUMBER)
+    _assert_lowers(evaluate, state.agent, keys, NUMBER)
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        mamba2.Config(width=8, layers=1, head_size=4, method="chunked"),
+        mamba.Config(width=16, layers=1, method="associative"),
+    ],
+    ids=["mamba2", "mamba"],
+)
+def test_training_lowers_with_the_parallel_kernels(core):
+    experiment = small.catch()
+    model = dataclasses.replace(experiment.model, core=core)
+    entry = build(dataclasses.replace(experiment, model=model)).entry
+    state = jax.eval_shape(seeds.over_seeds(entry.init, 2), seeds.seed_keys(0, 2))
+    _assert_lowers(_chunk(entry), state, NUMBER, NUMBER, NUMBER)
