@@ -3,7 +3,7 @@
     python -m launch.train --experiment=mbpo_pendulum --num_seeds=3 --workdir=runs/pendulum
 
 Expect (random play: about -1,200): from step 3,500 on every seed swings up, and the mean over the
-last fifth of 6,000 steps lies between -250 and -80. About one minute for 3 seeds on 2 CPU cores.
+last fifth of 6,000 steps lies between -250 and -80. About half a minute for 3 seeds on 2 CPU cores.
 
 An ensemble of probabilistic networks and soft actor-critic: nothing in common with Drama but the
 records, the replay, the loop and the launcher.

@@ -134,11 +134,14 @@ def update(
 ) -> tuple[AgentState, PyTree, Metrics]:
     """One update of model and behaviour; only the replay's counters come back, never its rows.
 
-    A seed whose losses or gradients are not finite keeps its last good state from then on:
+    A seed whose losses, gradients or new parameters are not finite keeps its last good state from then on:
     `frozen_at` holds the iteration. Replay and environments run on.
     """
     learned, counters, metrics = learn(parts, state, key, replay, iteration)
-    finite = jnp.stack([jnp.isfinite(total) for total, _ in metrics.values()]).all()
+    # A gradient can be NaN where its loss is not, so the new parameters are looked at too.
+    params = (learned.world_model.params, learned.behaviour.params)
+    checked = jax.tree.leaves(([total for total, _ in metrics.values()], params))
+    finite = jnp.stack([jnp.isfinite(x).all() for x in checked]).all()
     alive = state.frozen_at < 0
     frozen_at = jnp.where(alive & ~finite, iteration, state.frozen_at)
     keep = alive & finite

@@ -180,7 +180,9 @@ class WorldModel(NamedTuple):
     loss: (
         Callable  # (params, stats, key, batch [B, L+1]) -> (loss [], (Entries [B], stats, Metrics))
     )
-    update: Callable  # (state, key, batch [B, L+1]) -> (LearnerState, Entries [B], Metrics)
+    # (state, key, batch [B, L+1]) -> (LearnerState, Entries [B], Metrics); a metric that is not
+    # finite freezes the seed and names the cause, so report losses and the gradient norm
+    update: Callable
 
 
 class BoundModel(NamedTuple):

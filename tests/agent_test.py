@@ -237,3 +237,18 @@ def test_the_replay_counters_of_a_frozen_seed_go_on(run, poisoned):
     jax.tree.map(np.testing.assert_array_equal, poisoned[1], run(HEALTHY)[1])
     drawn = poisoned[1].model[BROKEN].sum((-1, -2))
     np.testing.assert_array_equal(drawn, 2 * np.arange(1, ITERATIONS + 1))
+
+
+def test_parameters_that_are_not_finite_freeze_even_where_all_metrics_are():
+    def update(state, key, model, starts, batch, iteration):
+        learned, metrics = _behaviour_update(state, key, model, starts, batch, iteration)
+        return learned._replace(params=learned.params * jnp.nan), metrics
+
+    _, replay = _make()
+    behaviour = BEHAVIOUR._replace(update=update)
+    made = agent.make_agent(agent.Config(4), SPEC, MODEL, behaviour, replay)
+    state = made.init(jax.random.key(0))
+    after, _, _ = made.update(
+        state, jax.random.key(1), _filled(replay, jax.random.key(2)), jnp.int32(7)
+    )
+    assert after.frozen_at == 7 and after.behaviour.params == state.behaviour.params
