@@ -134,8 +134,8 @@ def update(
 ) -> tuple[AgentState, PyTree, Metrics]:
     """One update of model and behaviour; only the replay's counters come back, never its rows.
 
-    A seed whose losses, gradients or new parameters are not finite keeps its last good state from then on:
-    `frozen_at` holds the iteration. Replay and environments run on.
+    A seed whose losses, gradients or new parameters are not finite keeps its last good state from
+    then on: `frozen_at` holds the iteration. Replay and environments run on.
     """
     learned, counters, metrics = learn(parts, state, key, replay, iteration)
     # A gradient can be NaN where its loss is not, so the new parameters are looked at too.
