@@ -52,7 +52,7 @@ def test_equal_configs_build_equal_records():
 
 
 def test_steps_change_the_last_phase_only():
-    experiment = with_steps(_get("drama_catch"), 900)
-    assert [phase.iterations for phase in experiment.phases] == [800, 100]
-    with pytest.raises(config.ConfigError, match="at least 800 steps"):
-        with_steps(experiment, 799)
+    experiment = with_steps(_get("drama_catch"), 1_500)
+    assert [phase.iterations for phase in experiment.phases] == [500, 700, 300]
+    with pytest.raises(config.ConfigError, match="at least 1200 steps"):
+        with_steps(experiment, 1_199)

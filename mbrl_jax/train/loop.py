@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.agent import example_row
+from mbrl_jax.envs.spec import random_action
 from mbrl_jax.keys import at, named
 from mbrl_jax.types import (
     Agent,
+    AgentCarry,
     AgentState,
     Array,
     Environment,
@@ -33,13 +35,28 @@ class Phase:
     """A stretch of iterations; an experiment is a sequence of them.
 
     In each iteration every environment adds a row (`collect`) and, at every `learn_every`-th, the
-    agent updates (`learn`).
+    agent updates (`learn`). Each action is a uniform one with probability `random_share`: 1 for a
+    stretch that explores, whether the agent learns meanwhile or not.
     """
 
     iterations: int
     collect: bool = True
     learn: bool = True
     learn_every: int = 1
+    random_share: float = 0.0
+
+
+class Cadence(NamedTuple):
+    """A phase as scalars: traced, and the same for all seeds."""
+
+    learn_every: Array  # [] int32; 0 means never
+    random_share: Array  # [] float32
+
+
+def cadence(phase: Phase) -> Cadence:
+    """The traced part of a phase."""
+    every = phase.learn_every if phase.learn else 0
+    return Cadence(jnp.int32(every), jnp.float32(phase.random_share))
 
 
 class Episode(NamedTuple):
@@ -65,8 +82,8 @@ class EntryPoints(NamedTuple):
     """The functions that get jitted, of one seed."""
 
     init: object  # (key) -> TrainState
-    chunk: object  # (TrainState, phase settings, start, stop) -> (TrainState, Metrics)
-    evaluate: object  # (AgentState, key, number of episodes) -> Evaluation
+    chunk: object  # (collecting, TrainState, Cadence, start, stop) -> (TrainState, Metrics)
+    evaluate: object  # (number of episodes, explore, AgentState, key, max_steps) -> Evaluation
 
 
 def make_entry_points(env: Environment, agent: Agent, replay: Replay, num_envs: int) -> EntryPoints:
@@ -107,13 +124,29 @@ def init(parts: Parts, key: Key) -> TrainState:
     )
 
 
-def collect(parts: Parts, state: TrainState, iteration: Array) -> tuple[TrainState, Metrics]:
+def _mix_random(
+    parts: Parts, key: Key, carry: AgentCarry, action: PyTree, share: Array
+) -> tuple[AgentCarry, PyTree]:
+    """One lane: a uniform action with probability `share`; the carry keeps what is executed."""
+    is_random = jax.random.uniform(named(key, "share")) < share
+    uniform = random_action(parts.env.spec.action, named(key, "action"))
+    action = jax.tree.map(lambda r, a: jnp.where(is_random, r, a), uniform, action)
+    return carry._replace(prev_action=action), action
+
+
+def collect(
+    parts: Parts, state: TrainState, random_share: Array, iteration: Array
+) -> tuple[TrainState, Metrics]:
     """Act once in every environment and store the rows."""
     act_keys = jax.random.split(at(state.key, "act", iteration), parts.num_envs)
     env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
     act = functools.partial(parts.agent.act, explore=True)
     carry, action = jax.vmap(act, (None, 0, 0, 0))(
         state.agent, act_keys, state.carry, state.timestep
+    )
+    random_keys = jax.random.split(at(state.key, "random", iteration), parts.num_envs)
+    carry, action = jax.vmap(functools.partial(_mix_random, parts), (0, 0, 0, None))(
+        random_keys, carry, action, random_share
     )
     replay = parts.replay.add(state.replay, Step(state.timestep, action))
     env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
@@ -163,13 +196,13 @@ def chunk(
     parts: Parts,
     collecting: bool,
     state: TrainState,
-    learn_every: Array,
+    pace: Cadence,
     start: Array,
     stop: Array,
 ) -> tuple[TrainState, Metrics]:
-    """Iterations start … stop - 1. `learn_every` 0 means never; all three scalars are traced.
+    """Iterations start … stop - 1.
 
-    Bounds are traced, so chunks of any length share one compiled program.
+    Pace and bounds are traced scalars, so chunks of any length and phase share one program.
     """
 
     def body(iteration, loop):
@@ -180,8 +213,8 @@ def chunk(
     def step(state, iteration):
         collected = {}
         if collecting:
-            state, collected = collect(parts, state, iteration)
-        due = (learn_every > 0) & (iteration % jnp.maximum(learn_every, 1) == 0)
+            state, collected = collect(parts, state, pace.random_share, iteration)
+        due = (pace.learn_every > 0) & (iteration % jnp.maximum(pace.learn_every, 1) == 0)
         state, learned = learn(parts, state, due, iteration)
         return state, collected | learned
 

@@ -13,7 +13,7 @@ import numpy as np
 from mbrl_jax.keys import named
 from mbrl_jax.train import checkpoint, config, seeds, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
-from mbrl_jax.train.loop import Evaluation, Phase, TrainState
+from mbrl_jax.train.loop import Evaluation, Phase, TrainState, cadence
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
 from mbrl_jax.train.progress import Quiet, Reporter
 from mbrl_jax.train.report import write_evaluation, write_pictures
@@ -160,8 +160,7 @@ def _train(
     reporter: Reporter,
 ) -> TrainState:
     for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
-        every = phase.learn_every if phase.learn else 0
-        shared = (jnp.int32(every), jnp.int32(start), jnp.int32(stop))
+        shared = (cadence(phase), jnp.int32(start), jnp.int32(stop))
         state, metrics, seconds = programs.chunk(phase.collect, state, *shared)
         meta["iteration"] = stop
         rows = _rows(metrics, meta, stop * experiment.num_envs)

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from mbrl_jax.cores import mamba, mamba2
-from mbrl_jax.train import seeds
+from mbrl_jax.train import loop, seeds
 from mbrl_jax.train.experiment import build
 from tests import small
 
 PLATFORMS = ("cuda", "tpu")
 NUMBER = jnp.int32(1)
+PACE = loop.cadence(loop.Phase(1))
 
 
 def _assert_lowers(program, *arguments):
@@ -33,7 +34,7 @@ def test_entry_points_lower_for_cuda_and_tpu(make):
     state = jax.eval_shape(init, keys)
     evaluate = seeds.over_seeds(functools.partial(entry.evaluate, 2, False), 2, num_shared=1)
     _assert_lowers(init, keys)
-    _assert_lowers(_chunk(entry), state, NUMBER, NUMBER, NUMBER)
+    _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER)
     _assert_lowers(evaluate, state.agent, keys, NUMBER)
 
 
@@ -50,4 +51,4 @@ def test_training_lowers_with_the_parallel_kernels(core):
     model = dataclasses.replace(experiment.model, core=core)
     entry = build(dataclasses.replace(experiment, model=model)).entry
     state = jax.eval_shape(seeds.over_seeds(entry.init, 2), seeds.seed_keys(0, 2))
-    _assert_lowers(_chunk(entry), state, NUMBER, NUMBER, NUMBER)
+    _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER)

@@ -51,8 +51,9 @@ def compiled() -> Compiled:
     return Compiled(system, init, chunk, text, traces)
 
 
-def _bounds(every, start, stop):
-    return jnp.int32(every), jnp.int32(start), jnp.int32(stop)
+def _bounds(every, start, stop, random_share=0.0):
+    pace = loop.Cadence(jnp.int32(every), jnp.float32(random_share))
+    return pace, jnp.int32(start), jnp.int32(stop)
 
 
 def _run(compiled: Compiled, every: int, stop: int):
@@ -95,6 +96,20 @@ def test_no_update_happens_when_learning_is_not_due(compiled):
     assert np.all(metrics["count/updates"][0] == 0)
     _, metrics = _run(compiled, 2, LEARN_FROM + 5)
     assert np.all(metrics["count/updates"][0] == 3)  # at 16, 18 and 20
+
+
+def test_random_actions_are_uniform_and_what_the_agent_remembers(compiled):
+    # A policy that always takes action 2, by a large bias of the actor's output.
+    state = compiled.init(seeds.seed_keys(SEED, NUM_SEEDS))
+    actor = state.agent.behaviour.params["actor"]
+    output = actor[max(name for name in actor if name.startswith("Dense"))]
+    output["bias"] = output["bias"] + jnp.array([0.0, 0.0, 50.0])
+    state, _ = compiled.chunk(state, *_bounds(0, 0, 30, random_share=0.0))
+    assert np.all(np.asarray(state.replay.storage.action)[:, :30] == 2)
+    state, _ = compiled.chunk(state, *_bounds(0, 30, 60, random_share=1.0))
+    actions = np.asarray(state.replay.storage.action)[:, 30:60, 0]
+    np.testing.assert_allclose(np.bincount(actions.ravel()) / actions.size, 1 / 3, atol=0.1)
+    np.testing.assert_array_equal(np.asarray(state.carry.prev_action)[:, 0], actions[:, -1])
 
 
 def test_environment_steps_leave_out_first_rows(compiled):
