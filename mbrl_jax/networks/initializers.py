@@ -31,5 +31,26 @@ def glorot_truncated(key, shape, dtype=jnp.float32):
 
 
 def orthogonal(gain: float):
-    """Orthogonal with `gain`; a gain of 0 gives zeros without a decomposition."""
-    return nn.initializers.orthogonal(gain) if gain else nn.initializers.zeros
+    """Orthogonal rows or columns, uniformly distributed, times `gain`; 0 gives zeros.
+
+    Gram-Schmidt on a normal matrix, and not a library's QR: jaxlib 0.10.2's batched LAPACK calls
+    wait inside XLA's CPU threads for those same threads, so that vmapped seeds can deadlock; and
+    plain products compile faster and lower for every backend.
+    """
+    if not gain:
+        return nn.initializers.zeros
+
+    def init(key, shape, dtype=jnp.float32):
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        normal = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
+
+        def orthogonalise(j, basis):
+            vector = normal[:, j]
+            for _ in range(2):  # the second pass removes what rounding left of the first
+                vector = vector - basis @ (basis.T @ vector)
+            return basis.at[:, j].set(vector / jnp.linalg.norm(vector))
+
+        basis = jax.lax.fori_loop(0, normal.shape[1], orthogonalise, jnp.zeros_like(normal))
+        return gain * (basis if rows >= columns else basis.T).reshape(shape)
+
+    return init
