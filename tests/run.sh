@@ -8,4 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
 cd "$root"
 
 "$python" -m ruff check --config .ci/ruff.toml .
-exec "$python" -m pytest -n 2 "$@"
+# loadfile: fixtures that compile a program or run an experiment are made once.
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ class Config:
     expand: int = 2  # inner width = expand · width
     conv_width: int = 4
     chunk_size: int = 16
-    method: str = "auto"  # of `ssm.selective_scan`
+    # of `ssm.selective_scan`: "auto" chooses by backend
+    method: Literal["auto", "associative", "recurrent"] = "auto"
 
     @property
     def inner(self) -> int:

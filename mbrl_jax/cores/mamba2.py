@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,8 @@ class Config:
     head_size: int = 64  # P
     conv_width: int = 4
     chunk_size: int = 32
-    method: str = "auto"  # of `ssm.ssd`
+    # of `ssm.ssd`: "auto" chooses by backend
+    method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
     @property
     def inner(self) -> int:

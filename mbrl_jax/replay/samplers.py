@@ -6,6 +6,7 @@ A sampler sees only counts and positions, never the rows. Lanes are columns of t
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ class Ring(NamedTuple):
 class Sampler(NamedTuple):
     """A sampler as pure functions."""
 
-    init: object  # (capacity, num_envs) -> counters
+    init: Callable  # (capacity, num_envs) -> counters
     sample: (
         object  # (counters, key, ring, length, num, stream) -> (counters, slot [num], lane [num])
     )

@@ -6,6 +6,7 @@ seeds: conditionals on it stay real conditionals under the seed vmap.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -81,9 +82,9 @@ class TrainState(NamedTuple):
 class EntryPoints(NamedTuple):
     """The functions that get jitted, of one seed."""
 
-    init: object  # (key) -> TrainState
-    chunk: object  # (collecting, TrainState, Cadence, start, stop) -> (TrainState, Metrics)
-    evaluate: object  # (number of episodes, explore, AgentState, key, max_steps) -> Evaluation
+    init: Callable  # (key) -> TrainState
+    chunk: Callable  # (collecting, TrainState, Cadence, start, stop) -> (TrainState, Metrics)
+    evaluate: Callable  # (number of episodes, explore, AgentState, key, max_steps) -> Evaluation
 
 
 def make_entry_points(env: Environment, agent: Agent, replay: Replay, num_envs: int) -> EntryPoints:

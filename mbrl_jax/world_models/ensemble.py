@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Config:
     elites: int = 5  # members that imagine
     layers: int = 4  # hidden layers
     width: int = 200
-    activation: str = "swish"
+    activation: Literal["swish", "silu", "relu", "tanh"] = "swish"
     learning_rate: float = number(1e-3)
     weight_decay: float | tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)  # per layer
     clip_norm: float = number(100.0, "bound on the gradient norm over all members")
