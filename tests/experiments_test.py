@@ -52,7 +52,7 @@ def test_equal_configs_build_equal_records():
 
 
 def test_steps_change_the_last_phase_only():
-    experiment = with_steps(_get("drama_catch"), 1_500)
-    assert [phase.iterations for phase in experiment.phases] == [500, 700, 300]
-    with pytest.raises(config.ConfigError, match="at least 1200 steps"):
-        with_steps(experiment, 1_199)
+    experiment = with_steps(_get("drama_catch"), 2_000)
+    assert [phase.iterations for phase in experiment.phases] == [500, 1_400, 100]
+    with pytest.raises(config.ConfigError, match="at least 1900 steps"):
+        with_steps(experiment, 1_899)
