@@ -37,7 +37,9 @@ class Config:
     """Sizes of the model buffer and of the batches that mix it with real rows."""
 
     capacity: int = 100_000  # imagined transitions kept; a multiple of rows_per_update
-    rows_per_update: int = 400  # imagined transitions that one agent update hands back (M * H)
+    # Imagined transitions that one agent update hands back; an `Experiment` fills in
+    # agent.num_starts · agent.branch_length.
+    rows_per_update: int = 0
     batch_size: int = 256  # rows of one gradient step, real and imagined together
     num_batches: int = 20  # gradient steps per behaviour update
     real_fraction: float = 0.05  # share of real rows in a batch
