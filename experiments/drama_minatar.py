@@ -4,7 +4,8 @@
         --num_seeds=2 --steps=20000 --workdir=runs/breakout
 
 Expect for Breakout (random play: 0.5): 3 to 4 at 7,500 steps, 5 to 6.5 over the last fifth of
-20,000, and a little more with greedy actions; about 6 minutes for 2 seeds on 2 CPU cores. Not tuned.
+20,000, and a little more with greedy actions; about 6 minutes for 2 seeds on 2 CPU cores. It was
+not tuned.
 
 Other games: Asterix-MinAtar, Freeway-MinAtar, SpaceInvaders-MinAtar, Seaquest-MinAtar.
 """
