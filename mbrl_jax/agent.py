@@ -21,6 +21,7 @@ from mbrl_jax.types import (
     BoundModel,
     EnvSpec,
     Key,
+    LearnerState,
     Metrics,
     PyTree,
     Replay,
@@ -152,28 +153,46 @@ def update(
     return state, counters, metrics
 
 
+class Trained(NamedTuple):
+    """What comes of one update of the world model."""
+
+    replay: ReplayState  # with the counters after sampling
+    batch: Trajectory  # [B, L+1]
+    world_model: LearnerState
+    entries: PyTree  # [B]
+    metrics: Metrics
+
+
+def _train_model(parts: Parts, state: AgentState, key: Key, replay: ReplayState) -> Trained:
+    """Sample windows, annotate them, update the world model."""
+    counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
+    batch = parts.annotate(state, named(key, "annotate"), batch)
+    learned = parts.world_model.update(state.world_model, named(key, "model"), batch)
+    return Trained(replay._replace(counters=counters), batch, *learned)
+
+
 def _learn_from_entries(
     parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Imagination starts from rows of the very windows that the model was trained on."""
-    counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
-    batch = parts.annotate(state, named(key, "annotate"), batch)
-    world_model, entries, model_metrics = parts.world_model.update(
-        state.world_model, named(key, "model"), batch
-    )
+    trained = _train_model(parts, state, key, replay)
     starts = draw_starts(
-        parts.world_model, named(key, "starts"), entries, batch, parts.config.num_starts
+        parts.world_model,
+        named(key, "starts"),
+        trained.entries,
+        trained.batch,
+        parts.config.num_starts,
     )
-    behaviour, behaviour_metrics = parts.behaviour.update(
+    behaviour, metrics = parts.behaviour.update(
         state.behaviour,
         named(key, "behaviour"),
-        bind(parts.world_model, world_model),
+        bind(parts.world_model, trained.world_model),
         starts,
-        batch,
+        trained.batch,
         iteration,
     )
-    state = state._replace(world_model=world_model, behaviour=behaviour)
-    return state, counters, model_metrics | behaviour_metrics
+    state = state._replace(world_model=trained.world_model, behaviour=behaviour)
+    return state, trained.replay.counters, trained.metrics | metrics
 
 
 def draw_starts(
@@ -198,13 +217,8 @@ def _learn_from_branches(
     parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Dyna: branch short rollouts off replayed rows into the model buffer, learn from both."""
-    counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
-    batch = parts.annotate(state, named(key, "annotate"), batch)
-    world_model, _, model_metrics = parts.world_model.update(
-        state.world_model, named(key, "model"), batch
-    )
-    model = bind(parts.world_model, world_model)
-    replay = replay._replace(counters=counters)
+    trained = _train_model(parts, state, key, replay)
+    model, replay = bind(parts.world_model, trained.world_model), trained.replay
     counters, contexts, _ = parts.replay.sample(replay, named(key, "contexts"), stream="imagine")
     starts = _observe_contexts(parts, model, named(key, "observe"), contexts)
     rows = branch(parts, state, named(key, "branch"), model, starts)
@@ -214,11 +228,11 @@ def _learn_from_branches(
     counters, transitions, _ = parts.replay.sample(
         replay, named(key, "transitions"), stream="behaviour"
     )
-    behaviour, behaviour_metrics = parts.behaviour.update(
+    behaviour, metrics = parts.behaviour.update(
         state.behaviour, named(key, "behaviour"), model, starts, transitions, iteration
     )
-    state = state._replace(world_model=world_model, behaviour=behaviour)
-    return state, counters, model_metrics | behaviour_metrics
+    state = state._replace(world_model=trained.world_model, behaviour=behaviour)
+    return state, counters, trained.metrics | metrics
 
 
 def _observe_contexts(parts: Parts, model: BoundModel, key: Key, contexts: Trajectory) -> Starts:

@@ -1,5 +1,6 @@
 """Every experiment file runs from the first row to its pictures, small."""
 
+import dataclasses
 import importlib
 import math
 
@@ -8,8 +9,10 @@ import pytest
 from launch.flags import experiment_names
 from mbrl_jax.train import config
 from mbrl_jax.train.experiment import build, for_debug, with_steps
+from mbrl_jax.train.loop import Phase
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.run import run
+from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -49,6 +52,16 @@ def test_an_experiment_survives_json_and_validation(name):
 def test_equal_configs_build_equal_records():
     experiment = _get("drama_catch")
     assert build(experiment).world_model is build(_get("drama_catch")).world_model
+
+
+def test_a_phase_without_collecting_learns_from_what_is_stored(tmp_path):
+    phases = (Phase(20, learn=False), Phase(5, collect=False))
+    experiment = dataclasses.replace(small.catch(), phases=phases)
+    result = run(experiment, tmp_path)
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["count/updates"] == 5 and rows[-1]["step"] == 25
+    assert rows[-1]["env_steps"] == rows[-2]["env_steps"] == 18
+    assert result.frozen_at == [-1]
 
 
 def test_steps_change_the_last_phase_only():
