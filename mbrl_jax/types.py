@@ -14,7 +14,7 @@ record of functions: replace a part with `record._replace(act=my_act)`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
@@ -282,9 +282,3 @@ class HostEnvironment(NamedTuple):
     reset: Callable  # () -> Timestep [S, N]
     step: Callable  # (actions [S, N]) -> Timestep [S, N]
     close: Callable  # ()
-
-
-class MakesRecord(Protocol):
-    """Any frozen config dataclass: its type decides what `make` builds."""
-
-    def make(self, spec: EnvSpec) -> Any: ...
