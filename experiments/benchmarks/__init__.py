@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m experiments.benchmarks` prints tables and writes CSV files and plots."""

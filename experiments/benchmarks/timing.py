@@ -1,0 +1,78 @@
+"""Measuring compiled programs: CPU and wall time, compiled memory and work, the machine's peak.
+
+CPU time is user and system time over all threads of this process: it stays meaningful on a machine
+that other processes share, which wall time does not. Programs that are compared run in turns, so
+that a slow moment hits all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Time(NamedTuple):
+    """Medians over the rounds, in seconds."""
+
+    cpu: float
+    wall: float
+
+
+class Program(NamedTuple):
+    """A compiled function with the arguments it was compiled for."""
+
+    run: Callable[[], Any]  # runs it once and waits for the result
+    compile_cpu: float  # CPU-seconds for tracing, lowering and compiling
+    temp_bytes: int  # peak of temporaries, as the compiler reports it
+    output_bytes: int
+    flops: float  # as the compiler counts them; a loop's body counts once
+
+
+def compile_program(function: Callable, *args: Any, options: dict | None = None) -> Program:
+    """Compile `function` for `args` without the persistent cache, so that compiling is timed."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    start = time.process_time()
+    compiled = jax.jit(function).lower(*args).compile(compiler_options=options)
+    compile_cpu = time.process_time() - start
+    memory = compiled.memory_analysis()
+    return Program(
+        run=lambda: jax.block_until_ready(compiled(*args)),
+        compile_cpu=compile_cpu,
+        temp_bytes=memory.temp_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        flops=(compiled.cost_analysis() or {}).get("flops", float("nan")),
+    )
+
+
+def compare(calls: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, Time]:
+    """Time of each call: the median of `rounds` rounds in which all calls take turns.
+
+    A call must not return before its work is done. One round more, the first, is not counted.
+    """
+    samples: dict[str, list[Time]] = {name: [] for name in calls}
+    for round_number in range(rounds + 1):
+        for name, call in calls.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            call()
+            spent = Time(time.process_time() - cpu, time.perf_counter() - wall)
+            if round_number:
+                samples[name].append(spent)
+    return {
+        name: Time(*(statistics.median(column) for column in zip(*times, strict=True)))
+        for name, times in samples.items()
+    }
+
+
+def product_program(size: int = 2048) -> Program:
+    """The [size, size] float32 matrix product whose rate stands for the machine's peak."""
+    keys = jax.random.split(jax.random.key(0))
+    a, b = (jax.random.normal(key, (size, size)) for key in keys)
+    return compile_program(jnp.matmul, a, b)
+
+
+def gflops(flops: float, seconds: float) -> float:
+    """10⁹ floating-point operations for each second."""
+    return flops / seconds / 1e9
