@@ -86,23 +86,29 @@ def _unroll(
     return stack.apply({"params": params}, carry, xs, is_first, method="unroll")
 
 
-def _carry_at(mixer: Mixer, entries: PyTree, t: Array) -> PyTree:
-    return tuple(mixer.carry_at(layer_entries, t) for layer_entries in entries)
+def _initial_carry(mixers: tuple[Mixer, ...]) -> PyTree:
+    return tuple(mixer.initial_carry() for mixer in mixers)
+
+
+def _carry_at(mixers: tuple[Mixer, ...], entries: PyTree, t: Array) -> PyTree:
+    return tuple(m.carry_at(e, t) for m, e in zip(mixers, entries, strict=True))
 
 
 def make_core(mixer: Mixer, width: int, layers: int, in_size: int) -> SequenceCore:
     """A `SequenceCore` of `layers` residual blocks around copies of one mixer."""
-    stack = Stack(width, in_size, tuple(mixer.module.copy() for _ in range(layers)))
+    return make_core_of((mixer,) * layers, width, in_size)
 
-    def initial_carry():
-        return (mixer.initial_carry(),) * layers
 
+def make_core_of(mixers: tuple[Mixer, ...], width: int, in_size: int) -> SequenceCore:
+    """A `SequenceCore` of one residual block for each of `mixers`, first to last."""
+    stack = Stack(width, in_size, tuple(mixer.module.copy() for mixer in mixers))
+    initial_carry = functools.partial(_initial_carry, mixers)
     return SequenceCore(
         init=functools.partial(_init, stack, initial_carry),
         initial_carry=initial_carry,
         step=functools.partial(_step, stack, initial_carry),
         unroll=functools.partial(_unroll, stack),
-        carry_at=functools.partial(_carry_at, mixer),
+        carry_at=functools.partial(_carry_at, mixers),
         width=width,
     )
 

@@ -1,0 +1,151 @@
+"""Causal transformer core: attention over a sliding window with a rolling key-value cache.
+
+A layer is two residual parts, attention and a feed-forward net, each behind its own RMSNorm
+(pre-norm; arXiv 1706.03762, 2002.04745). The carry has one fixed size, whatever the step count.
+"""
+
+import dataclasses
+import functools
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mbrl_jax.cores import attention, stack
+from mbrl_jax.networks.initializers import uniform_fan_in
+from mbrl_jax.types import Array, Key, SequenceCore
+
+Positions = Literal["rotary", "relative"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes like those of the published Mamba-2 by default."""
+
+    width: int = 512
+    layers: int = 2
+    heads: int = 8
+    window: int = 128  # W: a row sees itself and W - 1 rows before it
+    feed_forward: int = 4  # hidden units of the feed-forward part = feed_forward · width
+    # "relative": a learned bias for each head and distance
+    positions: Positions = "rotary"
+    rotary_base: float = 10_000.0
+    block_size: int | None = None  # queries of one block in a long pass; None chooses by window
+
+    @property
+    def head_size(self) -> int:
+        """P."""
+        return self.width // self.heads
+
+    def validate(self) -> None:
+        """Raise ValueError where sizes do not fit."""
+        for name in ("width", "layers", "heads", "feed_forward"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.window < 2:
+            raise ValueError(f"window must be at least 2, not {self.window}: 1 would be no memory")
+        if self.block_size is not None and self.block_size < 1:
+            raise ValueError(f"block_size must be None or at least 1, not {self.block_size}")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions must be one of {get_args(Positions)}: {self.positions!r}")
+        if self.width % self.heads:
+            raise ValueError(f"the width {self.width} is no multiple of heads {self.heads}")
+        if self.positions == "rotary" and self.head_size % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of channels, but a head (width / heads) has "
+                f"{self.head_size}"
+            )
+        if not self.rotary_base > 1:
+            raise ValueError(f"rotary_base must be above 1, not {self.rotary_base}")
+
+    def make(self, in_size: int) -> SequenceCore:
+        """Build the core for inputs [in_size]."""
+        self.validate()
+        parts = (attention_mixer(self), feed_forward_mixer(self))
+        return stack.make_core_of(parts * self.layers, self.width, in_size)
+
+
+class AttentionMixer(nn.Module):
+    """[q | k | v] = W u for each head; attention; out_proj."""
+
+    config: Config
+
+    def setup(self):
+        c = self.config
+        self.in_proj = nn.Dense(3 * c.width, False, kernel_init=uniform_fan_in(c.width))
+        if c.positions == "relative":
+            self.bias = self.param("bias", linear_bias_init, (c.heads, c.window))
+        # 2 · layers residual parts: dividing by the root keeps the stream's variance (GPT-2's rule).
+        self.out_proj = nn.Dense(
+            c.width, False, kernel_init=uniform_fan_in(2 * c.layers * c.width)
+        )
+
+    def _positions(self):
+        if self.config.positions == "relative":
+            return {"bias": self.bias}
+        return {"rotary_base": self.config.rotary_base}
+
+    def step(self, carry, u):
+        c = self.config
+        query, key, value = self.in_proj(u).reshape(3, c.heads, c.head_size)
+        carry, y = attention.attend_step(carry, query, key, value, **self._positions())
+        return carry, self.out_proj(y.reshape(c.width))
+
+    def unroll(self, carry, us, is_first):
+        c, length = self.config, us.shape[0]
+        rows = self.in_proj(us).reshape(length, 3, c.heads, c.head_size)
+        query, key, value = rows.transpose(1, 2, 0, 3)  # [H, T, P] each
+        y, entries = attention.attend_stream(
+            query,
+            key,
+            value,
+            c.window,
+            is_first=is_first,
+            cache=carry,
+            block_size=c.block_size,
+            **self._positions(),
+        )
+        y = self.out_proj(y.transpose(1, 0, 2).reshape(length, c.width))
+        return attention.cache_at(entries, length - 1), y, entries
+
+
+class FeedForwardMixer(nn.Module):
+    """down(SiLU(up(u))), row by row."""
+
+    config: Config
+
+    def setup(self):
+        c = self.config
+        hidden = c.feed_forward * c.width
+        init, out_init = uniform_fan_in(c.width), uniform_fan_in(2 * c.layers * hidden)
+        self.up = nn.Dense(hidden, kernel_init=init, bias_init=init)
+        self.down = nn.Dense(c.width, kernel_init=out_init, bias_init=out_init)
+
+    def step(self, carry, u):
+        return carry, self.down(nn.silu(self.up(u)))
+
+    def unroll(self, carry, us, is_first):
+        del carry, is_first
+        return (), self.down(nn.silu(self.up(us))), ()
+
+
+def linear_bias_init(key: Key, shape: tuple[int, int], dtype=jnp.float32) -> Array:
+    """bias [H, W] = -slope · distance with slopes 2^(-8 h / H), h = 1 … H (arXiv 2108.12409)."""
+    del key
+    heads, window = shape
+    slopes = 2.0 ** (-8.0 * jnp.arange(1, heads + 1) / heads)
+    return (-slopes[:, None] * jnp.arange(window)).astype(dtype)
+
+
+def attention_mixer(config: Config) -> stack.Mixer:
+    """The attention part of a layer."""
+    empty = functools.partial(
+        attention.empty_cache, config.window, config.heads, config.head_size
+    )
+    return stack.Mixer(AttentionMixer(config), empty, attention.cache_at)
+
+
+def feed_forward_mixer(config: Config) -> stack.Mixer:
+    """The feed-forward part of a layer; it carries nothing."""
+    return stack.Mixer(FeedForwardMixer(config), tuple, lambda entries, t: ())
