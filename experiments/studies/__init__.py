@@ -1,0 +1,1 @@
+"""Studies of parts on their own: no environment loop, no behaviour."""
