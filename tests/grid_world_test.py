@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +73,15 @@ def test_the_loss_counts_every_cell_once_and_no_action():
     assert (np.delete(slopes, actions) > 0).all()  # cells of the first frame teach too
     uniform = data.loss(jnp.zeros_like(logits), sequence)
     np.testing.assert_allclose(uniform, np.log(data.VOCABULARY), rtol=1e-6)
+    # All is known but where the agent starts: of what is left, each inner cell is equally likely.
+    inner, start = np.flatnonzero(~data.IS_WALL), int(jnp.argmax(sequence == data.AGENT))
+    known = 50.0 * jax.nn.one_hot(sequence, data.VOCABULARY)
+    for seen, cell in enumerate(inner[inner <= start]):
+        chance = np.array([0, 1 - 1 / (9 - seen), 1 / (9 - seen), 0, 0, 0, 0])
+        known = known.at[cell].set(np.log(np.maximum(chance, 1e-30)))
+    np.testing.assert_allclose(
+        data.loss(known, sequence), grid_world_report.least_loss(TOKENS), rtol=1e-5
+    )
 
 
 def _mean_errors(predictor):
@@ -147,6 +155,13 @@ def test_settings_name_every_core(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 150_000
 
 
+@pytest.fixture
+def compilation_cache_stays_on():
+    yield  # measuring turns it off
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+@pytest.mark.usefixtures("compilation_cache_stays_on")
 def test_a_run_writes_what_the_report_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(grid_world, "CURVE_TOKENS", 4 * TINY.tokens)
     monkeypatch.setattr(grid_world, "FINAL_TOKENS", 8 * TINY.tokens)
@@ -157,17 +172,31 @@ def test_a_run_writes_what_the_report_reads(tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     assert [row["update"] for row in rows] == [str(2 * i) for i in range(1, 21) for _ in "ab"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    (folder / "cost.json").write_text(
-        json.dumps({"cpu_ms": 1.0, "cpu_us_per_token": 2.0, "temp_mb": 3.0})
-    )
+    (cost,) = grid_world.measure({folder: TINY})
+    assert cost["cpu_ms"] > 0
+    assert cost["cpu_us_per_token"] == pytest.approx(cost["cpu_ms"] * 1e3 / 4 / TINY.tokens)
     text = grid_world_report.collect(tmp_path, tmp_path / "out")
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["core"] == "gru" and row["seeds"] == "2" and row["temp_mb"] == "3"
+    assert (
+        row["core"] == "gru"
+        and row["seeds"] == "2"
+        and float(row["temp_mb"]) == round(cost["temp_mb"])
+    )
     expected = np.mean(result["errors"]["agent"])
     assert float(row["agent_error_mean"]) == pytest.approx(expected, abs=1e-5)
     assert row["agent_error_mean"] in text and "copy_last" in text
     assert (tmp_path / "out" / "curves.png").stat().st_size > 5_000
+
+
+def test_solved_means_that_it_stays_solved():
+    agent = {"a": [0.5, 0.0, 0.3, 0.01, 0.0], "b": [0.0, 0.0, 0.0, 0.0, 0.2]}
+    rows = [
+        {"seed": seed, "update": str(10 * i), "agent": str(values[i])}
+        for i in range(5)
+        for seed, values in agent.items()
+    ]
+    assert grid_world_report.solved_at(rows) == {"a": 30, "b": None}
 
 
 def test_nothing_finished_is_said(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ METRICS = ("agent", "geometry", "frame")
 TABLE = (
     *("core", "tokens", "seeds", "updates", "batch", "learning_rate", "parameters"),
     *(f"{metric}_error_{part}" for metric in METRICS for part in ("mean", "std")),
-    *("train_cpu_ms", "solo_cpu_ms", "solo_cpu_us_per_token", "temp_mb", "run_cpu_seconds"),
+    *(
+        "excess_loss",
+        "solved_at",
+        "train_cpu_ms",
+        "solo_cpu_ms",
+        "solo_cpu_us_per_token",
+        "temp_mb",
+        "run_cpu_seconds",
+    ),
 )
 COLOURS = dict(zip(CORES, ("#0072b2", "#56b4e9", "#009e73", "#d55e00", "#cc79a7"), strict=True))
 
@@ -39,6 +48,10 @@ def summary(folder: Path) -> dict[str, Any]:
         values = result["errors"][metric]
         row[f"{metric}_error_mean"] = f"{statistics.mean(values):.5f}"
         row[f"{metric}_error_std"] = f"{statistics.stdev(values):.5f}" if len(values) > 1 else ""
+    row["excess_loss"] = f"{statistics.mean(result['loss']) - least_loss(result['tokens']):.6f}"
+    with (folder / "rows.csv").open(newline="") as file:
+        solved = solved_at(list(csv.DictReader(file)))
+    row["solved_at"] = "/".join("never" if s is None else str(s) for s in solved.values())
     row["train_cpu_ms"] = f"{result['cpu_ms']:.1f}"
     row["run_cpu_seconds"] = f"{result['cpu_seconds']:.0f}"
     if cost:
@@ -46,6 +59,24 @@ def summary(folder: Path) -> dict[str, Any]:
         row["solo_cpu_us_per_token"] = f"{cost['cpu_us_per_token']:.1f}"
         row["temp_mb"] = f"{cost['temp_mb']:.0f}"
     return row
+
+
+def least_loss(tokens: int) -> float:
+    """Loss of a model that knows all there is to know: only the start, one of 9 cells, is open."""
+    from experiments.studies import grid_world_data as data
+
+    return math.log((~data.IS_WALL).sum()) / data.is_cell(tokens).sum()
+
+
+def solved_at(rows: list[dict[str, str]], bound: float = 0.01) -> dict[str, int | None]:
+    """For each seed the update from which on the agent's error stayed within `bound`, or None."""
+    solved: dict[str, int | None] = {}
+    for row in rows:
+        if float(row["agent"]) > bound:
+            solved[row["seed"]] = None
+        elif solved.get(row["seed"]) is None:
+            solved[row["seed"]] = int(row["update"])
+    return solved
 
 
 def references(tokens: int = 208, num: int = 4096) -> dict[str, dict[str, float]]:
