@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from typing import Literal, get_args
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -76,20 +75,16 @@ class AttentionMixer(nn.Module):
         self.in_proj = nn.Dense(3 * c.width, False, kernel_init=uniform_fan_in(c.width))
         if c.positions == "relative":
             self.bias = self.param("bias", linear_bias_init, (c.heads, c.window))
-        # 2 · layers residual parts: dividing by the root keeps the stream's variance (GPT-2's rule).
-        self.out_proj = nn.Dense(
-            c.width, False, kernel_init=uniform_fan_in(2 * c.layers * c.width)
-        )
+        # Dividing by √(2 · layers), the residual parts, keeps the stream's variance (GPT-2's rule).
+        self.out_proj = nn.Dense(c.width, False, kernel_init=uniform_fan_in(2 * c.layers * c.width))
 
     def _positions(self):
-        if self.config.positions == "relative":
-            return {"bias": self.bias}
-        return {"rotary_base": self.config.rotary_base}
+        return _rotation(self.config)._replace(bias=getattr(self, "bias", None))
 
     def step(self, carry, u):
         c = self.config
         query, key, value = self.in_proj(u).reshape(3, c.heads, c.head_size)
-        carry, y = attention.attend_step(carry, query, key, value, **self._positions())
+        carry, y = attention.attend_step(carry, query, key, value, self._positions())
         return carry, self.out_proj(y.reshape(c.width))
 
     def unroll(self, carry, us, is_first):
@@ -100,14 +95,14 @@ class AttentionMixer(nn.Module):
             query,
             key,
             value,
-            c.window,
+            self._positions(),
+            window=c.window,
             is_first=is_first,
             cache=carry,
             block_size=c.block_size,
-            **self._positions(),
         )
         y = self.out_proj(y.transpose(1, 0, 2).reshape(length, c.width))
-        return attention.cache_at(entries, length - 1), y, entries
+        return _carry_at(c, entries, length - 1), y, entries
 
 
 class FeedForwardMixer(nn.Module):
@@ -138,12 +133,19 @@ def linear_bias_init(key: Key, shape: tuple[int, int], dtype=jnp.float32) -> Arr
     return (-slopes[:, None] * jnp.arange(window)).astype(dtype)
 
 
+def _rotation(config: Config) -> attention.Positions:
+    """The part of the positions that has no parameters."""
+    return attention.Positions(config.rotary_base if config.positions == "rotary" else None)
+
+
+def _carry_at(config: Config, entries: attention.Entries, t: Array) -> attention.Cache:
+    return attention.cache_at(entries, t, _rotation(config))
+
+
 def attention_mixer(config: Config) -> stack.Mixer:
     """The attention part of a layer."""
-    empty = functools.partial(
-        attention.empty_cache, config.window, config.heads, config.head_size
-    )
-    return stack.Mixer(AttentionMixer(config), empty, attention.cache_at)
+    empty = functools.partial(attention.empty_cache, config.window, config.heads, config.head_size)
+    return stack.Mixer(AttentionMixer(config), empty, functools.partial(_carry_at, config))
 
 
 def feed_forward_mixer(config: Config) -> stack.Mixer:
