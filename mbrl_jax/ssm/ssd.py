@@ -31,7 +31,7 @@ class SSDEntries(NamedTuple):
     starts: Array  # [K, N, H, P] float32: the state before the first row of each chunk
     x: Array  # [K, Q, H, P]
     dt: Array  # [K, Q, H] float32
-    log_decay: Array  # [K, Q, H] float32: sum of dt·A from the chunk's first row on
+    step_decay: Array  # [K, Q, H] float32: dt·A of each row, clamped
     segment: Array  # [K, Q] int32: resets so far in the chunk
     B: Array  # [K, Q, G, N]
 
@@ -106,7 +106,8 @@ def ssd_stream(
     """The Mamba-2 recurrence over one sequence of any length T ≥ 1.
 
     dt, decays and states are float32 (float64 for float64 inputs); x, B and C enter the matrix
-    products in the dtype of x, with float32 sums. dt·A is clamped at -30. On accelerators float32
+    products in the dtype of x, with float32 sums. dt·A is clamped at -128, where
+    float32 keeps nothing. On accelerators float32
     products follow `jax_default_matmul_precision`.
 
     Without an initial state, T ≤ `chunk_size` costs no state at all unless the final state or
@@ -142,12 +143,11 @@ def ssd_stream(
     chunks = _cut(x, dt, A, B, C, reset, chunk_size)
     if initial_state is not None:
         initial_state = initial_state.astype(chunks.dt.dtype)
-    y, starts, final_state = ssd_group.over_groups(_RUN[method], chunks, initial_state)
+    skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
+    y, starts, final_state = ssd_group.over_groups(_RUN[method], chunks, skip, initial_state)
 
     y = y.reshape(-1, *x.shape[1:])[:length]
-    if D is not None:
-        y = y + D.astype(y.dtype)[None, :, None] * x.astype(y.dtype)
-    entries = SSDEntries(starts, chunks.x, chunks.dt, chunks.log_decay, chunks.segment, chunks.B)
+    entries = SSDEntries(starts, chunks.x, chunks.dt, chunks.step_decay, chunks.segment, chunks.B)
     return y.astype(x.dtype), final_state, entries
 
 
@@ -161,11 +161,14 @@ def ssd_state_at(entries: SSDEntries, t: Array | int) -> Array:
     size = entries.x.shape[1]
     chunk = jax.tree.map(lambda leaf: leaf[t // size], entries)
     row = t % size
-    segment, log_decay = chunk.segment[row], chunk.log_decay[row]  # [], [H]
-    alive = (jnp.arange(size) <= row) & (chunk.segment == segment)
-    since = log_decay[None] - chunk.log_decay  # [Q, H]
+    segment = chunk.segment[row]
+    past = jnp.arange(size) <= row
+    alive = past & (chunk.segment == segment)
+    decay = jnp.where(past[:, None], chunk.step_decay, 0)
+    later = jnp.triu(jnp.ones((size, size), decay.dtype), 1)
+    since = ssd_group.exact_product(later, decay)  # [Q, H] the sum over the rows after this one
     weight = chunk.dt * ssd_group.masked_exp(alive[:, None], since)
-    carried = ssd_group.masked_exp(segment == 0, log_decay)  # [H]
+    carried = ssd_group.masked_exp(segment == 0, decay.sum(0))  # [H]
 
     num_groups, num_states = chunk.B.shape[1:]
     inputs = weight[..., None] * chunk.x.astype(weight.dtype)  # [Q, H, P]
@@ -261,6 +264,5 @@ def _cut(
         for rows in (x, dt.astype(chunking.state_dtype(x)), B, C, reset)
     )
     step_decay = ssd_group.step_log_decay(dt, A)
-    log_decay = jnp.cumsum(step_decay, axis=1)
     segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
-    return ssd_group.Chunks(x, dt, step_decay, log_decay, B, C, reset, segment)
+    return ssd_group.Chunks(x, dt, step_decay, B, C, reset, segment)
