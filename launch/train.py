@@ -31,7 +31,7 @@ def main() -> None:
     for flag in (_EXPERIMENT, _WORKDIR):
         if not flag.value:
             raise config.ConfigError(f"--{flag.name} is missing; see --help")
-    runtime.configure_runtime(quick_compile=_DEBUG.value)
+    runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=_NUM_SEEDS.value)
     runtime.require_devices()
     from mbrl_jax.train.experiment import for_debug, with_steps
     from mbrl_jax.train.progress import Console, print_table

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import returns
+from mbrl_jax import optim, returns
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.imagination import imagine_rollout
 from mbrl_jax.keys import named
@@ -142,7 +142,7 @@ def update(
     # A gradient can be NaN where its loss is not, so the new parameters are looked at too.
     params = (learned.world_model.params, learned.behaviour.params)
     checked = jax.tree.leaves(([total for total, _ in metrics.values()], params))
-    finite = jnp.stack([jnp.isfinite(x).all() for x in checked]).all()
+    finite = optim.gathered([jnp.isfinite(x).all() for x in checked])[0]  # sorted: False first
     alive = state.frozen_at < 0
     frozen_at = jnp.where(alive & ~finite, iteration, state.frozen_at)
     keep = alive & finite

@@ -24,7 +24,7 @@ def imagine_rollout(
       key: consumed; step t uses `split(key, horizon)[t]`.
       start: the latent to start from.
       horizon: H, number of imagined actions.
-      extract: what to keep of each latent. Keeping whole latents stores H + 1 core states.
+      extract: what to keep of each latent. Of whole latents XLA stores what is read afterwards.
 
     Returns:
       (extracted [H+1], actions [H]): row 0 belongs to `start`, row t + 1 follows action t.

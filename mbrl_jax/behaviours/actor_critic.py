@@ -149,17 +149,14 @@ def _imagine(
         return act(parts, state, policy_key, (), latent, model, explore=True)[1]
 
     def rollout(rollout_key, latent):
-        return imagine_rollout(
-            model, policy, rollout_key, latent, parts.config.horizon, _extract(model)
-        )
+        return imagine_rollout(model, policy, rollout_key, latent, parts.config.horizon)
 
     keys = jax.random.split(key, starts.weight.shape[0])
-    (features, prediction), actions = jax.vmap(rollout)(keys, starts.latent)
+    latents, actions = jax.vmap(rollout)(keys, starts.latent)
+    # Heads read all rows at once, outside of the loop over steps. Of the latents only what they
+    # read is stored: XLA drops the core states from the loop (tested).
+    features, prediction = (jax.vmap(jax.vmap(f))(latents) for f in (model.features, model.predict))
     return Imagined(features, prediction, actions, starts.weight)
-
-
-def _extract(model: BoundModel):
-    return lambda latent: (model.features(latent), model.predict(latent))
 
 
 def loss(
@@ -177,17 +174,16 @@ def loss(
     gamma_discount = config.gamma * discount
 
     def lambda_returns(values):  # [M, H+1]
-        return jax.lax.stop_gradient(
-            jax.vmap(returns.lambda_return, (0, 0, 0, 0, None))(
-                reward, gamma_discount, values[:, 1:], values[:, -1], config.lambda_
-            )
+        return jax.vmap(returns.lambda_return, (0, 0, 0, 0, None))(
+            reward, gamma_discount, values[:, 1:], values[:, -1], config.lambda_
         )
 
     logits = parts.critic.apply({"params": params["critic"]}, features)
     slow_logits = parts.critic.apply({"params": stats.target_critic}, features)
-    values = distributions.two_hot_mean(logits)
-    target = lambda_returns(values)
-    slow_target = lambda_returns(distributions.two_hot_mean(slow_logits))
+    # Live and slow critic go through values and returns together.
+    both = jax.lax.stop_gradient(distributions.two_hot_mean(jnp.stack([logits, slow_logits])))
+    values = both[0]
+    target, slow_target = jax.vmap(lambda_returns)(both)
 
     rate = config.range_decay
     low = optim.moving_average(
@@ -197,7 +193,7 @@ def loss(
         stats.high, returns.order_statistic(target, config.high_fraction), rate
     )
     weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(discount, imagined.weight))
-    advantage = jax.lax.stop_gradient((target - values[:, :-1]) / jnp.maximum(1.0, high - low))
+    advantage = (target - values[:, :-1]) / jnp.maximum(1.0, high - low)
 
     log_probs = _policy(parts, params["actor"], features[:, :-1])
     entropy = distributions.categorical_entropy(log_probs)

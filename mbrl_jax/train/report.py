@@ -1,6 +1,5 @@
 """What a finished run leaves beside its metrics: evaluation and pictures."""
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ import numpy as np
 
 from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
 from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop
-from mbrl_jax.keys import named
-from mbrl_jax.train import seeds
 from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.types import AgentState
@@ -32,29 +29,24 @@ def write_evaluation(path: Path, evaluation: Evaluation, step: int) -> None:
     (path / "evaluation.json").write_text(json.dumps(data) + "\n")
 
 
+def open_loop_of_seed(
+    experiment: Experiment, system: System, agent: AgentState, key: jax.Array
+) -> OpenLoop:
+    """What the pictures show of one seed; run under `over_seeds`."""
+    context = experiment.open_loop_context
+    horizon = OPEN_LOOP_ROWS - context
+    return open_loop(system.env, system.agent, system.world_model, context, horizon, agent, key)
+
+
 def write_pictures(
-    path: Path,
-    experiment: Experiment,
-    system: System,
-    num_seeds: int,
-    agent: AgentState,
-    keys: jax.Array,
-    rows: list[dict[str, Any]],
+    path: Path, experiment: Experiment, predictions: OpenLoop, rows: list[dict[str, Any]]
 ) -> list[Path]:
-    """Write `learning_curve.png` and `open_loop.png`; returns their paths."""
+    """Write `learning_curve.png` and `open_loop.png` (predictions [S]); returns their paths."""
     curve, strips = path / "learning_curve.png", path / "open_loop.png"
     plot_learning_curve(rows, curve, experiment.name)
-    context = experiment.open_loop_context
-    fn = functools.partial(
-        open_loop, system.env, system.agent, system.world_model, context, OPEN_LOOP_ROWS - context
-    )
-    predict = seeds.over_seeds(fn, num_seeds)
-    predictions = jax.device_get(
-        predict(agent, jax.vmap(lambda key: named(key, "open_loop"))(keys))
-    )
     examples = [
-        _example(jax.tree.map(lambda x, i=i: x[i], predictions), context)
-        for i in range(min(num_seeds, MAX_EXAMPLES))
+        _example(jax.tree.map(lambda x, i=i: x[i], predictions), experiment.open_loop_context)
+        for i in range(min(len(predictions.real), MAX_EXAMPLES))
     ]
     plot_open_loop(examples, strips, f"{experiment.name}: prediction without observations")
     return [curve, strips]

@@ -1,7 +1,7 @@
 """Run an experiment for S seeds: the shell around the pure loop."""
 
+import contextlib
 import functools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from mbrl_jax.train import checkpoint, config, seeds, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.loop import Evaluation, Phase, TrainState, cadence
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
+from mbrl_jax.train.programs import Programs
 from mbrl_jax.train.progress import Quiet, Reporter
 from mbrl_jax.train.report import write_evaluation, write_pictures
 from mbrl_jax.train.runtime import versions
@@ -51,25 +52,41 @@ def run(
 
     Raises ConfigError (a ValueError) for whatever the caller can mend.
     """
-    reporter = reporter or Quiet()
     _check_seeds(seed, num_seeds)
     config.validate(experiment)
     system = _build(experiment)
     path = Path(directory)
-    keys = seeds.seed_keys(seed, num_seeds)
     resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
-    programs = Programs(system, num_seeds)
+    keys = seeds.seed_keys(seed, num_seeds)
+    with contextlib.closing(Programs(experiment, system, num_seeds)) as programs:
+        programs.compile_ahead(keys, fresh=resumed is None)
+        return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
+
+
+def _run(
+    experiment: Experiment,
+    programs: Programs,
+    path: Path,
+    keys: jax.Array,
+    resumed: int | None,
+    reporter: Reporter,
+) -> Result:
+    """Train to the last step, evaluate, draw."""
     state, meta = _initial(path, programs, keys, resumed)
     with (
-        reporter.running(experiment, num_seeds, meta),
-        MetricsWriter(path, num_seeds, resumed and resumed * experiment.num_envs) as writer,
+        reporter.running(experiment, programs.num_seeds, meta),
+        MetricsWriter(
+            path, programs.num_seeds, resumed and resumed * experiment.num_envs
+        ) as writer,
         checkpoint.Checkpointer(path) as saver,
     ):
         state = _train(experiment, programs, state, meta, writer, saver, reporter)
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
     write_evaluation(path, evaluation, experiment.steps)
     rows = read_metrics(path)
-    pictures = write_pictures(path, experiment, system, num_seeds, state.agent, keys, rows)
+    picture_keys = jax.vmap(lambda key: named(key, "open_loop"))(keys)
+    predictions = programs.open_loop(state.agent, picture_keys)
+    pictures = write_pictures(path, experiment, predictions, rows)
     frozen_at = np.asarray(state.agent.frozen_at).tolist()
     return Result(last_fifth(rows), evaluation, pictures, frozen_at)
 
@@ -89,39 +106,11 @@ def _check_seeds(seed: int, num_seeds: int) -> None:
         raise config.ConfigError(f"--seed={seed} must lie in 0 … 2^32 - 1")
 
 
-class Programs:
-    """The compiled entry points of one system for S seeds; each is traced once."""
-
-    def __init__(self, system: System, num_seeds: int):
-        self.num_seeds = num_seeds
-        self._entry = system.entry
-        self.init = seeds.over_seeds(system.entry.init, num_seeds)
-        self._chunks: dict[bool, Any] = {}
-
-    def chunk(self, collecting: bool, *args):
-        """Run `loop.chunk`; the first call compiles. Returns (state, metrics, seconds)."""
-        if collecting not in self._chunks:
-            fn = functools.partial(self._entry.chunk, collecting)
-            mapped = seeds.over_seeds(fn, self.num_seeds, num_shared=3, donate=True)
-            self._chunks[collecting] = mapped.lower(*args).compile()
-        began = time.perf_counter()
-        state, metrics = self._chunks[collecting](*args)
-        metrics = jax.device_get(metrics)
-        return state, metrics, time.perf_counter() - began
-
-    def evaluate(self, num_episodes: int, explore: bool):
-        """`loop.evaluate` for S seeds: (agent state [S], keys [S], max_steps)."""
-        fn = functools.partial(self._entry.evaluate, num_episodes, explore)
-        return seeds.over_seeds(fn, self.num_seeds, num_shared=1)
-
-
 def restore_state(
     path: Path, programs: Programs, keys: jax.Array
 ) -> tuple[int, TrainState, dict[str, Any]]:
     """The newest checkpoint of a run as a TrainState [S]."""
-    shapes = jax.eval_shape(programs.init, keys)
-    template = checkpoint.template_like(shapes, seeds.seed_sharding(programs.num_seeds))
-    return checkpoint.restore(path, template)
+    return checkpoint.restore(path, programs.state_template(keys))
 
 
 def _initial(
@@ -200,8 +189,7 @@ def evaluate_seeds(
     """Complete episodes [S, E] with keys of their own; `explore` samples the actions."""
     episodes = num_episodes or experiment.eval_episodes
     eval_keys = jax.vmap(lambda key: named(key, "evaluate"))(keys)
-    evaluate = programs.evaluate(episodes, explore)
-    return jax.device_get(evaluate(agent, eval_keys, jnp.int32(experiment.eval_max_steps)))
+    return programs.evaluate(episodes, explore, agent, eval_keys, experiment.eval_max_steps)
 
 
 def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
@@ -219,7 +207,7 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
             f"seed_index={seed_index}: {path} holds the seeds 0 … {saved.num_seeds - 1}"
         )
     system = build(saved.experiment)
-    programs = Programs(system, saved.num_seeds)
+    programs = Programs(saved.experiment, system, saved.num_seeds)
     _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
     agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
@@ -230,7 +218,7 @@ def evaluate_run(directory: str | Path, num_episodes: int, *, explore: bool = Fa
     """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E]."""
     path = Path(directory)
     saved = workdir.read_config(path)
-    programs = Programs(_build(saved.experiment), saved.num_seeds)
+    programs = Programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
     keys = seeds.seed_keys(saved.seed, saved.num_seeds)
     _, state, _ = restore_state(path, programs, keys)
     return evaluate_seeds(saved.experiment, programs, state.agent, keys, num_episodes, explore)

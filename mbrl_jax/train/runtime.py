@@ -36,23 +36,48 @@ _MALLOC_SETTINGS = {
 
 
 def configure_runtime(
-    cache_dir: str | Path | None = None, quick_compile: bool = False
+    cache_dir: str | Path | None = None, quick_compile: bool = False, num_seeds: int = 1
 ) -> Path | None:
-    """Set the allocator and the compilation cache; call before anything is computed with jax.
+    """Set allocator, CPU devices and compilation cache; call before jax computes anything.
 
     Args:
-      quick_compile: leave out the compiler's costly optimisations, for programs that run briefly.
       cache_dir: of compiled programs; by default `$JAX_COMPILATION_CACHE_DIR`, or
         `mbrl_jax/xla` under `$XDG_CACHE_HOME` or `~/.cache`.
+      quick_compile: leave out the compiler's costly optimisations, for programs that run briefly.
+      num_seeds: S; see `spread_over_cores`.
 
     Returns the directory of the cache, or None where it cannot be written.
     """
     _keep_freed_memory()
+    spread_over_cores(num_seeds)
     if quick_compile:
         import jax
 
         jax.config.update("jax_disable_most_optimizations", True)
     return _cache_compiled_programs(cache_dir)
+
+
+def spread_over_cores(num_seeds: int) -> int:
+    """Make one CPU device for each core that can have seeds of its own; returns their number.
+
+    Threads that share the small products of one seed wait for each other most of the time: four
+    seeds of Catch on two cores took 2.4 times as long as with a device and a thread for each core.
+    The number of devices divides the seeds. Nothing changes for a single seed, which keeps all
+    threads, for accelerators, or where the user has set devices or threads.
+    """
+    taken = ("JAX_NUM_CPU_DEVICES", "PJRT_NPROC", "NPROC")
+    chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or any(name in os.environ for name in taken) or num_seeds < 2:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = max(d for d in range(1, cores + 1) if num_seeds % d == 0)
+    if devices > 1:
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", devices)
+        # Read by XLA's CPU client when it starts: threads of the pool that all devices share.
+        os.environ["PJRT_NPROC"] = str(cores // devices)
+    return devices
 
 
 def _keep_freed_memory() -> bool:
