@@ -148,7 +148,7 @@ def test_the_loss_falls_and_seeds_in_one_program_equal_solo_runs():
     assert loss.shape == (2,) and all(((e >= 0) & (e <= 1)).all() for e in errors)
 
 
-@pytest.mark.parametrize("name", ["mamba2", "mamba", "gru"])
+@pytest.mark.parametrize("name", ["mamba2", "mamba", "gru", "transformer"])
 def test_settings_name_every_core(name):
     core = model.make_core(model.Settings(name, TOKENS, updates=1, batch=1))
     params = jax.eval_shape(core.init, jax.random.key(0))
@@ -178,11 +178,8 @@ def test_a_run_writes_what_the_report_reads(tmp_path, monkeypatch):
     text = grid_world_report.collect(tmp_path, tmp_path / "out")
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert (
-        row["core"] == "gru"
-        and row["seeds"] == "2"
-        and float(row["temp_mb"]) == round(cost["temp_mb"])
-    )
+    measured = ("gru", "2", f"{cost['temp_mb']:.0f}")
+    assert (row["core"], row["seeds"], row["temp_mb"]) == measured
     expected = np.mean(result["errors"]["agent"])
     assert float(row["agent_error_mean"]) == pytest.approx(expected, abs=1e-5)
     assert row["agent_error_mean"] in text and "copy_last" in text

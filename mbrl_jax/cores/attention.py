@@ -242,6 +242,34 @@ def _by_distance(bias: Array, num_queries: int, num_keys: int) -> Array:
     return repeated[:, : num_queries * num_keys].reshape(heads, num_queries, num_keys)
 
 
+@jax.custom_vjp
+def _add_bias(scores: Array, bias: Array) -> Array:
+    """scores [H, N, Q, K] + bias [H, W] by distance.
+
+    The gradient of the biases is summed along diagonals for each stream and only then over a
+    batch: autodiff sums [H, Q, K] over the batch first, which took 30 % of a whole pass on CPU.
+    """
+    return scores + _by_distance(bias, *scores.shape[-2:])[:, None]
+
+
+def _add_bias_forward(scores, bias):
+    return _add_bias(scores, bias), bias
+
+
+def _add_bias_backward(bias, gradient):
+    heads, _, num_queries, num_keys = gradient.shape
+    repeated = gradient.sum(1).reshape(heads, num_queries * num_keys)
+    repeated = jnp.pad(repeated, ((0, 0), (0, num_queries)))
+    vector = repeated.reshape(heads, num_queries, num_keys + 1).sum(1)
+    vector = jnp.roll(vector, num_queries - num_keys - 1, axis=1)[:, ::-1]
+    known = vector[:, : min(bias.shape[1], num_keys)]
+    known = jnp.pad(known, ((0, 0), (0, bias.shape[1] - known.shape[1])))
+    return gradient, known.astype(bias.dtype)
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 def _attend(query, keys, values, visible, positions):
     """query [H, N, Q, P], keys and values [H, N, K, P], visible [N, Q, K] -> y [H, N, Q, P].
 
@@ -256,7 +284,7 @@ def _attend(query, keys, values, visible, positions):
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.matmul(query, jnp.swapaxes(keys, -1, -2), preferred_element_type=wide)
     if positions.bias is not None:
-        scores = scores + _by_distance(positions.bias, num_queries, num_keys)[:, None]
+        scores = _add_bias(scores, positions.bias)
     scores = jnp.where(visible, scores, -jnp.inf)
     # A row always sees itself, so the largest score is finite and the sum is at least 1.
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))

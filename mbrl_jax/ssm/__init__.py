@@ -1,14 +1,19 @@
 """State-space kernels: pure array functions without parameters, for CPU, GPU and TPU.
 
 `ssd` is the recurrence of Mamba-2 (arXiv 2405.21060), `selective_scan` that of Mamba-1
-(arXiv 2312.00752), `causal_conv` the short convolution before either. Each comes as a `*_stream`
-over one sequence (map it with `vmap`), a `*_step` for one row, and a `*_at` that rebuilds the state
-after any row from compact entries. Resets are exact: `reset[t]` empties the state before row t.
+(arXiv 2312.00752), `causal_conv` the short convolution before either; `s4d` (arXiv 2206.11893) and
+`s5` (arXiv 2208.04933) are diagonal complex systems, discretised by `discretize`. Each comes as a
+`*_stream` over one sequence (map it with `vmap`), a `*_step` for one row, and a `*_at` that
+rebuilds the state after any row from compact entries. Resets are exact: `reset[t]` empties the
+state before row t.
 
 This sub-package needs nothing but jax: `from mbrl_jax import ssm` works alone.
 """
 
 from mbrl_jax.ssm.conv import ConvEntries, causal_conv_step, causal_conv_stream, conv_history_at
+from mbrl_jax.ssm.diagonal import ComplexPair, discretize
+from mbrl_jax.ssm.diagonal_s4d import S4DEntries, s4d, s4d_state_at, s4d_step, s4d_stream
+from mbrl_jax.ssm.diagonal_s5 import S5Entries, s5, s5_state_at, s5_step, s5_stream
 from mbrl_jax.ssm.selective_scan import (
     ScanEntries,
     scan_state_at,
@@ -19,12 +24,24 @@ from mbrl_jax.ssm.selective_scan import (
 from mbrl_jax.ssm.ssd import SSDEntries, ssd, ssd_state_at, ssd_step, ssd_stream
 
 __all__ = [
+    "ComplexPair",
     "ConvEntries",
+    "S4DEntries",
+    "S5Entries",
     "SSDEntries",
     "ScanEntries",
     "causal_conv_step",
     "causal_conv_stream",
     "conv_history_at",
+    "discretize",
+    "s4d",
+    "s4d_state_at",
+    "s4d_step",
+    "s4d_stream",
+    "s5",
+    "s5_state_at",
+    "s5_step",
+    "s5_stream",
     "scan_state_at",
     "selective_scan",
     "selective_scan_step",

@@ -153,7 +153,7 @@ def _inside_backward(residuals, y_bar):
     scores_bar = (weight_bar * dt[:, None]).sum(0)
     dt_bar = (weight_bar * scores[None]).sum(1)
     decay_bar = _crossing(weight_bar * scores[None] * dt[:, None])
-    D_bar = jnp.where(jnp.eye(len(segment), dtype=bool)[None], mixing_bar, 0).sum((1, 2))
+    D_bar = mixing_bar.reshape(len(D), -1)[:, :: len(segment) + 1].sum(1)  # the diagonal
     B_bar = _product(scores_bar.T, C, x.dtype)
     C_bar = _product(scores_bar, B, x.dtype)
     bars = (x_bar.astype(x.dtype), dt_bar, decay_bar, B_bar.astype(B.dtype), C_bar.astype(C.dtype))
@@ -170,12 +170,12 @@ def _diagonal(D: Array, size: int) -> Array:
 def _crossing(weight: Array) -> Array:
     """[H, k] = Σ weight[H, i, j] over i ≥ k > j."""
     heads, size = weight.shape[:2]
-    upto = jnp.triu(jnp.ones((size, size), weight.dtype))  # [k, i]
-    before = jnp.tril(jnp.ones((size, size), weight.dtype), -1)  # [k, j]
+    upto = jnp.tril(jnp.ones((size, size), weight.dtype))  # [i, k]
+    before = jnp.triu(jnp.ones((size, size), weight.dtype), 1)  # [j, k]
     if size <= _MAX_INDICATOR_SIZE:
-        crosses = (upto[:, :, None] * before[:, None]).reshape(size, size * size).T
+        crosses = (upto[:, None] * before[None]).reshape(size * size, size)
         return exact_product(weight.reshape(heads, -1), crosses)
-    return (exact_product(upto, weight) * before[None]).sum(-1)
+    return (exact_product(upto.T, weight) * before.T[None]).sum(-1)
 
 
 def _chunk_state(x, dt, decay, B, segment) -> tuple[Array, Array]:

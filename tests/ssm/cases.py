@@ -52,6 +52,19 @@ def selective_scan(seed, length, channels=5, states=3, chunk_size=8):
     }
 
 
+def extreme(case, seed, step="dt"):
+    """The case with step sizes from 1e-6 to 50 and rates from -0.01 to -100, log-uniform.
+
+    One rate is -100 and some steps are 50 (a decay of exp(-5000)) or 0, beside the smallest.
+    """
+    rng = np.random.default_rng(seed)
+    steps = np.exp(rng.uniform(np.log(1e-6), np.log(50.0), case[step].shape))
+    steps = np.where(rng.random(steps.shape) < 0.1, rng.choice([0.0, 1e-6, 50.0]), steps)
+    rates = -np.exp(rng.uniform(np.log(0.01), np.log(100.0), case["A"].shape))
+    rates.flat[rng.integers(rates.size)] = -100.0
+    return case | {step: steps.astype(np.float32), "A": rates.astype(np.float32)}
+
+
 def error(got, wanted):
     """Largest difference, relative to the largest value wanted (or to 1e-3)."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)

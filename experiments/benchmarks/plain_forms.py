@@ -1,0 +1,108 @@
+"""The recurrences in JAX as a user writes them down from their formulas, to compare kernels with.
+
+Neither is slowed down on purpose: inputs are in natural layouts, time comes first where `lax.scan`
+wants it, and whatever does not depend on the state is computed for all rows at once where that is
+the usual way. Axes as in `mbrl_jax.ssm`: B batch, T time, H heads, P channels, N state size.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def _combine(first, second):
+    """Two steps of h ↦ a·h + b in one."""
+    a_1, b_1 = first
+    a_2, b_2 = second
+    return a_2 * a_1, a_2 * b_1 + b_2
+
+
+# -------------------------------------------------------------------------------- SSD (Mamba-2)
+
+
+def ssd_associative(x, dt, A, B, C, D) -> Array:
+    """Pairs (decay, input), both [B, T, H, P, N], through `associative_scan` over T."""
+    inputs = jnp.einsum("bth,bthp,btn->bthpn", dt, x, B[:, :, 0])
+    decay = jnp.broadcast_to(jnp.exp(dt * A)[..., None, None], inputs.shape)
+    _, states = jax.lax.associative_scan(_combine, (decay, inputs), axis=1)
+    return jnp.einsum("bthpn,btn->bthp", states, C[:, :, 0]) + D[:, None] * x
+
+
+def ssd_associative_scalar(x, dt, A, B, C, D) -> Array:
+    """The same with decays [B, T, H, 1, 1]: for who sees that a head has one decay only."""
+    inputs = jnp.einsum("bth,bthp,btn->bthpn", dt, x, B[:, :, 0])
+    decay = jnp.exp(dt * A)[..., None, None]
+    _, states = jax.lax.associative_scan(_combine, (decay, inputs), axis=1)
+    return jnp.einsum("bthpn,btn->bthp", states, C[:, :, 0]) + D[:, None] * x
+
+
+def ssd_scan(x, dt, A, B, C, D) -> Array:
+    """`lax.scan` over T with the state [B, H, P, N] of the paper and of mamba_ssm."""
+
+    def one_row(state, row):
+        x, dt, B, C = row
+        decay = jnp.exp(dt * A)[..., None, None]
+        state = decay * state + (dt[..., None] * x)[..., None] * B[:, None, None]
+        return state, jnp.einsum("bhpn,bn->bhp", state, C)
+
+    start = jnp.zeros((x.shape[0], *x.shape[2:], B.shape[-1]), x.dtype)
+    rows = (jnp.swapaxes(row, 0, 1) for row in (x, dt, B[:, :, 0], C[:, :, 0]))
+    _, y = jax.lax.scan(one_row, start, tuple(rows))
+    return jnp.swapaxes(y, 0, 1) + D[:, None] * x
+
+
+def ssd_scan_nhp(x, dt, A, B, C, D) -> Array:
+    """`lax.scan` over T with the state [B, N, H, P]: the long axes minor, as CPUs like it."""
+
+    def one_row(state, row):
+        x, dt, B, C = row
+        decay = jnp.exp(dt * A)[:, None, :, None]
+        state = decay * state + B[:, :, None, None] * (dt[..., None] * x)[:, None]
+        return state, jnp.einsum("bnhp,bn->bhp", state, C)
+
+    start = jnp.zeros((x.shape[0], B.shape[-1], *x.shape[2:]), x.dtype)
+    rows = (jnp.swapaxes(row, 0, 1) for row in (x, dt, B[:, :, 0], C[:, :, 0]))
+    _, y = jax.lax.scan(one_row, start, tuple(rows))
+    return jnp.swapaxes(y, 0, 1) + D[:, None] * x
+
+
+# ---------------------------------------------------------------------- selective scan (Mamba-1)
+
+
+def selective_associative(u, delta, A, B, C, D) -> Array:
+    """Pairs [B, T, D, N] through `associative_scan` over T."""
+    decay = jnp.exp(jnp.einsum("btd,dn->btdn", delta, A))
+    inputs = jnp.einsum("btd,btn->btdn", delta * u, B)
+    _, states = jax.lax.associative_scan(_combine, (decay, inputs), axis=1)
+    return jnp.einsum("btdn,btn->btd", states, C) + D * u
+
+
+def selective_scan(u, delta, A, B, C, D) -> Array:
+    """`lax.scan` over T with the state [B, D, N] of mamba_ssm."""
+
+    def one_row(state, row):
+        u, delta, B, C = row
+        decay = jnp.exp(delta[..., None] * A)
+        state = decay * state + (delta * u)[..., None] * B[:, None]
+        return state, jnp.einsum("bdn,bn->bd", state, C)
+
+    start = jnp.zeros((u.shape[0], *A.shape), u.dtype)
+    rows = tuple(jnp.swapaxes(row, 0, 1) for row in (u, delta, B, C))
+    _, y = jax.lax.scan(one_row, start, rows)
+    return jnp.swapaxes(y, 0, 1) + D * u
+
+
+def selective_scan_nd(u, delta, A, B, C, D) -> Array:
+    """`lax.scan` over T with the state [B, N, D]: the long axis minor, as CPUs like it."""
+
+    def one_row(state, row):
+        u, delta, B, C = row
+        decay = jnp.exp(delta[:, None] * A.T)
+        state = decay * state + B[..., None] * (delta * u)[:, None]
+        return state, jnp.einsum("bnd,bn->bd", state, C)
+
+    start = jnp.zeros((u.shape[0], *A.T.shape), u.dtype)
+    rows = tuple(jnp.swapaxes(row, 0, 1) for row in (u, delta, B, C))
+    _, y = jax.lax.scan(one_row, start, rows)
+    return jnp.swapaxes(y, 0, 1) + D * u

@@ -1,0 +1,166 @@
+"""S4D core: the diagonal S4 layer (Gu et al., arXiv 2206.11893), as in S4WM (arXiv 2307.02064).
+
+Facts: specification world_models.md section 3; S4WM's full DPLR kernel is not this one.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mbrl_jax import ssm
+from mbrl_jax.cores import stack
+from mbrl_jax.networks.initializers import uniform_fan_in
+from mbrl_jax.types import SequenceCore
+
+DT_RANGE = (1e-3, 1e-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """S4D's sizes by default: 64 states a channel, kept as 32 halves of conjugate pairs."""
+
+    width: int = 512
+    layers: int = 4
+    state_size: int = 64  # N of the real system
+    init: Literal["lin", "inv", "legs"] = "lin"
+    rule: Literal["zoh", "bilinear"] = "zoh"
+    chunk_size: int = 16
+    # of `ssm.s4d`: "auto" chooses by backend
+    method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
+
+    @property
+    def pairs(self) -> int:
+        """Complex states of a channel."""
+        return self.state_size // 2
+
+    def validate(self) -> None:
+        """Raise ValueError for an odd state_size."""
+        if self.state_size < 2 or self.state_size % 2:
+            raise ValueError(
+                f"state_size {self.state_size} is no positive multiple of 2, "
+                "but states come in conjugate pairs"
+            )
+
+    def make(self, in_size: int) -> SequenceCore:
+        """Build the core for inputs [in_size]."""
+        self.validate()
+        return stack.make_core(mixer(self), self.width, self.layers, in_size)
+
+
+# ---------------------------------------------------------------------------------- initial poles
+
+
+def hippo_legs(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS ("HiPPO-N").
+
+    With pₙ = √(n + 1/2), S = A + p pᵀ is skew-symmetric but for its diagonal of -1/2, so that
+    its eigenvectors are unitary and Re λ = -1/2 (S5, arXiv 2208.04933, appendix B.1). NumPy, and
+    while a program is built: LAPACK calls inside vmapped programs can deadlock on CPU.
+
+    Args:
+      size: of the real system; even.
+
+    Returns:
+      Those with Im λ > 0 in rising order, complex128 [size / 2], and their eigenvectors as columns
+      [size, size / 2].
+    """
+    n = np.arange(size)
+    p = np.sqrt(2.0 * n + 1.0)
+    A = np.diag(n.astype(np.float64)) - np.tril(p[:, None] * p[None])
+    S = A + p[:, None] * p[None] / 2.0
+    real = np.diag(S).mean()
+    imag, vectors = np.linalg.eigh(-1j * (S - np.diag(np.diag(S))))
+    return real + 1j * imag[size // 2 :], vectors[:, size // 2 :]
+
+
+@functools.cache
+def initial_poles(init: str, state_size: int) -> np.ndarray:
+    """Poles with Im ≥ 0 of one channel [state_size / 2], complex128 (S4D, section 4).
+
+    "lin": -1/2 + iπn; "inv": -1/2 + i (N/π)(N/(2n + 1) - 1); "legs": `hippo_legs`.
+    """
+    n = np.arange(state_size // 2)
+    if init == "lin":
+        return -0.5 + 1j * np.pi * n
+    if init == "inv":
+        return -0.5 + 1j * state_size / np.pi * (state_size / (2 * n + 1) - 1)
+    return hippo_legs(state_size)[0]
+
+
+def log_dt_init(key, shape, dtype=jnp.float32):
+    """Logarithms of step sizes, uniform over those of `DT_RANGE`."""
+    low, high = (math.log(bound) for bound in DT_RANGE)
+    return jax.random.uniform(key, shape, dtype, low, high)
+
+
+# ------------------------------------------------------------------------------------------ layer
+
+
+class S4Mixer(nn.Module):
+    """S4D, GELU, then GLU: W₁ y · sigmoid(W₂ y). B is 1: only the product of B and C matters."""
+
+    config: Config
+
+    def setup(self):
+        c = self.config
+        poles = initial_poles(c.init, c.state_size)
+        shape = (c.width, c.pairs)
+        self.log_dt = self.param("log_dt", log_dt_init, (c.width,))
+        self.log_decay = self.param("log_decay", constant(np.log(-poles.real)), shape)
+        self.frequency = self.param("frequency", constant(poles.imag), shape)
+        # A complex standard normal: half of the variance in either part.
+        self.c = self.param("c", nn.initializers.normal(0.5**0.5), (2, *shape))
+        self.skip = self.param("skip", nn.initializers.normal(1.0), (c.width,))
+        self.out_proj = nn.Dense(2 * c.width, kernel_init=uniform_fan_in(c.width))
+
+    def _system(self):
+        """dt, A, B, C, D of the kernel; exp keeps Re A below 0."""
+        A = jax.lax.complex(-jnp.exp(self.log_decay), self.frequency)
+        return jnp.exp(self.log_dt), A, jnp.ones(A.shape), jax.lax.complex(*self.c), self.skip
+
+    def _mix(self, y):
+        value, gate = jnp.split(self.out_proj(nn.gelu(y)), 2, axis=-1)
+        return value * nn.sigmoid(gate)
+
+    def step(self, carry, u):
+        state, y = ssm.s4d_step(carry, u, *self._system(), rule=self.config.rule)
+        return state, self._mix(y)
+
+    def unroll(self, carry, us, is_first):
+        c = self.config
+        y, last, entries = ssm.s4d_stream(
+            us,
+            *self._system(),
+            reset=is_first,
+            initial_state=carry,
+            rule=c.rule,
+            chunk_size=c.chunk_size,
+            method=c.method,
+        )
+        return last, self._mix(y), entries
+
+
+def constant(values: np.ndarray):
+    """An initialiser that repeats the last axis of `values` over the axes before it."""
+
+    def init(key, shape, dtype=jnp.float32):
+        del key
+        return jnp.broadcast_to(jnp.asarray(values, dtype), shape)
+
+    return init
+
+
+def _initial_carry(config: Config) -> ssm.ComplexPair:
+    zeros = jnp.zeros((config.pairs, config.width))
+    return ssm.ComplexPair(zeros, zeros)
+
+
+def mixer(config: Config) -> stack.Mixer:
+    """The S4D layer."""
+    return stack.Mixer(S4Mixer(config), functools.partial(_initial_carry, config), ssm.s4d_state_at)

@@ -1,0 +1,170 @@
+"""The benchmarks run at tiny sizes, and PyTorch's side does the same work as ours."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks import published, published_jax
+from mbrl_jax.types import bind
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return published_jax.make_problem(published.small_sizes())
+
+
+@pytest.fixture(scope="module")
+def sides(problem):
+    """(torch model, torch behaviour) with the weights of `problem`."""
+    pytest.importorskip("torch")
+    from experiments.benchmarks import published_torch
+
+    return published_torch.make_nets(problem)
+
+
+def assert_close(torch_value, value, tolerance=2e-5, scale=1.0):
+    found, wanted = np.asarray(torch_value.detach()), np.asarray(value)
+    assert found.shape == wanted.shape
+    largest = max(scale, np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * largest)
+
+
+def assert_gradients_close(module, wanted):
+    """Parameters of `wanted` hold gradients; a zero one but for rounding has its layer's scale."""
+    found, wanted = dict(module.named_parameters()), dict(wanted.named_parameters())
+    for name, gradient in wanted.items():
+        weight = wanted.get(name.replace(".bias", ".weight"), gradient)
+        scale = float(weight.detach().abs().max())
+        assert_close(found[name].grad, gradient.detach(), 1e-4, scale)
+
+
+def model_uniforms(key, shape, groups):
+    """What `drama.loss` compares with the cumulated probabilities of each row."""
+    keys = jax.vmap(lambda k: jax.random.split(k, shape[1]))(jax.random.split(key, shape[0]))
+    return jax.vmap(jax.vmap(lambda k: jax.random.uniform(k, (groups,))))(keys)
+
+
+def test_parameters_are_as_many_as_published():
+    sizes = published_jax.Sizes()
+    for actions, count in ((18, 7_161_603), (6, 7_155_459)):  # specification 7.1
+        spec = dataclasses.replace(sizes, num_actions=actions).spec
+        state = jax.eval_shape(sizes.model.make(spec).init, jax.random.key(0))
+        assert sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)) == count
+        torch = pytest.importorskip("torch")
+        from experiments.benchmarks import torch_drama
+
+        with torch.device("meta"):
+            model = torch_drama.WorldModel(sizes.model, actions)
+        assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_torch_world_model_has_our_losses_and_gradients(problem, sides, quick_compile):
+    import torch
+
+    from experiments.benchmarks import torch_copy, torch_drama
+
+    model, batch = sides[0], torch_copy.to_batch(problem.batch)
+    state, config = problem.model_state, problem.sizes.model
+    gradient = jax.jit(jax.value_and_grad(problem.model.loss, has_aux=True))
+    (_, (entries, stats, metrics)), grads = gradient(
+        state.params, state.stats, problem.key, problem.batch
+    )
+    uniform = model_uniforms(problem.key, problem.batch.timestep.reward.shape, config.groups)
+
+    terms = torch_drama.world_model_loss(model, batch, torch_copy.tensor(uniform))
+    for name, term in terms.items():
+        assert_close(term, metrics[f"model/{name}"][0])
+    sum(terms.values()).backward()
+    # The gradients lie in a model of their own, so that the weights' own layout is undone.
+    wanted = torch_drama.WorldModel(config, problem.sizes.num_actions)
+    torch_copy.copy_world_model(wanted, grads)
+    assert_gradients_close(model, wanted)
+    model.zero_grad(set_to_none=True)
+
+    norms = [m for m in model.encoder if isinstance(m, torch.nn.BatchNorm2d)]
+    for i, norm in enumerate(norms):
+        ours = stats["encoder"][f"BatchNorm_{i}"]
+        assert_close(norm.running_mean, ours["mean"])
+        assert_close(norm.running_var, ours["var"])
+
+    samples = torch_copy.tensor(entries.samples)
+    with torch.no_grad():
+        outputs, _ = model.core.unroll(model.core_input(samples, batch.actions[:, :-1]))
+        assert_close(outputs, entries.outputs)
+
+
+def test_torch_steps_as_it_unrolls(sides):
+    import torch
+
+    core = sides[0].core
+    xs = torch.randn(3, 7, core.stem[0].in_features)
+    with torch.no_grad():
+        outputs, _ = core.unroll(xs)
+        _, carry = core.unroll(xs[:, :5], keep_carry=True)
+        for t in (5, 6):
+            carry, output = core.step(carry, xs[:, t])
+            assert_close(output, outputs[:, t])
+
+
+def test_torch_imagines_our_step(problem, sides, quick_compile):
+    import torch
+
+    from experiments.benchmarks import torch_copy
+
+    model, starts = sides[0], problem.starts.latent
+    action = jnp.arange(problem.sizes.starts) % problem.sizes.num_actions
+    ours = bind(problem.model, problem.model_state)
+    latent = jax.vmap(ours.imagine)(jax.random.split(problem.key, len(action)), starts, action)
+    prediction = jax.vmap(ours.predict)(latent)
+    start = torch_copy.to_latent(starts)
+    with torch.no_grad():
+        actions = torch_copy.tensor(action).long()
+        carry, output = model.core.step(start.carry, model.core_input(start.sample, actions))
+        assert_close(output, latent.output)
+        for (_, state), (_, wanted) in zip(carry, torch_copy.to_latent(latent).carry, strict=True):
+            assert_close(state, wanted)
+        assert_close((-model.termination(output)[..., 0]).sigmoid(), prediction.discount)
+
+
+def test_torch_behaviour_has_our_loss_and_gradients(problem, sides, quick_compile):
+    from experiments.benchmarks import torch_behaviour, torch_copy
+    from mbrl_jax.behaviours import actor_critic
+
+    sizes, state = problem.sizes, problem.behaviour_state
+    imagined = torch_behaviour.imagine(*sides, torch_copy.to_latent(problem.starts.latent))
+    horizon, starts = imagined.actions.shape
+    assert (horizon, starts) == (sizes.behaviour.horizon, sizes.starts)
+
+    def numbers(x):  # time last, as ours
+        return jnp.asarray(x.transpose(0, 1).numpy())
+
+    def with_start(x):  # row 0 of a prediction is not used
+        return jnp.pad(numbers(x), ((0, 0), (1, 0)))
+
+    parts = problem.behaviour.update.args[0]
+    rows = actor_critic.Imagined(
+        numbers(imagined.features),
+        actor_critic.Prediction(with_start(imagined.reward), with_start(imagined.discount), {}),
+        numbers(imagined.actions),
+        jnp.ones(starts),
+    )
+    gradient = jax.jit(
+        jax.value_and_grad(lambda p: actor_critic.loss(parts, p, state.stats, rows), has_aux=True)
+    )
+    (loss, (stats, _)), grads = gradient(state.params)
+
+    behaviour = sides[1]
+    found = torch_behaviour.behaviour_loss(behaviour, imagined)
+    assert_close(found, loss)
+    np.testing.assert_allclose([behaviour.low, behaviour.high], [stats.low, stats.high], rtol=1e-4)
+    found.backward()
+    features = behaviour.actor[0].in_features
+    wanted = torch_behaviour.Behaviour(sizes.behaviour, features, sizes.num_actions)
+    torch_copy.copy_behaviour(wanted, grads)
+    for net in ("actor", "critic"):
+        assert_gradients_close(getattr(behaviour, net), getattr(wanted, net))
+    behaviour.zero_grad(set_to_none=True)
