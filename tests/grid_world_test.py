@@ -148,11 +148,11 @@ def test_the_loss_falls_and_seeds_in_one_program_equal_solo_runs():
     assert loss.shape == (2,) and all(((e >= 0) & (e <= 1)).all() for e in errors)
 
 
-@pytest.mark.parametrize("name", ["mamba2", "mamba", "gru", "transformer"])
+@pytest.mark.parametrize("name", model.CORES)
 def test_settings_name_every_core(name):
     core = model.make_core(model.Settings(name, TOKENS, updates=1, batch=1))
     params = jax.eval_shape(core.init, jax.random.key(0))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 150_000
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 100_000
 
 
 @pytest.fixture
