@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import testing
-from mbrl_jax.cores import gru, mamba, mamba2
+from mbrl_jax.cores import gru, mamba, mamba2, s4, s5
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -14,6 +14,8 @@ CORES = {
     "mamba2": mamba2.Config(width=8, layers=1, state_size=3, head_size=4, chunk_size=4),
     "mamba": mamba.Config(width=8, layers=1, state_size=3, chunk_size=4),
     "gru": gru.Config(width=8, layers=2),
+    "s4": s4.Config(width=8, layers=1),
+    "s5": s5.Config(width=8, layers=1),
 }
 
 
