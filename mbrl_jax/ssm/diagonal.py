@@ -220,11 +220,13 @@ def rows_associative(decay: ComplexPair, inputs: ComplexPair, kept: Array) -> Co
     """`linear_scan` in log T parallel passes."""
 
     def after(first, second):
-        (decay_1, state_1), (decay_2, state_2) = first, second
-        return multiply(decay_1, decay_2), add(multiply(decay_2, state_1), state_2)
+        (decay_1, state_1, kept_1), (decay_2, state_2, kept_2) = first, second
+        carried = keep(kept_2, multiply(decay_2, state_1))
+        return multiply(decay_1, decay_2), add(carried, state_2), kept_1 & kept_2
 
+    # Masked in every pass rather than by a decay of 0, which would let NaN through a reset.
     spread = each(lambda d, x: jnp.broadcast_to(d[None], x.shape), decay, inputs)
-    return jax.lax.associative_scan(after, (keep(kept, spread), inputs))[1]
+    return jax.lax.associative_scan(after, (spread, inputs, kept))[1]
 
 
 def rows_chunked(size: int, decay: ComplexPair, inputs: ComplexPair, kept: Array) -> ComplexPair:

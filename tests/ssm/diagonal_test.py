@@ -11,15 +11,17 @@ from mbrl_jax import ssm
 from mbrl_jax.ssm import diagonal_s4d, diagonal_s5
 from tests.ssm import cases
 
-CHUNK = 8
+CHUNK = 4
 KERNELS = {"s4d": ssm.s4d, "s5": ssm.s5}
 METHODS = {"s4d": diagonal_s4d.METHODS[1:], "s5": diagonal_s5.METHODS[1:]}
 FORMS = list(METHODS)
 RULES = ("zoh", "bilinear")
 SHARED = ("dt", "A", "B", "C", "D")  # the arguments without a batch axis
 CHANNELS, STATES = 3, 4
-LENGTHS = (1, 2, 7, 8, 9, 16, 17)
-DRAWS = 5  # of values; each has `cases.BATCH` streams with resets of their own
+DRAWS = 16  # of values in one compiled program, half of them extreme; `cases.BATCH` streams each
+
+# The breadth of shapes is all compile time: LLVM's optimiser would double it.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make_case(form, seed, length, extreme=False):
@@ -55,7 +57,7 @@ def make_case(form, seed, length, extreme=False):
     }
 
 
-# ----------------------------------------------------------------------- the recurrence in complex128
+# --------------------------------------------------------------------- the recurrence in complex128
 
 
 def discretize_oracle(A, dt, rule):
@@ -152,12 +154,7 @@ def run_and_gradients(form, rule, method, case, bars):
     return y, final, gradients
 
 
-# The breadth of shapes is all compile time: LLVM's optimiser would double it.
-@functools.partial(
-    jax.jit,
-    static_argnames=("form", "rule", "method"),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+@functools.partial(quick_jit, static_argnames=("form", "rule", "method"))
 def all_draws(form, rule, method, draws, bars):
     """`run_and_gradients` of stacked cases."""
     return jax.vmap(functools.partial(run_and_gradients, form, rule, method))(draws, bars)
@@ -170,41 +167,234 @@ def cotangents(case, seed=1):
     return draw(case["u"]), draw(state) + 1j * draw(state)
 
 
-def stacked(form, length, extreme):
-    draws = [make_case(form, seed + 100 * length, length, extreme) for seed in range(DRAWS)]
+def stacked(form, length):
+    draws = [make_case(form, i + 100 * length, length, extreme=i % 2) for i in range(DRAWS)]
     stack = lambda rows: jax.tree.map(lambda *x: np.stack(x), *rows)
     return draws, stack(draws), stack([cotangents(case) for case in draws])
 
 
-def assert_right(form, rule, method, length, extreme):
-    draws, together, bars = stacked(form, length, extreme)
-    y, final, gradients = jax.tree.map(
-        np.asarray, all_draws(form, rule, method, together, bars)
-    )
-    for i, case in enumerate(draws):
-        wanted_y, states = oracle(form, rule, **case)
-        assert complex_error(y[i], wanted_y) < 1e-5
-        assert complex_error(final[i], states[:, -1]) < 1e-5
-        wanted = oracle(form, rule, **case, bars=[bar[i] for bar in bars])
-        for name, value in gradients.items():
-            assert complex_error(value[i].conj(), wanted[name]) < 1e-4, name
-
-
 def complex_error(got, wanted):
     """Largest difference, relative to the largest value wanted (or to 1e-3); NaN fails."""
-    got = np.asarray(got, np.complex128)
+    got, wanted = np.asarray(got, np.complex128), np.asarray(wanted)
     assert got.shape == wanted.shape and np.isfinite(got).all()
     return np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-3)
 
 
-# Each case is 5 draws of 4 streams. With every length, form and rule by the method of CPU, and the
-# other methods at one length of several chunks, these are 2 · 2 · (8 + 2 · 2) · 5 = 240 draws.
-CPU_METHODS = {"s4d": "chunked_sequential", "s5": "recurrent"}
-CASES = [(form, CPU_METHODS[form], length) for form in FORMS for length in LENGTHS]
-CASES += [(f, m, 17) for f in FORMS for m in METHODS[f] if m != CPU_METHODS[f]]
+CPU_METHOD = {"s4d": "chunked_sequential", "s5": "recurrent"}
+# Lengths around one and several chunks. 16 programs: 256 draws of 4 streams.
+CASES = [
+    (form, rule, CPU_METHOD[form], length)
+    for form in FORMS
+    for rule, length in [("zoh", 1), ("zoh", 3), ("zoh", 5), ("bilinear", 4), ("bilinear", 9)]
+]
+CASES += [(f, "zoh", m, 9) for f in FORMS for m in METHODS[f] if m != CPU_METHOD[f]]
+CASES += [("s5", "zoh", "chunked", 8), ("s4d", "bilinear", "recurrent", 2)]
+
+
+@pytest.mark.parametrize("form, rule, method, length", CASES)
+def test_outputs_and_gradients_equal_the_recurrence(form, rule, method, length):
+    draws, together, bars = stacked(form, length)
+    results = jax.tree.map(np.asarray, all_draws(form, rule, method, together, bars))
+    for i, case in enumerate(draws):
+        y, final, gradients = jax.tree.map(lambda x, i=i: x[i], results)
+        wanted_y, states = oracle(form, rule, **case)
+        assert complex_error(y, wanted_y) < 1e-5
+        assert complex_error(final, states[:, -1]) < 1e-5
+        wanted = oracle(form, rule, **case, bars=[bar[i] for bar in bars])
+        for name, value in gradients.items():
+            assert complex_error(value.conj(), wanted[name]) < 1e-4, name
+
+
+def test_the_cases_are_as_many_and_as_extreme_as_they_claim():
+    assert len(CASES) * DRAWS >= 200
+    cases_ = [case for form, _, _, length in CASES for case in stacked(form, length)[0]]
+    for form, axis in (("s4d", 0), ("s5", None)):
+        rates = [
+            case["A"].real * (case["dt"] if axis is None else case["dt"][:, None])
+            for case in cases_
+            if (case["A"].ndim == 2) == (form == "s4d")
+        ]
+        assert min(rate.min() for rate in rates) == -5000.0
+    steps = np.concatenate([case["dt"] for case in cases_])
+    assert steps.min() == np.float32(1e-6) and steps.max() == 50.0
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_adjoint_equals_finite_differences(form, rule):
+    case = make_case(form, 0, 5)
+    bars = cotangents(case)
+    wanted = oracle(form, rule, **case, bars=bars)
+
+    def objective(**arguments):
+        y, states = oracle(form, rule, **arguments)
+        return (y * bars[0]).sum() + (states[:, -1] * bars[1].conj()).real.sum()
+
+    rng = np.random.default_rng(2)
+    for name in (*SHARED, "u", "initial_state"):
+        value = case[name].astype(np.result_type(case[name], np.float64))
+        direction = rng.normal(size=value.shape)
+        if np.iscomplexobj(value):
+            direction = direction + 1j * rng.normal(size=value.shape)
+        step = 1e-5 * (case["dt"].min() if name == "dt" else 1.0)
+        above = objective(**(case | {name: value + step * direction}))
+        slope = (above - objective(**(case | {name: value - step * direction}))) / (2 * step)
+        assert abs(slope - (wanted[name].conj() * direction).real.sum()) < 1e-5 * (1 + abs(slope))
+
+
+# ---------------------------------------------------------------------------------- discretisation
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("form, method, length", CASES)
-def test_outputs_and_gradients_equal_the_recurrence(form, method, length, rule):
-    assert_right(form, rule, method, length, extreme=False)
+def test_discretisation_is_exact_and_smooth_from_nothing_to_everything(rule):
+    # |dt·A| from 0 over both sides of the series' radius to 5000, in all stable directions.
+    size = np.concatenate([[0.0], np.logspace(-12, 3.69, 400), np.linspace(0.45, 0.55, 21)])
+    angle = np.linspace(np.pi / 2, 3 * np.pi / 2, 9)
+    a = size[:, None] * np.exp(1j * angle[None])
+    a = np.where(a.imag > 20, a.real + 20j, a).astype(np.complex64)  # no phase of many turns
+    a = np.minimum(a.real, 0) + 1j * np.maximum(a.imag, -20)
+    a = a.astype(np.complex64)
+    dt = np.float32(0.25)
+    A = a / dt
+
+    @jax.jit
+    def both(A, dt):
+        decay, gain = ssm.discretize(A, jnp.broadcast_to(dt, A.shape), rule)
+        # One cotangent of 1: the derivative itself.
+        slopes = [
+            jax.grad(lambda A, i=i: ssm.discretize(A, dt, rule)[i].real.sum())(A) for i in (0, 1)
+        ]
+        return decay, gain, *slopes
+
+    decay, gain, decay_slope, gain_slope = (np.asarray(x, np.complex128) for x in both(A, dt))
+    wide = A.astype(np.complex128)
+    wanted = discretize_oracle(wide, np.float64(dt), rule)
+    scale = np.abs(wanted[0]) + 1e-6
+    assert (np.abs(decay - wanted[0]) / scale).max() < 1e-5
+    assert (np.abs(gain - wanted[1]) / np.abs(wanted[1])).max() < 1e-5
+    assert (np.abs(decay_slope - dt * wanted[2]) / (dt * (np.abs(wanted[2]) + 1e-6))).max() < 1e-4
+    assert (np.abs(gain_slope / (dt**2 * wanted[3]) - 1)).max() < 1e-4
+
+
+def test_unknown_rules_are_named():
+    with pytest.raises(ValueError, match="`rule` is 'euler', but one of zoh, bilinear was"):
+        ssm.discretize(jnp.ones(3), jnp.ones(3), "euler")
+
+
+# --------------------------------------------------------------------------- steps, states, resets
+
+STREAM = {"s4d": ssm.s4d_stream, "s5": ssm.s5_stream}
+STEP = {"s4d": ssm.s4d_step, "s5": ssm.s5_step}
+STATE_AT = {"s4d": ssm.s4d_state_at, "s5": ssm.s5_state_at}
+
+
+@pytest.mark.parametrize("form, rule", [("s4d", "zoh"), ("s5", "bilinear")])
+def test_steps_and_state_at_equal_the_stream(form, rule):
+    case = make_case(form, 3, 9)
+    shared = [case[name] for name in SHARED]
+
+    @jax.jit
+    def both_ways(u, reset, initial):
+        y, final, entries = STREAM[form](
+            u, *shared, reset=reset, initial_state=initial, rule=rule, chunk_size=CHUNK
+        )
+        rebuilt = jax.vmap(STATE_AT[form], (None, 0))(entries, jnp.arange(len(u)))
+
+        def one_row(state, row):
+            u, reset = row
+            state = jax.tree.map(lambda part: jnp.where(reset, 0, part), state)
+            state, y = STEP[form](state, u, *shared, rule=rule)
+            return state, (state, y)
+
+        start = ssm.ComplexPair(initial.real, initial.imag)
+        _, (states, step_y) = jax.lax.scan(one_row, start, (u, reset))
+        return (y, rebuilt, final), (step_y, states, jax.tree.map(lambda x: x[-1], states))
+
+    for lane in range(cases.BATCH):
+        streamed, stepped = both_ways(*(case[n][lane] for n in ("u", "reset", "initial_state")))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), streamed, stepped)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_options_and_defaults(form):
+    case = make_case(form, 5, 9)
+    zeros = {name: np.zeros_like(case[name]) for name in ("D", "reset", "initial_state")}
+    nothing = dict.fromkeys(zeros)
+
+    @quick_jit
+    def three(case, zeros):
+        kernel = functools.partial(KERNELS[form], chunk_size=CHUNK)
+        bare = case | nothing
+        return kernel(**bare), kernel(**(case | zeros)), kernel(**bare, conjugate_pairs=False)
+
+    y, of_zeros, half = three(case, zeros)
+    assert complex_error(y, of_zeros) < 1e-6
+    assert complex_error(2 * half, y) < 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float64_inputs_are_computed_in_float64(form):
+    case = make_case(form, 5, 9)
+    wide = {name: x.astype(np.result_type(x, np.float64)) for name, x in case.items()}
+    wide["reset"] = case["reset"]
+    with jax.enable_x64(True):
+        y, final = quick_jit(functools.partial(run, form, "zoh", "auto"))(wide)
+    wanted, states = oracle(form, "zoh", **case)
+    assert y.dtype == jnp.float64 and final.dtype == jnp.complex128
+    assert complex_error(y, wanted) < 1e-12
+    assert complex_error(final, states[:, -1]) < 1e-12
+
+
+@pytest.mark.parametrize("form, method", [(form, m) for form in FORMS for m in METHODS[form]])
+def test_a_reset_hides_the_past_exactly_and_bfloat16_is_close(form, method):
+    case = make_case(form, 6, 9)
+    case["reset"][:] = np.arange(9) == 6
+    changed = case | {
+        "u": case["u"].copy(),
+        "initial_state": np.full_like(case["initial_state"], np.inf),
+    }
+    changed["u"][:, :6] = np.nan
+    low = case | {"u": jnp.asarray(case["u"], jnp.bfloat16)}
+
+    @quick_jit
+    def three(case, changed, low):
+        return [run(form, "zoh", method, case) for case in (case, changed, low)]
+
+    (y, final), (changed_y, changed_final), (low_y, low_final) = three(case, changed, low)
+    np.testing.assert_array_equal(y[:, 6:], changed_y[:, 6:])
+    np.testing.assert_array_equal(final, changed_final)
+    assert low_y.dtype == jnp.bfloat16 and low_final.dtype == jnp.complex64
+    assert complex_error(low_y.astype(np.float32), np.asarray(y)) < 0.02
+    assert complex_error(low_final, np.asarray(final)) < 0.02
+
+
+@pytest.mark.parametrize("form, method", [(form, m) for form in FORMS for m in METHODS[form]])
+def test_lowers_for_accelerators(form, method):
+    case = make_case(form, 0, 9)
+    function = jax.jit(functools.partial(run_and_gradients, form, "zoh", method))
+    exported = jax.export.export(function, platforms=["cuda", "tpu"])(case, cotangents(case))
+    assert exported.platforms == ("cuda", "tpu")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"A": np.zeros((5, 5, 5))}, "`A` has shape"),
+        ({"B": np.zeros((7, 2))}, "`B` has shape"),
+        ({"dt": np.zeros(9)}, "` has shape"),
+        ({"initial_state": np.zeros((4, 5, 3))}, "`initial_state` has shape"),
+        ({"reset": np.zeros((4, 6))}, "`reset` has dtype"),
+        ({"rule": "euler"}, "`rule` is 'euler'"),
+        ({"chunk_size": 0}, "`chunk_size` is 0"),
+        ({"method": "fft"}, "`method` is 'fft'"),
+    ],
+)
+def test_wrong_arguments_are_named(form, change, message):
+    with pytest.raises(ValueError, match=message):
+        KERNELS[form](**(make_case(form, 0, 6) | change))
+
+
+def test_auto_chooses_by_backend():
+    chosen = [[m.auto_method(b) for b in ("cpu", "gpu")] for m in (diagonal_s4d, diagonal_s5)]
+    assert chosen == [["chunked_sequential", "chunked"], ["recurrent", "associative"]]
