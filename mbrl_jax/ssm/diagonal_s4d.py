@@ -112,8 +112,7 @@ def s4d_stream(
     All arithmetic is float32 (float64 for float64 inputs) whatever the dtype of u. On accelerators
     float32 products follow `jax_default_matmul_precision`.
 
-    Without an initial state, T ≤ `chunk_size` costs no state at all in the chunked methods unless
-    the final state or the entries are used: pass None rather than zeros.
+    Without an initial state, T ≤ `chunk_size` costs no state in the chunked methods if none is used.
 
     Args:
       u: [T, D].
@@ -127,11 +126,9 @@ def s4d_stream(
       rule: "zoh" or "bilinear", of `discretize`.
       conjugate_pairs: the states are halves of conjugate pairs, so y is 2·Re and not Re.
       chunk_size: the longest chunk.
-      method: "chunked": inside chunks the convolution with the first Q taps of the kernel,
-        Re Σₙ Cₙ λₙʲ γₙ Bₙ, and matrix products to and from the states at chunk starts, which an
-        associative scan links; "chunked_sequential": the same, from chunk to chunk;
-        "recurrent": row by row, the reference; "auto": what `auto_method` says for the default
-        backend.
+      method: "chunked": a convolution inside chunks, products to and from the states at chunk
+        starts, which an associative scan links; "chunked_sequential": from chunk to chunk;
+        "recurrent": row by row; "auto": what `auto_method` says for the default backend.
 
     Returns:
       y [T, D] in the dtype of u, the state after the last row [N, D], and `S4DEntries`.
@@ -148,12 +145,10 @@ def s4d_stream(
         reset = jnp.zeros((length,), bool)
     if initial_state is not None:
         initial_state = diagonal.state_pair(initial_state, wide)
-
     system = _system(dt, A, B, C, rule, conjugate_pairs, wide)
     rows = [chunking.to_chunks(row, chunk_size) for row in (u.astype(wide), reset)]
     y, starts = _RUN[method](*system, *rows, initial_state)
     y = diagonal.skip(y.reshape(-1, channels)[:length], D, u)
-
     segment = jnp.cumsum(rows[1].astype(jnp.int32), axis=1)
     entries = S4DEntries(starts, rows[0], segment, *system[:2])
     return y, s4d_state_at(entries, length - 1), entries

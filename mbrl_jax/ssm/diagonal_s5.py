@@ -13,6 +13,7 @@ batches.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -143,19 +144,17 @@ def s5_stream(
         carried = diagonal.multiply(decay, diagonal.state_pair(initial_state, wide))
         carried = diagonal.keep(~reset[0], carried)
         inputs = diagonal.each(lambda part, first: part.at[0].add(first), inputs, carried)
-    run = (
-        functools.partial(diagonal.rows_chunked, chunk_size)
-        if method == "chunked"
-        else (
-            {"associative": diagonal.rows_associative, "recurrent": diagonal.rows_sequential}[
-                method
-            ]
-        )
-    )
-    states = diagonal.linear_scan(decay, inputs, ~reset, run)
+    states = diagonal.linear_scan(decay, inputs, ~reset, _rows(method, chunk_size))
     y = states.real @ out.real.T - states.imag @ out.imag.T
     final_state = diagonal.each(lambda part: part[-1], states)
     return diagonal.skip(y, D, u), final_state, S5Entries(states)
+
+
+def _rows(method: str, chunk_size: int) -> Callable:
+    """How states follow each other."""
+    if method == "chunked":
+        return functools.partial(diagonal.rows_chunked, chunk_size)
+    return diagonal.rows_associative if method == "associative" else diagonal.rows_sequential
 
 
 def s5_state_at(entries: S5Entries, t: Array | int) -> ComplexPair:

@@ -257,9 +257,7 @@ def _starts_sequential(kept: Array, added: Array, initial: Array) -> tuple[Array
 # ------------------------------------------------------------------------------------ row by row
 
 
-def recurrent(
-    chunks: Chunks, D: Array, initial_state: Array | None
-) -> tuple[Array, Array, Array]:
+def recurrent(chunks: Chunks, D: Array, initial_state: Array | None) -> tuple[Array, Array, Array]:
     """The recurrence as it is written; arguments and results as those of `chunked`."""
     num_states, (heads, channels) = chunks.B.shape[-1], chunks.x.shape[2:]
     if initial_state is None:
