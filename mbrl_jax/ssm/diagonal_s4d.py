@@ -112,7 +112,7 @@ def s4d_stream(
     All arithmetic is float32 (float64 for float64 inputs) whatever the dtype of u. On accelerators
     float32 products follow `jax_default_matmul_precision`.
 
-    Without an initial state, T ≤ `chunk_size` costs no state in the chunked methods if none is used.
+    Without an initial state, T ≤ `chunk_size` costs no state in the chunked methods.
 
     Args:
       u: [T, D].
