@@ -18,7 +18,7 @@ FORMS = list(METHODS)
 RULES = ("zoh", "bilinear")
 SHARED = ("dt", "A", "B", "C", "D")  # the arguments without a batch axis
 CHANNELS, STATES = 3, 4
-DRAWS = 16  # of values in one compiled program, half of them extreme; `cases.BATCH` streams each
+DRAWS = 18  # of values in one compiled program, half of them extreme; `cases.BATCH` streams each
 
 # The breadth of shapes is all compile time: LLVM's optimiser would double it.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -181,14 +181,18 @@ def complex_error(got, wanted):
 
 
 CPU_METHOD = {"s4d": "chunked_sequential", "s5": "recurrent"}
-# Lengths around one and several chunks. 16 programs: 256 draws of 4 streams.
+# Lengths around one and several chunks. 12 programs: 216 draws of 4 streams.
 CASES = [
     (form, rule, CPU_METHOD[form], length)
     for form in FORMS
-    for rule, length in [("zoh", 1), ("zoh", 3), ("zoh", 5), ("bilinear", 4), ("bilinear", 9)]
+    for rule, length in [("zoh", 1), ("zoh", 5), ("bilinear", 4), ("bilinear", 9)]
 ]
-CASES += [(f, "zoh", m, 9) for f in FORMS for m in METHODS[f] if m != CPU_METHOD[f]]
-CASES += [("s5", "zoh", "chunked", 8), ("s4d", "bilinear", "recurrent", 2)]
+CASES += [
+    ("s4d", "zoh", "chunked", 9),
+    ("s4d", "bilinear", "recurrent", 7),
+    ("s5", "zoh", "chunked", 9),
+    ("s5", "bilinear", "associative", 7),
+]
 
 
 @pytest.mark.parametrize("form, rule, method, length", CASES)
