@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import testing
-from mbrl_jax.cores import gru, mamba, mamba2, s4, s5
+from mbrl_jax.cores import gru, mamba, mamba2, s4, s5, transformer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -16,6 +16,8 @@ CORES = {
     "gru": gru.Config(width=8, layers=2),
     "s4": s4.Config(width=8, layers=1),
     "s5": s5.Config(width=8, layers=1),
+    "rotary": transformer.Config(width=8, layers=1, heads=2, window=3, block_size=2),
+    "relative": transformer.Config(8, layers=1, heads=2, window=16, positions="relative"),
 }
 
 
