@@ -247,7 +247,8 @@ def _add_bias(scores: Array, bias: Array) -> Array:
     """scores [H, N, Q, K] + bias [H, W] by distance.
 
     The gradient of the biases is summed along diagonals for each stream and only then over a
-    batch: autodiff sums [H, Q, K] over the batch first, which took 30 % of a whole pass on CPU.
+    batch: autodiff sums [H, Q, K] over the batch first, which took 22 % of a whole pass on CPU.
+    Forward-mode derivatives are not defined for it.
     """
     return scores + _by_distance(bias, *scores.shape[-2:])[:, None]
 
