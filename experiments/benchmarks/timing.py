@@ -5,13 +5,15 @@ that other processes share, which wall time does not. Programs that are compared
 that a slow moment hits all of them.
 """
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 
 class Time(NamedTuple):
@@ -31,12 +33,26 @@ class Program(NamedTuple):
     flops: float  # as the compiler counts them; a loop's body counts once
 
 
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Compile everything anew, and leave the persistent cache as it was."""
+    before = jax.config.jax_enable_compilation_cache
+    # JAX decides once whether it uses the cache; a reset makes it look again.
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
 def compile_program(function: Callable, *args: Any, options: dict | None = None) -> Program:
     """Compile `function` for `args` without the persistent cache, so that compiling is timed."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    start = time.process_time()
-    compiled = jax.jit(function).lower(*args).compile(compiler_options=options)
-    compile_cpu = time.process_time() - start
+    with without_cache():
+        start = time.process_time()
+        compiled = jax.jit(function).lower(*args).compile(compiler_options=options)
+        compile_cpu = time.process_time() - start
     memory = compiled.memory_analysis()
     return Program(
         run=lambda: jax.block_until_ready(compiled(*args)),

@@ -64,9 +64,7 @@ def _window_products(x: Array, kernel: Array, stride: int, sizes: tuple[int, int
         rows, kernel = [jnp.concatenate(rows, axis=-1)], kernel.reshape(1, -1, features)
     else:
         kernel = kernel.reshape(num_rows, -1, features)
-    y = sum(
-        row.reshape(-1, row.shape[-1]) @ taps for row, taps in zip(rows, kernel, strict=True)
-    )
+    y = sum(row.reshape(-1, row.shape[-1]) @ taps for row, taps in zip(rows, kernel, strict=True))
     return y.reshape(-1, height, width, features)
 
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mbrl_jax.networks.convolution import transposed_convolution
 from mbrl_jax.networks.encoders import require_image
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
@@ -42,25 +42,8 @@ class Dense:
         return DenseDecoder(self.width, self.layers, spec.shape)
 
 
-def transposed_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """torch's ConvTranspose2d(k=5, padding=2, output_padding=stride-1) on [B, H, W, C].
-
-    Dilate the input by `stride`, pad 2 before and 1 + stride after, correlate with the spatially
-    flipped kernel. `kernel` is [5, 5, in, out] in torch's spatial orientation.
-    """
-    low, high = 2, 2 + stride - 1
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1],
-        window_strides=(1, 1),
-        padding=((low, high), (low, high)),
-        lhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 class ConvTranspose(nn.Module):
-    """`transposed_convolution` with a bias."""
+    """torch's ConvTranspose2d(k=5, padding=2, output_padding=stride-1) on [B, H, W, C]."""
 
     features: int
     stride: int
@@ -69,7 +52,8 @@ class ConvTranspose(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return transposed_convolution(x, kernel, self.stride) + bias
+        y = transposed_convolution(x, kernel, self.stride, output_padding=self.stride - 1)
+        return y + bias
 
 
 class ImageDecoder(nn.Module):

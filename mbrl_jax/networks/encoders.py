@@ -9,6 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mbrl_jax.networks.convolution import convolution
 from mbrl_jax.networks.heads import RMS_EPS
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.norms import BatchNorm
@@ -44,6 +45,19 @@ class Dense:
         return DenseEncoder(self.width, self.layers, len(spec.shape))
 
 
+class Conv(nn.Module):
+    """`convolution` with a kernel of side 5, padding 2 and a bias."""
+
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return convolution(x, kernel, self.stride) + bias
+
+
 class ImageEncoder(nn.Module):
     """Convolutions of kernel 5 with BatchNorm and SiLU; the first has stride 1, the rest 2."""
 
@@ -54,8 +68,7 @@ class ImageEncoder(nn.Module):
         batch = x.shape[:-3]
         x = x.reshape((-1,) + x.shape[-3:])
         for i, width in enumerate(self.widths):
-            stride = 1 if i == 0 else 2
-            x = nn.Conv(width, (5, 5), (stride, stride), padding=2, kernel_init=glorot_truncated)(x)
+            x = Conv(width, 1 if i == 0 else 2)(x)
             x = nn.silu(BatchNorm()(x, train))
         # Channel-first order, so that weights of the published model fit (drama.md section 2).
         return jnp.moveaxis(x, -1, 1).reshape(batch + (-1,))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.networks import decoders
+from mbrl_jax.networks.convolution import transposed_convolution
 from mbrl_jax.types import ArraySpec
 
 IMAGE = ArraySpec((64, 64, 3), "uint8")
@@ -26,22 +27,28 @@ def _scatter(x, kernel, stride):
     return canvas[2 : 2 + stride * height, 2 : 2 + stride * width]
 
 
+@pytest.mark.parametrize("method", ["lax", "subpixel", "slices"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_transposed_convolution_lays_kernels_at_each_input_pixel(stride):
+def test_transposed_convolution_lays_kernels_at_each_input_pixel(stride, method):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 3, 4, 2)), rng.normal(size=(5, 5, 2, 3))
-    run = jax.jit(decoders.transposed_convolution, static_argnums=2)
-    y = run(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), stride)
+    run = jax.jit(
+        functools.partial(
+            transposed_convolution, stride=stride, output_padding=stride - 1, method=method
+        )
+    )
+    y = run(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
     expected = [_scatter(image, kernel, stride) for image in x]
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_impulse_golden():
+@pytest.mark.parametrize("method", ["lax", "subpixel", "slices"])
+def test_impulse_golden(method):
     impulse = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
     kernel = jnp.arange(25.0).reshape(5, 5, 1, 1)
-    y = decoders.transposed_convolution(impulse, kernel, 2)[0, :, :, 0]
+    y = transposed_convolution(impulse, kernel, 2, output_padding=1, method=method)
     expected = [[12, 13, 14, 0], [17, 18, 19, 0], [22, 23, 24, 0], [0, 0, 0, 0]]
-    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(y[0, :, :, 0], expected)
 
 
 def _shapes(z):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.networks.norms import BatchNorm, apply_with_stats
+from mbrl_jax.networks.norms import EPS, BatchNorm, apply_with_stats, normalise_batch
 
 X = np.random.default_rng(0).normal(2.0, 3.0, (2, 3, 4)).astype(np.float32)
 PARAMS = {"scale": jnp.array([1.0, 2.0, 0.5, -1.0]), "bias": jnp.array([0.0, 1.0, 0.0, 3.0])}
@@ -56,3 +56,19 @@ def test_initialising_does_not_count_as_a_batch():
 def test_a_single_row_gives_finite_statistics():
     _, stats = apply_with_stats(BatchNorm(), PARAMS, STATS, jnp.asarray(X[0, :1]), True)
     assert np.isfinite(stats["var"]).all()
+
+
+def test_the_gradient_by_hand_is_that_of_autodiff():
+    def plain(x, scale, bias):
+        rows = x.reshape(-1, 4)
+        mean, var = rows.mean(0), rows.var(0)
+        return (x - mean) / jnp.sqrt(var + EPS) * scale + bias
+
+    y_bar = jnp.asarray(np.random.default_rng(1).normal(size=X.shape), jnp.float32)
+    arguments = (jnp.asarray(X), PARAMS["scale"], PARAMS["bias"])
+    found, wanted = (
+        jax.jit(jax.grad(lambda *a, f=f: (f(*a) * y_bar).sum(), (0, 1, 2)))(*arguments)
+        for f in (lambda *a: normalise_batch(*a)[0], plain)
+    )
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * float(jnp.abs(b).max()) + 1e-6)

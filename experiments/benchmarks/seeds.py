@@ -1,0 +1,248 @@
+"""What a seed costs when 1, 2, 4 or 8 of them are trained in one vmapped program.
+
+    python -m experiments.benchmarks.seeds
+
+writes `seeds.csv` and `seeds.png`. All seeds share one device here, so that nothing but the vmap is
+measured; runs give each core seeds of its own (`mbrl_jax.train.runtime`). A sample covers the same
+number of updates of one seed for every number of seeds. MinAtar's grids go through the dense
+encoder and decoder of `experiments.drama_minatar`: there is none with convolutions yet.
+"""
+
+import csv
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import drama_catch, drama_minatar
+from experiments.benchmarks import timing
+from mbrl_jax.cores import mamba2
+from mbrl_jax.envs.spec import action_size
+from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.train import loop, seeds
+from mbrl_jax.train.experiment import Experiment, build, for_debug
+from mbrl_jax.train.runtime import configure_runtime
+from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Step, Timestep, Trajectory
+from mbrl_jax.world_models import drama
+
+COLUMNS = (
+    "program",
+    "seeds",
+    "devices",
+    "cpu_s",
+    "wall_s",
+    "cpu_over_solo",
+    "bar",
+    "compile_cpu_s",
+)
+SEEDS = (1, 2, 4, 8)
+
+
+class Case(NamedTuple):
+    """A program that trains some seeds at once."""
+
+    make: Callable  # (number of seeds) -> (run it once, CPU-seconds of compiling)
+    bar: float  # most that a seed among eight may cost of one alone
+    updates: int  # of one seed, in a sample: runs are repeated until there are so many
+
+
+# ----------------------------------------------------------------------------------------- programs
+
+
+def _compiled(function: Callable, num_seeds: int, *args: Any) -> tuple[Callable, float]:
+    program = timing.compile_program(seeds.over_seeds(function, num_seeds), *args)
+    return program.run, program.compile_cpu
+
+
+def _core(config: mamba2.Config, batch: int, length: int, num_seeds: int):
+    """Forward and backward through the core alone; gradients of parameters and inputs."""
+    in_size = config.width
+    core = config.make(in_size)
+    keys = seeds.seed_keys(0, num_seeds)
+    params = jax.jit(jax.vmap(core.init))(keys)
+    xs = jax.random.normal(jax.random.key(1), (num_seeds, batch, length, in_size))
+    is_first = jnp.zeros((num_seeds, batch, length), bool).at[..., length // 2].set(True)
+
+    def loss(params, xs, is_first):
+        unroll = functools.partial(core.unroll, params, None)
+        return jnp.square(jax.vmap(unroll)(xs, is_first)[1]).mean()
+
+    return _compiled(jax.value_and_grad(loss, argnums=(0, 1)), num_seeds, params, xs, is_first)
+
+
+def _agent(experiment: Experiment, iterations: int, num_seeds: int):
+    """Iterations of the training loop, each with one update of model and behaviour."""
+    entry = build(experiment).entry
+    chunk = functools.partial(entry.chunk, True)
+    mapped = seeds.over_seeds(chunk, num_seeds, num_shared=3, donate=True)
+    state = seeds.over_seeds(entry.init, num_seeds)(seeds.seed_keys(0, num_seeds))
+    collect = loop.cadence(loop.Phase(1, learn=False, random_share=1.0))
+    train = loop.cadence(loop.Phase(1))
+    rows = experiment.real_replay.least_rows(experiment.num_envs) + 64
+    with timing.without_cache():
+        start = time.process_time()
+        compiled = mapped.lower(state, collect, jnp.int32(0), jnp.int32(rows)).compile()
+        compile_cpu = time.process_time() - start
+    holder = [compiled(state, collect, jnp.int32(0), jnp.int32(rows))[0]]
+
+    def run():
+        holder[0], _ = jax.block_until_ready(
+            compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + iterations))
+        )
+
+    return run, compile_cpu
+
+
+def _windows(spec: EnvSpec, num_seeds: int, batch: int, rows: int) -> Trajectory:
+    keys = jax.random.split(jax.random.key(2), 3)
+    shape = (num_seeds, batch, rows)
+    never = jnp.zeros(shape, bool)
+    high = 256 if spec.observation.dtype == "uint8" else 2
+    observation = jax.random.randint(keys[0], shape + spec.observation.shape, 0, high)
+    timestep = Timestep(
+        observation.astype(spec.observation.dtype),
+        jax.random.normal(keys[1], shape),
+        never.at[..., 0].set(True),
+        never,
+        never,
+    )
+    return Step(timestep, jax.random.randint(keys[2], shape, 0, action_size(spec.action)))
+
+
+def _model(config: drama.Config, spec: EnvSpec, batch: int, rows: int, num_seeds: int):
+    """One update of a world model."""
+    model = config.make(spec)
+    keys = seeds.seed_keys(0, num_seeds)
+    state = jax.jit(jax.vmap(model.init))(keys)
+    windows = _windows(spec, num_seeds, batch, rows)
+
+    def update(state, key, windows):
+        state, _, metrics = model.update(state, key, windows)
+        return state, metrics
+
+    return _compiled(update, num_seeds, state, keys, windows)
+
+
+# ------------------------------------------------------------------------------------------- cases
+
+
+def cases(quick: bool = False) -> dict[str, Case]:
+    """The programs by name; `quick`: tiny ones."""
+    catch, breakout = drama_catch.get_experiment(), drama_minatar.get_experiment()
+    catch = dataclasses.replace(catch, replay=dataclasses.replace(catch.replay, capacity=2_000))
+    if quick:
+        catch = for_debug(catch)
+    core, batch, length = (
+        (mamba2.Config(8, 1, 4, 2, 4), 2, 5) if quick else (catch.model.core, 16, 16)
+    )
+    small = {"core": core, "groups": 8, "classes": 8, "head_width": 64, "num_bins": 63}
+    image = drama.Config(
+        encoder=encoders.Image64(depth=1 if quick else 4),
+        decoder=decoders.Image64(depth=1 if quick else 4),
+        **small,
+    )
+    grid = dataclasses.replace(breakout.model, core=core)
+    grid_spec = breakout.env.make().spec
+    atari = EnvSpec(ArraySpec((64, 64, 3), "uint8"), DiscreteSpec(6))
+    image_batch, image_rows = (1, 3) if quick else (4, 17)
+    per_sample = (lambda n: 2) if quick else (lambda n: n)
+    return {
+        "core": Case(functools.partial(_core, core, batch, length), 1.15, per_sample(64)),
+        "small agent": Case(
+            functools.partial(_agent, catch, 1 if quick else 4), 1.15, per_sample(8)
+        ),
+        "image model": Case(
+            functools.partial(_model, image, atari, image_batch, image_rows), 1.2, per_sample(8)
+        ),
+        "MinAtar model, dense": Case(
+            functools.partial(_model, grid, grid_spec, batch, length + 1), 1.2, per_sample(16)
+        ),
+    }
+
+
+def measure(name: str, case: Case, numbers: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
+    """A row for each number of seeds; times are those of one update of one seed."""
+    made = {n: case.make(n) for n in numbers}
+
+    def repeated(run, count):
+        def call():
+            for _ in range(count):
+                run()
+
+        return call
+
+    calls = {str(n): repeated(run, max(case.updates // n, 1)) for n, (run, _) in made.items()}
+    spent = timing.compare(calls, rounds)
+    rows = []
+    for n in numbers:
+        covered = n * max(case.updates // n, 1)
+        each = timing.Time(*(seconds / covered for seconds in spent[str(n)]))
+        solo = rows[0]["cpu_s"] if rows else each.cpu
+        rows.append(
+            {
+                "program": name,
+                "seeds": n,
+                "devices": seeds.seed_mesh(n).size,
+                "cpu_s": each.cpu,
+                "wall_s": each.wall,
+                "cpu_over_solo": each.cpu / solo,
+                "bar": case.bar,
+                "compile_cpu_s": made[n][1],
+            }
+        )
+    return rows
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """CPU time of a seed among several, as a multiple of one alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(row["program"] for row in rows):
+        points = [(r["seeds"], r["cpu_over_solo"]) for r in rows if r["program"] == name]
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    for bar in sorted({row["bar"] for row in rows}):
+        axes.axhline(bar, color="0.6", linestyle="--", linewidth=1)
+    numbers = sorted({row["seeds"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(numbers, [str(n) for n in numbers])
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel("seeds in one program")
+    axes.set_ylabel("CPU time of one seed / of one seed alone")
+    axes.legend(frameon=False)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def run(quick: bool, out: Path) -> list[dict[str, Any]]:
+    """Write `seeds.csv` and `seeds.png` into `out` and return the rows; `quick`: tiny sizes."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows, numbers = [], SEEDS[:2] if quick else SEEDS
+    for name, case in cases(quick).items():
+        rows += measure(name, case, numbers, rounds=1 if quick else 9)
+        for row in rows[-len(numbers) :]:
+            print("  ".join(f"{_shown(row[column]):>12}" for column in COLUMNS), flush=True)
+    with (out / "seeds.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({k: _shown(v) for k, v in row.items()} for row in rows)
+    plot(rows, out / "seeds.png")
+    return rows
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    configure_runtime()
+    run(quick=False, out=Path(__file__).parents[1] / "results" / "benchmarks")
