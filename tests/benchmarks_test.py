@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import published, published_jax
+from experiments.benchmarks import published, published_jax, seeds
 from mbrl_jax.types import bind
 
 
@@ -168,3 +168,13 @@ def test_torch_behaviour_has_our_loss_and_gradients(problem, sides, quick_compil
     for net in ("actor", "critic"):
         assert_gradients_close(getattr(behaviour, net), getattr(wanted, net))
     behaviour.zero_grad(set_to_none=True)
+
+
+def test_cost_per_seed_is_written_for_every_program(tmp_path, quick_compile):
+    rows = seeds.run(quick=True, out=tmp_path)
+    assert [(row["program"], row["seeds"]) for row in rows] == [
+        (name, count) for name in seeds.cases(quick=True) for count in seeds.SEEDS[:2]
+    ]
+    assert all(row["cpu_s"] > 0 and row["compile_cpu_s"] > 0 for row in rows)
+    assert len((tmp_path / "seeds.csv").read_text().splitlines()) == 1 + len(rows)
+    assert (tmp_path / "seeds.png").stat().st_size > 0

@@ -155,13 +155,6 @@ def test_settings_name_every_core(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 100_000
 
 
-@pytest.fixture
-def compilation_cache_stays_on():
-    yield  # measuring turns it off
-    jax.config.update("jax_enable_compilation_cache", True)
-
-
-@pytest.mark.usefixtures("compilation_cache_stays_on")
 def test_a_run_writes_what_the_report_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(grid_world, "CURVE_TOKENS", 4 * TINY.tokens)
     monkeypatch.setattr(grid_world, "FINAL_TOKENS", 8 * TINY.tokens)

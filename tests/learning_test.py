@@ -1,6 +1,6 @@
 """The experiments reach what their docstrings promise (minutes each).
 
-    bash tests/run.sh -m slow tests/learning_test.py
+bash tests/run.sh -m slow tests/learning_test.py
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ Facts: specification world_models.md section 3; S4WM's full DPLR kernel is not t
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -102,10 +102,44 @@ def log_dt_init(key, shape, dtype=jnp.float32):
 # ------------------------------------------------------------------------------------------ layer
 
 
-class S4Mixer(nn.Module):
-    """S4D, GELU, then GLU: W₁ y · sigmoid(W₂ y). B is 1: only the product of B and C matters."""
+class DiagonalMixer(nn.Module):
+    """A diagonal kernel, GELU, then GLU: W₁ y · sigmoid(W₂ y).
 
-    config: Config
+    Kinds of layers set `kernel_step` and `kernel_stream` and define `setup` and `_system`.
+    """
+
+    config: Any
+
+    def _system(self):
+        raise NotImplementedError
+
+    def _mix(self, y):
+        value, gate = jnp.split(self.out_proj(nn.gelu(y)), 2, axis=-1)
+        return value * nn.sigmoid(gate)
+
+    def step(self, carry, u):
+        state, y = self.kernel_step(carry, u, *self._system(), rule=self.config.rule)
+        return state, self._mix(y)
+
+    def unroll(self, carry, us, is_first):
+        c = self.config
+        y, last, entries = self.kernel_stream(
+            us,
+            *self._system(),
+            reset=is_first,
+            initial_state=carry,
+            rule=c.rule,
+            chunk_size=c.chunk_size,
+            method=c.method,
+        )
+        return last, self._mix(y), entries
+
+
+class S4Mixer(DiagonalMixer):
+    """The S4D layer. B is 1: only the product of B and C matters."""
+
+    kernel_step = staticmethod(ssm.s4d_step)
+    kernel_stream = staticmethod(ssm.s4d_stream)
 
     def setup(self):
         c = self.config
@@ -123,27 +157,6 @@ class S4Mixer(nn.Module):
         """dt, A, B, C, D of the kernel; exp keeps Re A below 0."""
         A = jax.lax.complex(-jnp.exp(self.log_decay), self.frequency)
         return jnp.exp(self.log_dt), A, jnp.ones(A.shape), jax.lax.complex(*self.c), self.skip
-
-    def _mix(self, y):
-        value, gate = jnp.split(self.out_proj(nn.gelu(y)), 2, axis=-1)
-        return value * nn.sigmoid(gate)
-
-    def step(self, carry, u):
-        state, y = ssm.s4d_step(carry, u, *self._system(), rule=self.config.rule)
-        return state, self._mix(y)
-
-    def unroll(self, carry, us, is_first):
-        c = self.config
-        y, last, entries = ssm.s4d_stream(
-            us,
-            *self._system(),
-            reset=is_first,
-            initial_state=carry,
-            rule=c.rule,
-            chunk_size=c.chunk_size,
-            method=c.method,
-        )
-        return last, self._mix(y), entries
 
 
 def constant(values: np.ndarray):

@@ -57,10 +57,11 @@ def _hippo_block(config: Config) -> tuple[np.ndarray, np.ndarray]:
     return s4.hippo_legs(config.state_size // config.blocks)
 
 
-class S5Mixer(nn.Module):
-    """S5, GELU, then GLU: W₁ y · sigmoid(W₂ y)."""
+class S5Mixer(s4.DiagonalMixer):
+    """The S5 layer."""
 
-    config: Config
+    kernel_step = staticmethod(ssm.s5_step)
+    kernel_stream = staticmethod(ssm.s5_stream)
 
     def setup(self):
         c = self.config
@@ -79,27 +80,6 @@ class S5Mixer(nn.Module):
         A = jax.lax.complex(-jnp.exp(self.log_decay), self.frequency)
         B, C = jax.lax.complex(*self.b), jax.lax.complex(*self.c)
         return jnp.exp(self.log_dt), A, B, C, self.skip
-
-    def _mix(self, y):
-        value, gate = jnp.split(self.out_proj(nn.gelu(y)), 2, axis=-1)
-        return value * nn.sigmoid(gate)
-
-    def step(self, carry, u):
-        state, y = ssm.s5_step(carry, u, *self._system(), rule=self.config.rule)
-        return state, self._mix(y)
-
-    def unroll(self, carry, us, is_first):
-        c = self.config
-        y, last, entries = ssm.s5_stream(
-            us,
-            *self._system(),
-            reset=is_first,
-            initial_state=carry,
-            rule=c.rule,
-            chunk_size=c.chunk_size,
-            method=c.method,
-        )
-        return last, self._mix(y), entries
 
 
 def _b_init(config: Config, key, shape, dtype=jnp.float32):

@@ -1,5 +1,6 @@
 """The actor-critic in exact models of the probes learns their known values and best actions."""
 
+import dataclasses
 import functools
 
 import jax
@@ -368,3 +369,24 @@ def test_update_keeps_the_structure_of_its_state(first_update):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(
         lambda x: (x.shape, x.dtype), after
     )
+
+
+def test_imagining_does_not_store_the_core_states(tiny_spec, tiny_drama):
+    core = dataclasses.replace(tiny_drama.core, width=32, state_size=64)
+    model = dataclasses.replace(tiny_drama, core=core).make(tiny_spec)
+    config = dataclasses.replace(CONFIG, horizon=16)
+    behaviour, num_starts = config.make(tiny_spec), 32
+
+    def update(key):
+        bound = bind(model, model.init(key))
+        latents = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (num_starts, *x.shape)), model.initial_latent()
+        )
+        one = jax.tree.map(lambda x: x[0], latents)
+        state = behaviour.init(key, bound.features(one))
+        starts = Starts(latents, jnp.ones(num_starts))
+        return behaviour.update(state, key, bound, starts, None, 0)
+
+    memory = jax.jit(update).lower(jax.random.key(0)).compile().memory_analysis()
+    states = sum(x.nbytes for x in jax.tree.leaves(model.initial_latent().carry)) * num_starts
+    assert memory.temp_size_in_bytes < states * config.horizon / 2

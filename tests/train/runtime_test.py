@@ -38,6 +38,39 @@ def test_a_cache_that_cannot_be_made_is_no_error(tmp_path):
     assert show(tmp_path, XDG_CACHE_HOME=str(tmp_path / "file")) == ["None", "None"]
 
 
+DEVICES = (
+    "import mbrl_jax.train.runtime as r; r.configure_runtime(num_seeds={}); import jax; "
+    "print(len(jax.devices()))"
+)
+
+
+def count_devices(tmp_path, num_seeds, cores=None, **environment):
+    unset = ("XLA_FLAGS", "PJRT_NPROC", "NPROC", "JAX_NUM_CPU_DEVICES")
+    env = {k: v for k, v in os.environ.items() if k not in unset}
+    code = DEVICES.format(num_seeds)
+    if cores:
+        code = f"import os; os.sched_getaffinity = lambda _: set(range({cores})); " + code
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | {"XDG_CACHE_HOME": str(tmp_path)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def test_each_core_gets_seeds_of_its_own(tmp_path):
+    assert count_devices(tmp_path, num_seeds=6, cores=4) == 3
+    assert count_devices(tmp_path, num_seeds=1, cores=4) == 1
+
+
+def test_the_users_devices_and_threads_stay(tmp_path):
+    flag = "--xla_force_host_platform_device_count=5"
+    assert count_devices(tmp_path, num_seeds=4, cores=4, XLA_FLAGS=flag) == 5
+    assert count_devices(tmp_path, num_seeds=4, cores=4, PJRT_NPROC="2") == 1
+
+
 def test_versions_name_what_decides_results():
     found = runtime.versions()
     assert found["jax"]
