@@ -75,8 +75,8 @@ def _core(config: mamba2.Config, batch: int, length: int, num_seeds: int):
     return _compiled(jax.value_and_grad(loss, argnums=(0, 1)), num_seeds, params, xs, is_first)
 
 
-def _agent(experiment: Experiment, iterations: int, num_seeds: int):
-    """Iterations of the training loop, each with one update of model and behaviour."""
+def _agent(experiment: Experiment, num_seeds: int):
+    """One iteration of the training loop, with one update of model and behaviour."""
     entry = build(experiment).entry
     chunk = functools.partial(entry.chunk, True)
     mapped = seeds.over_seeds(chunk, num_seeds, num_shared=3, donate=True)
@@ -92,7 +92,7 @@ def _agent(experiment: Experiment, iterations: int, num_seeds: int):
 
     def run():
         holder[0], _ = jax.block_until_ready(
-            compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + iterations))
+            compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + 1))
         )
 
     return run, compile_cpu
@@ -153,9 +153,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
     per_sample = (lambda n: 2) if quick else (lambda n: n)
     return {
         "core": Case(functools.partial(_core, core, batch, length), 1.15, per_sample(64)),
-        "small agent": Case(
-            functools.partial(_agent, catch, 1 if quick else 4), 1.15, per_sample(8)
-        ),
+        "small agent": Case(functools.partial(_agent, catch), 1.15, per_sample(32)),
         "image model": Case(
             functools.partial(_model, image, atari, image_batch, image_rows), 1.2, per_sample(8)
         ),
