@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from mbrl_jax.networks.convolution import transposed_convolution
 from mbrl_jax.networks.encoders import require_image
+from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.norms import BatchNorm
@@ -40,6 +41,22 @@ class Dense:
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module for one observation spec."""
         return DenseDecoder(self.width, self.layers, spec.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Transposed convolutions to small grids of cells (`networks.grid`), the mirror of the encoder.
+
+    `width` is that of the hidden layer, `depth` the channels before the last convolution.
+    """
+
+    depth: int = 16
+    width: int = 128
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
+        require_grid(spec)
+        return GridDecoder(self.depth, self.width, spec.shape)
 
 
 class ConvTranspose(nn.Module):

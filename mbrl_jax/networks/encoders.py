@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mbrl_jax.networks.convolution import convolution
+from mbrl_jax.networks.grid import GridEncoder, require_grid
 from mbrl_jax.networks.heads import RMS_EPS
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.norms import BatchNorm
@@ -43,6 +44,19 @@ class Dense:
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module for one observation spec."""
         return DenseEncoder(self.width, self.layers, len(spec.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Convolutions over small grids of cells (`networks.grid`); channels of the first, output."""
+
+    depth: int = 16
+    width: int = 128
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
+        require_grid(spec)
+        return GridEncoder(self.depth, self.width)
 
 
 class Conv(nn.Module):

@@ -48,8 +48,8 @@ class Config:
     core: mamba2.Config | mamba.Config | gru.Config | s4.Config | s5.Config | transformer.Config = (
         mamba2.Config()
     )
-    encoder: encoders.Image64 | encoders.Dense = encoders.Image64()
-    decoder: decoders.Image64 | decoders.Dense = decoders.Image64()
+    encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Image64()
+    decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Image64()
     groups: int = 32
     classes: int = 32
     prior_layers: int = 0
