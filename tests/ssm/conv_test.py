@@ -1,7 +1,5 @@
 """The causal convolution against float64 loops and its own one-row form."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,16 +98,6 @@ def test_bfloat16_inputs_give_bfloat16_outputs():
     for y, histories in (run(low), run_steps(low)):
         assert y.dtype == histories.dtype == jnp.bfloat16
         assert cases.error(y, oracles.causal_conv(**case)[0]) < 0.02
-
-
-@pytest.mark.parametrize("function", [run, run_steps, gradients])
-def test_lowers_for_accelerators(function):
-    case = make_case(0, 9, 4)
-    arguments = [case, case["x"]] if function is gradients else [case]
-    exported = jax.export.export(jax.jit(functools.partial(function)), platforms=["cuda", "tpu"])(
-        *arguments
-    )
-    assert exported.platforms == ("cuda", "tpu")
 
 
 @pytest.mark.parametrize(

@@ -365,14 +365,6 @@ def test_a_reset_hides_the_past_exactly_and_bfloat16_is_close(form, method):
     assert complex_error(low_final, np.asarray(final)) < 0.02
 
 
-@pytest.mark.parametrize("form, method", [(form, m) for form in FORMS for m in METHODS[form]])
-def test_lowers_for_accelerators(form, method):
-    case = make_case(form, 0, 9)
-    function = jax.jit(functools.partial(run_and_gradients, form, "zoh", method))
-    exported = jax.export.export(function, platforms=["cuda", "tpu"])(case, cotangents(case))
-    assert exported.platforms == ("cuda", "tpu")
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "change, message",
@@ -390,8 +382,3 @@ def test_lowers_for_accelerators(form, method):
 def test_wrong_arguments_are_named(form, change, message):
     with pytest.raises(ValueError, match=message):
         KERNELS[form](**(make_case(form, 0, 6) | change))
-
-
-def test_auto_chooses_by_backend():
-    chosen = [[m.auto_method(b) for b in ("cpu", "gpu")] for m in (diagonal_s4d, diagonal_s5)]
-    assert chosen == [["chunked_sequential", "chunked"], ["recurrent", "associative"]]

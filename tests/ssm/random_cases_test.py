@@ -17,7 +17,6 @@ from mbrl_jax import ssm
 from tests.ssm import cases, oracles
 
 DRAWS = 24
-CHUNK = 8
 STREAMED = {"ssd": ("x", "B", "C"), "selective_scan": ("u", "B", "C")}  # may be bfloat16
 STEP = {"ssd": "dt", "selective_scan": "delta"}
 MAKE = {"ssd": cases.ssd, "selective_scan": cases.selective_scan}
@@ -30,7 +29,8 @@ class Program(NamedTuple):
     kernel: str
     method: str
     length: int
-    layout: tuple[int, ...]  # SSD: heads, channels, groups, states; selective scan: channels, states
+    layout: tuple[int, ...]  # heads, channels, groups, states; or channels, states
+    chunk: int = 8
 
 
 PROGRAMS = [
@@ -40,6 +40,8 @@ PROGRAMS = [
     Program("ssd", "chunked_sequential", 9, (2, 3, 1, 4)),
     Program("ssd", "chunked_sequential", 24, (1, 4, 1, 1)),
     Program("ssd", "chunked_sequential", 75, (2, 3, 1, 4)),  # ten chunks: across them by a loop
+    Program("ssd", "chunked_sequential", 75, (2, 3, 1, 4), 32),
+    Program("ssd", "chunked_sequential", 75, (2, 3, 1, 4), 75),
     Program("ssd", "chunked", 9, (4, 2, 2, 3)),
     Program("ssd", "chunked", 21, (2, 3, 1, 4)),
     Program("ssd", "recurrent", 8, (2, 3, 1, 4)),
@@ -55,6 +57,8 @@ PROGRAMS = [
     Program("selective_scan", "associative", 9, (5, 3)),
     Program("selective_scan", "associative", 21, (5, 3)),
 ]
+# The long ones.
+BFLOAT16_PROGRAMS = [p for p in PROGRAMS if p.length in (21, 75) and p.chunk == 8]
 
 
 def draws_of(program):
@@ -62,7 +66,7 @@ def draws_of(program):
     made = []
     for i in range(DRAWS):
         case = MAKE[program.kernel](
-            1000 * program.length + i, program.length, *program.layout, chunk_size=CHUNK
+            1000 * program.length + i, program.length, *program.layout, chunk_size=program.chunk
         )
         made.append(cases.extreme(case, i, STEP[program.kernel]) if i % 2 else case)
     rng = np.random.default_rng(program.length)
@@ -80,16 +84,16 @@ def stack(draws):
 # LLVM's optimiser would take most of the time.
 @functools.partial(
     jax.jit,
-    static_argnames=("kernel", "method"),
+    static_argnames=("kernel", "method", "chunk_size"),
     compiler_options={"xla_backend_optimization_level": 0},
 )
-def values_and_gradients(kernel, method, draws, bars):
+def values_and_gradients(kernel, method, chunk_size, draws, bars):
     """y, final state, and gradients of Σ y·y_bar + Σ final·final_bar by name, of every draw."""
 
     def one_draw(case, bars):
         def objective(arguments):
             y, final = getattr(ssm, kernel)(
-                **(case | arguments), return_final_state=True, chunk_size=CHUNK, method=method
+                **(case | arguments), return_final_state=True, chunk_size=chunk_size, method=method
             )
             return (y * bars[0]).sum() + (final * bars[1]).sum(), (y, final)
 
@@ -98,6 +102,11 @@ def values_and_gradients(kernel, method, draws, bars):
         return *values, gradients
 
     return jax.vmap(one_draw)(draws, bars)
+
+
+def run(program, draws, bars):
+    results = values_and_gradients(program.kernel, program.method, program.chunk, draws, bars)
+    return jax.tree.map(np.asarray, results)
 
 
 def wanted_of(kernel, case, bars):
@@ -110,8 +119,7 @@ def wanted_of(kernel, case, bars):
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_outputs_and_gradients_equal_the_recurrence(program):
     made, bars = draws_of(program)
-    got = values_and_gradients(program.kernel, program.method, stack(made), stack(bars))
-    got = jax.tree.map(np.asarray, got)
+    got = run(program, stack(made), stack(bars))
     for i, case in enumerate(made):
         y, final, gradients = jax.tree.map(lambda leaf, i=i: leaf[i], got)
         wanted_y, wanted_final, wanted = wanted_of(program.kernel, case, bars[i])
@@ -135,14 +143,13 @@ def test_the_cases_are_as_many_and_as_extreme_as_they_claim(kernel):
     assert min(decays) == -5000.0
 
 
-@pytest.mark.parametrize("program", [PROGRAMS[5], PROGRAMS[7], PROGRAMS[15], PROGRAMS[19]], ids=str)
+@pytest.mark.parametrize("program", BFLOAT16_PROGRAMS, ids=str)
 def test_bfloat16_inputs_are_within_two_percent(program):
     made, bars = draws_of(program)
     low = stack(made)
     low |= {name: jnp.asarray(low[name], jnp.bfloat16) for name in STREAMED[program.kernel]}
-    got = values_and_gradients(program.kernel, program.method, low, stack(bars))
+    got = run(program, low, stack(bars))
     assert got[0].dtype == jnp.bfloat16 and got[1].dtype == jnp.float32
-    got = jax.tree.map(np.asarray, got)
     errors_of_A = []
     for i, case in enumerate(made):
         y, final, gradients = jax.tree.map(lambda leaf, i=i: leaf[i], got)
