@@ -26,9 +26,14 @@ def convolution(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def transposed(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """x [N, Ho, Wo, Co] and kernel [k, k, C, Co] to [N, H, W, C], the adjoint of `convolution`.
 
-    The phases of rows and columns are channels of the product and then take their places.
+    The phases of rows and columns are channels of the product and then take their places. With
+    stride 1 and a small kernel the product comes first and its taps are added up: the rows of the
+    product are then the pixels of x, which are fewer than those of the result without padding.
     """
     stride, (height, width) = geometry.stride, geometry.fine
+    if stride == 1 and max(geometry.kernel) <= IM2COL_KERNEL:
+        result = jax.ShapeDtypeStruct((x.shape[0], height, width, kernel.shape[2]), x.dtype)
+        return jax.linear_transpose(lambda y: convolution(y, kernel, geometry), result)(x)[0]
     sizes = (-(-height // stride), -(-width // stride))
     tables, pads = [], []
     for axis in (0, 1):

@@ -19,7 +19,7 @@ LEAST_SIDE = 2 * LAYERS + 1  # each layer takes one cell from each side
 
 
 def require_grid(spec: ArraySpec) -> None:
-    """Raise ValueError unless the observation is [H, W, C] with H and W of at least `LEAST_SIDE`."""
+    """Raise ValueError unless observations are [H, W, C] with sides of at least `LEAST_SIDE`."""
     if len(spec.shape) != 3 or min(spec.shape[:2]) < LEAST_SIDE:
         raise ValueError(
             f"a Grid encoder or decoder needs observations of shape (H, W, C) with H and W at "
