@@ -4,8 +4,8 @@
 
 writes `seeds.csv` and `seeds.png`. All seeds share one device here, so that nothing but the vmap is
 measured; runs give each core seeds of its own (`mbrl_jax.train.runtime`). A sample covers the same
-number of updates of one seed for every number of seeds. MinAtar's grids go through the dense
-encoder and decoder of `experiments.drama_minatar`: there is none with convolutions yet.
+number of updates of one seed for every number of seeds. The grid models are those of
+`experiments.drama_minatar`: with convolutions ("grid model"), and as it stands there ("dense").
 """
 
 import csv
@@ -146,7 +146,12 @@ def cases(quick: bool = False) -> dict[str, Case]:
         decoder=decoders.Image64(depth=1 if quick else 4),
         **small,
     )
-    grid = dataclasses.replace(breakout.model, core=core)
+    dense = dataclasses.replace(breakout.model, core=core)
+    grid = dataclasses.replace(
+        dense,
+        encoder=encoders.Grid(2, 8) if quick else encoders.Grid(width=256),
+        decoder=decoders.Grid(2, 8) if quick else decoders.Grid(width=256),
+    )
     grid_spec = breakout.env.make().spec
     atari = EnvSpec(ArraySpec((64, 64, 3), "uint8"), DiscreteSpec(6))
     image_batch, image_rows = (1, 3) if quick else (4, 17)
@@ -157,8 +162,11 @@ def cases(quick: bool = False) -> dict[str, Case]:
         "image model": Case(
             functools.partial(_model, image, atari, image_batch, image_rows), 1.2, per_sample(8)
         ),
-        "MinAtar model, dense": Case(
+        "grid model": Case(
             functools.partial(_model, grid, grid_spec, batch, length + 1), 1.2, per_sample(16)
+        ),
+        "grid model, dense": Case(
+            functools.partial(_model, dense, grid_spec, batch, length + 1), 1.2, per_sample(16)
         ),
     }
 
