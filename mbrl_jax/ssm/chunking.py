@@ -8,10 +8,25 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+# Up to here a sum is written out; compile time grows with it.
+_MAX_WRITTEN_OUT = 64
+
 
 def state_dtype(x: Array) -> jnp.dtype:
     """The dtype of states for inputs `x`: float32, or float64 for float64 inputs."""
     return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def weighted_sum(weight: Array, x: Array) -> Array:
+    """Σₙ weightₙ·xₙ over the first axis of x [N, …] and weight [N] or [N, …].
+
+    Written out, XLA:CPU makes it one loop over what is left. A reduction goes to a library instead,
+    which wants its operands in memory, and which is 16 times slower once `vmap` puts an axis of
+    size 1 (one seed) before the batch.
+    """
+    if len(x) > _MAX_WRITTEN_OUT:
+        return (weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) * x).sum(0)
+    return sum((weight[n] * x[n] for n in range(1, len(x))), weight[0] * x[0])
 
 
 def to_chunks(x: Array, chunk_size: int) -> Array:

@@ -23,9 +23,6 @@ Array = jax.Array
 
 METHODS = ("auto", "associative", "recurrent")
 
-# Up to here a sum over states is written out; compile time grows with it.
-_MAX_WRITTEN_OUT = 64
-
 
 class ScanEntries(NamedTuple):
     """What rebuilds the state after any row: states at chunk starts, and the rows in between."""
@@ -254,19 +251,7 @@ def _decay_and_input(
 
 def _read(state: Array, C: Array) -> Array:
     """y [D] without the skip."""
-    return _sum_over_states(C.astype(state.dtype), state)
-
-
-def _sum_over_states(weight: Array, x: Array) -> Array:
-    """Σₙ weightₙ·xₙ for weight [N] or [N, D] and x [N, D]: [D].
-
-    Written out, XLA:CPU makes it one loop over channels. A reduction goes to a library instead,
-    which wants its operands in memory, and which is 16 times slower once `vmap` puts an axis of
-    size 1 (one seed) before the batch.
-    """
-    if len(x) > _MAX_WRITTEN_OUT:
-        return (weight.reshape(len(x), -1) * x).sum(0)
-    return sum(weight[n] * x[n] for n in range(1, len(x))) + weight[0] * x[0]
+    return chunking.weighted_sum(C.astype(state.dtype), state)
 
 
 def _skip(y: Array, D: Array | None, u: Array) -> Array:
@@ -379,7 +364,7 @@ def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]
 
     state_bar = state_bar + C[:, None] * y_bar[None]
     exponent_bar = state_bar * carried
-    delta_bar = u * inputs_bar + _sum_over_states(rates, exponent_bar)
+    delta_bar = u * inputs_bar + chunking.weighted_sum(rates, exponent_bar)
     rates_bar = rates_bar + exponent_bar * delta[None]
     state_bar = jnp.where(reset, 0, jnp.exp(delta[None] * rates)) * state_bar
     return (state_bar, rates_bar), (delta * inputs_bar, delta_bar, B_bar, C_bar)

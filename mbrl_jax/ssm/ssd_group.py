@@ -150,8 +150,8 @@ def _inside_backward(residuals, y_bar):
     mixing_bar = _product(y_bar, x.swapaxes(1, 2), x.dtype)
 
     weight_bar = mixing_bar * _seen_decay(sums, segment)
-    scores_bar = (weight_bar * dt[:, None]).sum(0)
-    dt_bar = (weight_bar * scores[None]).sum(1)
+    scores_bar = chunking.weighted_sum(dt[:, None], weight_bar)
+    dt_bar = chunking.weighted_sum(scores[:, None], weight_bar.swapaxes(0, 1))
     decay_bar = _crossing(weight_bar * scores[None] * dt[:, None])
     D_bar = mixing_bar.reshape(len(D), -1)[:, :: len(segment) + 1].sum(1)  # the diagonal
     B_bar = _product(scores_bar.T, C, x.dtype)
@@ -185,8 +185,8 @@ def _chunk_state(x, dt, decay, B, segment) -> tuple[Array, Array]:
     later = jnp.tril(jnp.ones((size, size), decay.dtype), -1)
     weight = dt * masked_exp(survives[None], exact_product(decay, later))  # [H, Q]
     kept = masked_exp(segment[-1] == 0, decay.sum(1))
-    added = _mix(weight[:, None] * B.T[None], weight[:, :, None] * B[None], x)
-    return added, kept
+    by_row, by_state = _weighted(weight, B)
+    return _mix(by_state, by_row, x), kept
 
 
 def _carried_in(x, decay, C, segment, start) -> Array:
@@ -194,7 +194,30 @@ def _carried_in(x, decay, C, segment, start) -> Array:
     size = len(segment)
     upto = jnp.triu(jnp.ones((size, size), decay.dtype))
     left = masked_exp((segment == 0)[None], exact_product(decay, upto))  # [H, Q]
-    return _mix(left[:, :, None] * C[None], left[:, None] * C.T[None], start.astype(x.dtype))
+    by_row, by_state = _weighted(left, C)
+    return _mix(by_row, by_state, start.astype(x.dtype))
+
+
+@jax.custom_vjp
+def _weighted(weight: Array, rows: Array) -> tuple[Array, Array]:
+    """weight [H, Q] times rows [Q, N], as [H, Q, N] and as [H, N, Q]."""
+    return weight[:, :, None] * rows[None], weight[:, None] * rows.T[None]
+
+
+def _weighted_forward(weight, rows):
+    return _weighted(weight, rows), (weight, rows)
+
+
+def _weighted_backward(residuals, bars):
+    weight, rows = residuals
+    by_row, by_state = bars
+    bar = by_state + by_row.swapaxes(1, 2)
+    weight_bar = chunking.weighted_sum(rows.T[:, None], bar.swapaxes(0, 1))
+    rows_bar = chunking.weighted_sum(weight[:, None], bar)  # [N, Q]
+    return weight_bar.astype(weight.dtype), rows_bar.T.astype(rows.dtype)
+
+
+_weighted.defvjp(_weighted_forward, _weighted_backward)
 
 
 @jax.custom_vjp
