@@ -150,7 +150,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
     grid = dataclasses.replace(
         dense,
         encoder=encoders.Grid(2, 8) if quick else encoders.Grid(width=256),
-        decoder=decoders.Grid(2, 8) if quick else decoders.Grid(width=256),
+        decoder=decoders.Grid(2) if quick else decoders.Grid(),
     )
     grid_spec = breakout.env.make().spec
     atari = EnvSpec(ArraySpec((64, 64, 3), "uint8"), DiscreteSpec(6))

@@ -45,18 +45,14 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Transposed convolutions to small grids of cells (`networks.grid`), the mirror of the encoder.
-
-    `width` is that of the hidden layer, `depth` the channels before the last convolution.
-    """
+    """Transposed convolutions to small grids (`networks.grid`), the last from `depth` channels."""
 
     depth: int = 16
-    width: int = 128
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
         require_grid(spec)
-        return GridDecoder(self.depth, self.width, spec.shape)
+        return GridDecoder(self.depth, spec.shape)
 
 
 class ConvTranspose(nn.Module):

@@ -49,10 +49,13 @@ class GridEncoder(nn.Module):
 
 
 class GridDecoder(nn.Module):
-    """[..., Z] -> [..., *shape], raw outputs: the mirror of `GridEncoder`."""
+    """[..., Z] -> [..., *shape], raw outputs: the mirror of the maps of `GridEncoder`.
+
+    A latent becomes the smallest map by one Linear, as in the image decoder: a hidden layer
+    between them learnt more slowly.
+    """
 
     depth: int
-    width: int
     shape: tuple[int, int, int]
 
     @nn.compact
@@ -60,9 +63,7 @@ class GridDecoder(nn.Module):
         del train
         height, width, channels = self.shape
         small = (height - 2 * LAYERS, width - 2 * LAYERS, self.depth * 2 ** (LAYERS - 1))
-        x = nn.Dense(self.width, kernel_init=glorot_truncated)(z)
-        x = nn.silu(nn.RMSNorm(epsilon=RMS_EPS)(x))
-        x = nn.Dense(small[0] * small[1] * small[2], kernel_init=glorot_truncated)(x)
+        x = nn.Dense(small[0] * small[1] * small[2], kernel_init=glorot_truncated)(z)
         x = _activate_map(x.reshape((-1,) + small))
         for layer in reversed(range(LAYERS - 1)):
             x = _activate_map(_ConvTranspose(self.depth * 2**layer)(x))
