@@ -1,6 +1,6 @@
 """The recurrences in JAX as a user writes them down from their formulas, to compare kernels with.
 
-Neither is slowed down on purpose: inputs are in natural layouts, time comes first where `lax.scan`
+None is slowed down on purpose: inputs are in natural layouts, time comes first where `lax.scan`
 wants it, and whatever does not depend on the state is computed for all rows at once where that is
 the usual way. Axes as in `mbrl_jax.ssm`: B batch, T time, H heads, P channels, N state size.
 """
@@ -106,3 +106,56 @@ def selective_scan_nd(u, delta, A, B, C, D) -> Array:
     rows = tuple(jnp.swapaxes(row, 0, 1) for row in (u, delta, B, C))
     _, y = jax.lax.scan(one_row, start, rows)
     return jnp.swapaxes(y, 0, 1) + D * u
+
+
+# ------------------------------------------------------------------------- diagonal (S4D and S5)
+
+
+def _held(A, dt) -> tuple[Array, Array]:
+    """Decay and input gain of zero-order hold, complex, for A of any shape and dt beside it."""
+    decay = jnp.exp(dt * A)
+    return decay, (decay - 1) / A
+
+
+def s4d_associative(u, dt, A, B, C, D) -> Array:
+    """Complex pairs [B, T, D, N] through `associative_scan` over T."""
+    decay, gain = _held(A, dt[:, None])
+    inputs = gain * B * u[..., None]
+    decay = jnp.broadcast_to(decay, inputs.shape)
+    _, states = jax.lax.associative_scan(_combine, (decay, inputs), axis=1)
+    return 2 * jnp.einsum("btdn,dn->btd", states, C).real + D * u
+
+
+def s4d_scan(u, dt, A, B, C, D) -> Array:
+    """`lax.scan` over T with the complex state [B, D, N]."""
+    decay, gain = _held(A, dt[:, None])
+
+    def one_row(state, u):
+        state = decay * state + gain * B * u[..., None]
+        return state, 2 * jnp.einsum("bdn,dn->bd", state, C).real
+
+    start = jnp.zeros((u.shape[0], *A.shape), A.dtype)
+    _, y = jax.lax.scan(one_row, start, jnp.swapaxes(u, 0, 1))
+    return jnp.swapaxes(y, 0, 1) + D * u
+
+
+def s5_associative(u, dt, A, B, C, D) -> Array:
+    """Complex pairs [B, T, N] through `associative_scan` over T, as the authors' code has them."""
+    decay, gain = _held(A, dt)
+    inputs = jnp.einsum("nd,btd->btn", gain[:, None] * B, u)
+    decay = jnp.broadcast_to(decay, inputs.shape)
+    _, states = jax.lax.associative_scan(_combine, (decay, inputs), axis=1)
+    return 2 * jnp.einsum("dn,btn->btd", C, states).real + D * u
+
+
+def s5_scan(u, dt, A, B, C, D) -> Array:
+    """`lax.scan` over T with the complex state [B, N]; products with B and C are outside."""
+    decay, gain = _held(A, dt)
+    inputs = jnp.einsum("nd,btd->tbn", gain[:, None] * B, u)
+
+    def one_row(state, row):
+        state = decay * state + row
+        return state, state
+
+    _, states = jax.lax.scan(one_row, jnp.zeros_like(inputs[0]), inputs)
+    return 2 * jnp.einsum("dn,tbn->btd", C, states).real + D * u

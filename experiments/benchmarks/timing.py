@@ -6,9 +6,11 @@ that a slow moment hits all of them.
 """
 
 import contextlib
+import csv
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -92,3 +94,16 @@ def product_program(size: int = 2048) -> Program:
 def gflops(flops: float, seconds: float) -> float:
     """10⁹ floating-point operations for each second."""
     return flops / seconds / 1e9
+
+
+def shown(value: Any) -> str:
+    """A cell of a table: four digits of a float."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Write a table; a column that a row lacks stays empty."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({k: shown(v) for k, v in row.items()} for row in rows)
