@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmarks import __main__ as command
 from experiments.benchmarks import published, published_jax, seeds
 from mbrl_jax.types import bind
 
@@ -178,3 +182,45 @@ def test_cost_per_seed_is_written_for_every_program(tmp_path, quick_compile):
     assert all(row["cpu_s"] > 0 and row["compile_cpu_s"] > 0 for row in rows)
     assert len((tmp_path / "seeds.csv").read_text().splitlines()) == 1 + len(rows)
     assert (tmp_path / "seeds.png").stat().st_size > 0
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def test_command_runs_each_in_a_process_of_its_own_and_goes_on_after_a_failure(
+    monkeypatch, tmp_path, capsys
+):
+    started = []
+
+    def start(arguments, **_):
+        started.append(arguments)
+        return types.SimpleNamespace(returncode=int("--only=seeds" in arguments))
+
+    monkeypatch.setattr(command.subprocess, "run", start)
+    with pytest.raises(SystemExit):
+        command.run(["seeds", "published"], quick=True, out=tmp_path)
+    assert [arguments[3:] for arguments in started] == [
+        [f"--only={name}", f"--out={tmp_path}", "--quick"] for name in ("seeds", "published")
+    ]
+    assert "error: seeds failed" in capsys.readouterr().err
+
+
+def test_command_with_one_name_runs_it_here_and_tells_of_a_missing_torch(
+    monkeypatch, tmp_path, capsys
+):
+    calls = []
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(published, "run", lambda quick, out: calls.append((quick, out)))
+    monkeypatch.setattr("mbrl_jax.train.runtime.configure_runtime", lambda **_: None)
+    command.run(["published"], quick=False, out=tmp_path)
+    assert calls == [(False, tmp_path)]
+    assert "pip install -c constraints.txt -e '.[bench]'" in capsys.readouterr().out
+
+
+def test_command_refuses_an_unknown_name_before_anything_runs():
+    arguments = [sys.executable, "-m", "experiments.benchmarks", "--only=seeds,kernel"]
+    done = subprocess.run(arguments, cwd=command.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions"
+    ]
