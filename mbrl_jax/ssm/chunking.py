@@ -17,16 +17,21 @@ def state_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def weighted_sum(weight: Array, x: Array) -> Array:
-    """Σₙ weightₙ·xₙ over the first axis of x [N, …] and weight [N] or [N, …].
+def weighted_sum(weight: Array, x: Array, axis: int = 0) -> Array:
+    """Σₙ weightₙ·xₙ over `axis` of x; weight [N] or [N, …] has it first.
 
     Written out, XLA:CPU makes it one loop over what is left. A reduction goes to a library instead,
     which wants its operands in memory, and which is 16 times slower once `vmap` puts an axis of
     size 1 (one seed) before the batch.
     """
-    if len(x) > _MAX_WRITTEN_OUT:
+    if x.shape[axis] > _MAX_WRITTEN_OUT:
+        x = jnp.moveaxis(x, axis, 0)
         return (weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) * x).sum(0)
-    return sum((weight[n] * x[n] for n in range(1, len(x))), weight[0] * x[0])
+    parts = (jax.lax.index_in_dim(x, n, axis, keepdims=False) for n in range(x.shape[axis]))
+    total = weight[0] * next(parts)
+    for n, part in enumerate(parts, 1):
+        total = total + weight[n] * part
+    return total
 
 
 def to_chunks(x: Array, chunk_size: int) -> Array:
