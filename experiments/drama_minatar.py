@@ -7,6 +7,9 @@ Expect for Breakout (random play: 0.5): 3 to 4 at 7,500 steps, 5 to 6.5 over the
 20,000, and a little more with greedy actions; about 6 minutes for 2 seeds on 2 CPU cores. It was
 not tuned.
 
+With convolutions, at about twice the cost of a model update (Breakout; not run to the end here):
+--set=model.encoder=grid --set=model.decoder=grid.
+
 Other games: Asterix-MinAtar, Freeway-MinAtar, SpaceInvaders-MinAtar, Seaquest-MinAtar.
 """
 
