@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as command
-from experiments.benchmarks import published, published_jax, seeds
+from experiments.benchmarks import kernels, published, published_jax, seeds
 from mbrl_jax.types import bind
 
 
@@ -224,3 +224,50 @@ def test_command_refuses_an_unknown_name_before_anything_runs():
     assert done.stderr.splitlines() == [
         "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions"
     ]
+
+
+def test_all_forms_of_a_kernel_have_our_results_and_gradients(quick_compile):
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks import kernel_forms, kernels_torch
+
+    def assert_all_close(found, wanted):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            scale = np.abs(b).max()
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+
+    for case in kernels.cases(quick=True)[:4]:
+        forms = kernel_forms.FORMS[case.shape.kernel]
+        args, y_bar = kernel_forms.inputs(case.shape)
+        wanted = jax.jit(kernel_forms.with_gradients(forms["ours"]))(args, y_bar)
+        for form in forms.values():
+            assert_all_close(jax.jit(kernel_forms.with_gradients(form))(args, y_bar), wanted)
+        for name in kernel_forms.TORCH_FORMS[case.shape.kernel].values():
+            _, both = kernels_torch.calls(getattr(kernels_torch, name), args, y_bar)
+            y, gradients = both()
+            # torch has the gradient of a complex number as ∂/∂re + i ∂/∂im, jax its conjugate.
+            found = y.numpy(), tuple(torch.resolve_conj(g.conj()).numpy() for g in gradients)
+            assert_all_close(found, wanted)
+
+
+def test_kernels_are_timed_in_every_form(tmp_path, quick_compile):
+    rows = kernels.run(quick=True, out=tmp_path)
+    for case in kernels.cases(quick=True):
+        key = (case.shape.kernel, str(case.shape))
+        mine = [row for row in rows if (row["kernel"], row["shape"]) == key]
+        found = {(row["form"], row["direction"]) for row in mine}
+        assert {form for form, _ in found} <= set(case.forms)
+        assert {direction for _, direction in found} == {"forward", "forward+backward"}
+    assert all(row["cpu_s"] > 0 and row["share_of_peak"] > 0 for row in rows)
+    tables = {name: (tmp_path / name).read_text() for name in ("kernels.csv", "kernels_bars.csv")}
+    assert len(tables["kernels.csv"].splitlines()) == 1 + len(rows)
+    assert "temporary memory" in tables["kernels_bars.csv"]
+    assert (tmp_path / "kernels.png").stat().st_size > 0
+
+
+def test_every_bar_names_a_row_that_is_measured():
+    measured = {
+        (case.shape.kernel, str(case.shape), form)
+        for case in kernels.cases()
+        for form in case.forms
+    }
+    assert set(kernels.TIME_BARS) <= measured

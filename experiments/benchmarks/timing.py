@@ -84,6 +84,23 @@ def compare(calls: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, T
     }
 
 
+def repeated(call: Callable[[], Any], least: float) -> tuple[Callable[[], Any], int]:
+    """A call that repeats a short one until about `least` wall seconds are over, and how often.
+
+    One run among others would find its inputs out of the caches, which no use of it does.
+    """
+    call()
+    start = time.perf_counter()
+    call()
+    count = max(1, round(least / (time.perf_counter() - start)))
+
+    def many():
+        for _ in range(count):
+            call()
+
+    return many, count
+
+
 def product_program(size: int = 2048) -> Program:
     """The [size, size] float32 matrix product whose rate stands for the machine's peak."""
     keys = jax.random.split(jax.random.key(0))
