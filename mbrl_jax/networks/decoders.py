@@ -1,6 +1,7 @@
 """Observation decoders: [..., Z] -> [..., *observation], raw outputs (no sigmoid)."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,8 +11,9 @@ from mbrl_jax.networks.encoders import require_image
 from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
-from mbrl_jax.networks.norms import BatchNorm
-from mbrl_jax.types import ArraySpec
+from mbrl_jax.networks.normed_convolution import layer
+from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
+from mbrl_jax.types import Array, ArraySpec
 
 
 class DenseDecoder(nn.Module):
@@ -56,17 +58,17 @@ class Grid:
 
 
 class ConvTranspose(nn.Module):
-    """torch's ConvTranspose2d(k=5, padding=2, output_padding=stride-1) on [B, H, W, C]."""
+    """torch's ConvTranspose2d(k=5, padding=2, output_padding=stride-1), behind a normalisation."""
 
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, affine: Affine) -> tuple[Array, Moments]:
         kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = transposed_convolution(x, kernel, self.stride, output_padding=self.stride - 1)
-        return y + bias
+        options = {"stride": self.stride, "output_padding": self.stride - 1}
+        return layer(functools.partial(transposed_convolution, **options), x, affine, kernel, bias)
 
 
 class ImageDecoder(nn.Module):
@@ -81,10 +83,11 @@ class ImageDecoder(nn.Module):
         x = nn.Dense(16 * self.widths[0], kernel_init=glorot_truncated)(z)
         x = x.reshape((-1, self.widths[0], 4, 4))  # channel-first, as the encoder flattens
         x = jnp.moveaxis(x, 1, -1)
-        x = nn.silu(BatchNorm()(x, train))
+        affine = BatchNorm()(moments(x), x.size // self.widths[0], train)
         for width in self.widths[1:]:
-            x = nn.silu(BatchNorm()(ConvTranspose(width, 2)(x), train))
-        x = ConvTranspose(self.channels, 1)(x)
+            x, found = ConvTranspose(width, 2)(x, affine)
+            affine = BatchNorm()(found, x.size // width, train)
+        x, _ = ConvTranspose(self.channels, 1)(x, affine)
         return x.reshape(batch + x.shape[1:])
 
 

@@ -5,6 +5,7 @@ of it are batch axes.
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -13,8 +14,9 @@ from mbrl_jax.networks.convolution import convolution
 from mbrl_jax.networks.grid import GridEncoder, require_grid
 from mbrl_jax.networks.heads import RMS_EPS
 from mbrl_jax.networks.initializers import glorot_truncated
-from mbrl_jax.networks.norms import BatchNorm
-from mbrl_jax.types import ArraySpec
+from mbrl_jax.networks.normed_convolution import layer
+from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, activate
+from mbrl_jax.types import Array, ArraySpec
 
 
 class DenseEncoder(nn.Module):
@@ -60,16 +62,16 @@ class Grid:
 
 
 class Conv(nn.Module):
-    """`convolution` with a kernel of side 5, padding 2 and a bias."""
+    """A convolution of kernel side 5, padding 2, behind the normalisation of its input."""
 
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, affine: Affine | None) -> tuple[Array, Moments]:
         kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return convolution(x, kernel, self.stride) + bias
+        return layer(functools.partial(convolution, stride=self.stride), x, affine, kernel, bias)
 
 
 class ImageEncoder(nn.Module):
@@ -80,10 +82,11 @@ class ImageEncoder(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         batch = x.shape[:-3]
-        x = x.reshape((-1,) + x.shape[-3:])
+        x, affine = x.reshape((-1,) + x.shape[-3:]), None
         for i, width in enumerate(self.widths):
-            x = Conv(width, 1 if i == 0 else 2)(x)
-            x = nn.silu(BatchNorm()(x, train))
+            x, found = Conv(width, 1 if i == 0 else 2)(x, affine)
+            affine = BatchNorm()(found, x.size // width, train)
+        x = activate(x, affine)
         # Channel-first order, so that weights of the published model fit (drama.md section 2).
         return jnp.moveaxis(x, -1, 1).reshape(batch + (-1,))
 

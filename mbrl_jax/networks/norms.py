@@ -1,4 +1,10 @@
-"""Batch normalisation as the published Drama uses it."""
+"""Batch normalisation as the published Drama uses it, in two steps.
+
+`moments` of a map lead to an `Affine`, which `activate` applies where the map is read:
+`normed_convolution` says why.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,66 +16,55 @@ MOMENTUM = 0.9  # torch's momentum 0.1: running = 0.9 · old + 0.1 · new
 EPS = 1e-5
 
 
-class BatchNorm(nn.Module):
-    """Normalise each channel over all leading axes [..., C] in float32.
+class Moments(NamedTuple):
+    """Of a map [..., C] over all its axes but the last."""
 
-    The batch is normalised with its biased variance, the running estimate takes the unbiased
-    one (torch's rule; flax's own module takes the biased one for both).
+    mean: Array  # [C]
+    var: Array  # [C], biased
+
+
+class Affine(NamedTuple):
+    """What the normalisation comes to once moments are known: scale · x + shift."""
+
+    scale: Array  # [C]
+    shift: Array  # [C]
+
+
+def moments(x: Array) -> Moments:
+    """Mean and biased variance of x [..., C] over all leading axes."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    return Moments(mean, jnp.square(x - mean).mean(axes))
+
+
+def activate(x: Array, affine: Affine | None) -> Array:
+    """silu(scale · x + shift) of x [..., C]; x itself where there is no affine."""
+    return x if affine is None else jax.nn.silu(affine.scale * x + affine.shift)
+
+
+class BatchNorm(nn.Module):
+    """The affine that normalises each channel (arXiv 1502.03167).
+
+    A training batch is normalised with its biased variance, the running estimate takes the
+    unbiased one (torch's rule; flax's own module takes the biased one for both). Otherwise the
+    running estimates normalise.
     """
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        channels = x.shape[-1]
+    def __call__(self, found: Moments, count: int, train: bool) -> Affine:
+        """Args: the batch's moments, of `count` numbers for each channel."""
+        channels = found.mean.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        x32 = x.astype(jnp.float32)
-        if train:
-            y, mean, var = normalise_batch(x32, scale, bias)
-            count = x32.size // channels
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
-                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
-        else:
-            y = (x32 - running_mean.value) / jnp.sqrt(running_var.value + EPS) * scale + bias
-        return y.astype(x.dtype)
-
-
-@jax.custom_vjp
-def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """Batch normalisation (arXiv 1502.03167, algorithm 1) of x [..., C] over all leading axes.
-
-    The gradient is written by hand (section 3 there): autodiff's goes through mean and variance
-    apart and reads the maps twice as often. Mean and variance pass no gradient of their own.
-
-    Returns:
-      y [..., C], mean [C], biased variance [C].
-    """
-    return _normalise_forward(x, scale, bias)[0]
-
-
-def _normalise_forward(x, scale, bias):
-    axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    var = jnp.square(x - mean).mean(axes)
-    inverse = jax.lax.rsqrt(var + EPS)
-    y = (x - mean) * (inverse * scale) + bias
-    return (y, mean, var), (x, scale, mean, inverse)
-
-
-def _normalise_backward(kept, bars):
-    x, scale, mean, inverse = kept
-    y_bar, axes = bars[0], tuple(range(x.ndim - 1))
-    normed = (x - mean) * inverse
-    bias_bar, scale_bar = y_bar.sum(axes), (y_bar * normed).sum(axes)
-    count = x.size // x.shape[-1]
-    x_bar = scale * inverse * (y_bar - bias_bar / count - normed * (scale_bar / count))
-    return x_bar, scale_bar, bias_bar
-
-
-normalise_batch.defvjp(_normalise_forward, _normalise_backward)
+        mean, var = found if train else (running_mean.value, running_var.value)
+        if train and not self.is_initializing():
+            unbiased = var * (count / max(count - 1, 1))
+            running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+            running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
+        scale = scale * jax.lax.rsqrt(var + EPS)
+        return Affine(scale, bias - mean * scale)
 
 
 def apply_with_stats(

@@ -29,7 +29,7 @@ PACKAGES = (
 # Constants of glibc's <malloc.h>, and what they are set to.
 _MALLOC_SETTINGS = {
     -4: 0,  # M_MMAP_MAX: never give a block to mmap, which returns it to the kernel when freed
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: keep the top of the heap
+    -1: -1,  # M_TRIM_THRESHOLD: never (as size_t the largest number) give back the top of the heap
     -8: 1,  # M_ARENA_MAX: XLA's pool threads share the one arena that is kept
     -2: 2**28,  # M_TOP_PAD: grow in steps of 256 MB
 }

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from mbrl_jax.networks import encoders
+from mbrl_jax.networks.norms import activate
 from mbrl_jax.types import ArraySpec
 
 IMAGE = ArraySpec((64, 64, 3), "uint8")
 
 
 def _shapes(depth, observation):
-    """Shapes of the output and of what each BatchNorm returns, nothing computed."""
+    """Shapes of the output and of each convolution's, nothing computed."""
     module = encoders.Image64(depth).make(IMAGE)
 
     def run(key, x):
         variables = module.init(key, x, True)
         y, kept = module.apply(variables, x, False, capture_intermediates=True)
         maps = kept["intermediates"]
-        return y, [maps[f"BatchNorm_{i}"]["__call__"][0] for i in range(5)]
+        return y, [maps[f"Conv_{i}"]["__call__"][0][0] for i in range(5)]
 
     return jax.tree.map(lambda x: x.shape, jax.eval_shape(run, jax.random.key(0), observation))
 
@@ -50,8 +51,9 @@ def test_image_encoder_flattens_channel_first():
         return module.apply(module.init(key, x, True), x, False, capture_intermediates=True)
 
     y, kept = run(jax.random.key(1))
-    last = kept["intermediates"]["BatchNorm_4"]["__call__"][0]  # [1, 4, 4, C]
-    expected = np.asarray(jax.nn.silu(last))[0].transpose(2, 0, 1).reshape(-1)
+    last = kept["intermediates"]["Conv_4"]["__call__"][0][0]  # [1, 4, 4, C]
+    affine = kept["intermediates"]["BatchNorm_4"]["__call__"][0]
+    expected = np.asarray(activate(last, affine))[0].transpose(2, 0, 1).reshape(-1)
     np.testing.assert_allclose(y[0], expected, rtol=1e-6)
 
 

@@ -1,0 +1,182 @@
+"""Convolutions between batch normalisations, without a normalised map in memory.
+
+A convolutional net with batch normalisation moves each of its maps through memory more than ten
+times in an update. Here a map is kept as it leaves its convolution, beside its moments; the next
+layer normalises and activates it where it reads it. On CPU a layer takes frames group by group, so
+that all its work on a group happens in the cache, and seeds one after the other; backward does the
+same and writes the gradient of each map once.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from mbrl_jax.networks.norms import Affine, Moments, activate
+from mbrl_jax.types import Array, PyTree
+
+GROUP_ELEMENTS = 2**20  # of the larger map of a layer, in one group of frames on CPU
+
+
+def layer(
+    convolve: Callable[[Array, Array], Array],
+    x: Array,
+    affine: Affine | None,
+    kernel: Array,
+    bias: Array,
+) -> tuple[Array, Moments]:
+    """Normalise and activate, convolve, add the bias; the moments of the result beside it.
+
+    Args:
+      convolve: (maps [N, H, W, C], kernel [k, k, C, Co]) -> [N, Ho, Wo, Co].
+      x: [N, H, W, C] as it left the layer before.
+      affine: the normalisation of x, or None to take x as it is.
+      kernel: [k, k, C, Co].
+      bias: [Co].
+    """
+    return _layer(convolve, x, affine, kernel, bias)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _layer(convolve, x, affine, kernel, bias):
+    return _forward(convolve, x, affine, kernel, bias)[0]
+
+
+def _forward(convolve, x, affine, kernel, bias):
+    run = _seed_by_seed(functools.partial(_run_forward, convolve))
+    y, found = run(x, affine, kernel, bias)
+    return (y, found), (x, affine, kernel, y, found.mean)
+
+
+def _backward(convolve, kept, bars):
+    return _seed_by_seed(functools.partial(_run_backward, convolve))(kept, bars)
+
+
+_layer.defvjp(_forward, _backward)
+
+# ------------------------------------------------------------------------------------ the passes
+
+
+def _run_forward(convolve, x, affine, kernel, bias):
+    out = jax.eval_shape(convolve, x, kernel)
+    wide, wide_bias = _wide(affine, x.shape[2]), _wide(bias, out.shape[2])
+
+    def one_group(_, x):
+        a = activate(_lines(x), wide).reshape(x.shape)
+        y = _lines(convolve(a, kernel)) + wide_bias
+        mean = y.mean((0, 1))
+        found = Moments(mean, jnp.square(y - mean).mean((0, 1)))
+        return None, (y.reshape((-1,) + out.shape[1:]), found)
+
+    _, (y, found) = _over_groups(one_group, None, x, _group_size(x, out))
+    # Every group and column has moments of its own; all stand for equally many numbers.
+    means, variances = (leaf.reshape(-1, out.shape[-1]) for leaf in found)
+    mean = means.mean(0)
+    var = variances.mean(0) + jnp.square(means - mean).mean(0)
+    return y.reshape(out.shape), Moments(mean, var)
+
+
+def _run_backward(convolve, kept, bars):
+    x, affine, kernel, y, mean = kept
+    y_bar, (mean_bar, var_bar) = bars
+    count = y.size // y.shape[-1]
+    # What the moments pass on to their map: slope · y + start.
+    slope = 2 * var_bar / count
+    slope, start = _wide((slope, mean_bar / count - slope * mean), y.shape[2])
+    wide = _wide(affine, x.shape[2])
+
+    def one_group(sums, group):
+        x, y, y_bar = group
+        y_bar = _lines(y_bar) + (slope * _lines(y) + start)
+        a, pull = _activation(x, wide)
+        _, pull_convolution = jax.vjp(convolve, a, kernel)
+        a_bar, kernel_bar = pull_convolution(y_bar.reshape(y.shape))
+        x_bar, affine_bar = pull(a_bar)
+        found = (affine_bar, kernel_bar, y_bar.sum((0, 1)))
+        return jax.tree.map(jnp.add, sums, found), x_bar
+
+    zeros = jax.tree.map(jnp.zeros_like, (wide, kernel, start))
+    sums, x_bar = _over_groups(one_group, zeros, (x, y, y_bar), _group_size(x, y))
+    affine_bar, kernel_bar, bias_bar = sums
+    affine_bar = jax.tree.map(lambda a: a.reshape(-1, x.shape[-1]).sum(0), affine_bar)
+    bias_bar = bias_bar.reshape(-1, y.shape[-1]).sum(0)
+    return x_bar.reshape(x.shape), affine_bar, kernel_bar, bias_bar
+
+
+def _activation(
+    x: Array, wide: Affine | None
+) -> tuple[Array, Callable[[Array], tuple[Array, Affine | None]]]:
+    """`activate` and its pull-back to x and to `wide`, the affine for each column and channel."""
+    if wide is None:
+        return x, lambda a_bar: (a_bar, None)
+    z = wide.scale * _lines(x) + wide.shift
+    gate = jax.nn.sigmoid(z)
+
+    def pull(a_bar):
+        z_bar = _lines(a_bar) * (gate + z * gate * (1 - gate))
+        affine_bar = Affine((z_bar * _lines(x)).sum((0, 1)), z_bar.sum((0, 1)))
+        return (z_bar * wide.scale).reshape(x.shape), affine_bar
+
+    return (z * gate).reshape(x.shape), pull
+
+
+# --------------------------------------------------------------------------------------- helpers
+
+
+def _lines(x: Array) -> Array:
+    """[N, H, W, C] as [N, H, W · C], so that inner loops are long."""
+    return x.reshape(x.shape[:2] + (-1,))
+
+
+def _wide(vectors: PyTree, columns: int) -> PyTree:
+    """Vectors [C] as wide as a line [W · C].
+
+    To be made before the loop over groups: inside it XLA fuses the tiling into the work on lines
+    and finds every channel by a remainder.
+    """
+    return jax.tree.map(lambda a: jnp.tile(a, columns), vectors)
+
+
+def _over_groups(one_group: Callable, carry: PyTree, maps: PyTree, size: int):
+    """Scan `one_group` over groups of `size` frames; results have a leading axis of groups."""
+    groups = jax.tree.map(lambda a: a.reshape((-1, size) + a.shape[1:]), maps)
+    return jax.lax.scan(one_group, carry, groups)
+
+
+def _group_size(x, y) -> int:
+    """Frames of a group: the largest divisor of their number that fits into the cache.
+
+    Accelerators take all frames at once.
+    """
+    frames = x.shape[0]
+    if jax.default_backend() != "cpu":
+        return frames
+    largest = max(math.prod(x.shape[1:]), math.prod(y.shape[1:]))
+    fit = max(GROUP_ELEMENTS // largest, 1)
+    return max(size for size in range(1, min(fit, frames) + 1) if frames % size == 0)
+
+
+def _seed_by_seed(run: Callable) -> Callable:
+    """`run` on arrays; under vmap on CPU its lanes take turns, each with the cache to itself."""
+    if jax.default_backend() != "cpu":
+        return run
+    mapped = custom_vmap(run)
+
+    @mapped.def_vmap
+    def rule(axis_size, batched, *args):
+        leaves, tree = jax.tree.flatten(args)
+        flags = jax.tree.leaves(batched)
+        lanes = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+
+        def lane(own):
+            own = iter(own)
+            each = [next(own) if f else leaf for leaf, f in zip(leaves, flags, strict=True)]
+            return mapped(*jax.tree.unflatten(tree, each))
+
+        y = jax.lax.map(lane, lanes)
+        return y, jax.tree.map(lambda _: True, y)
+
+    return mapped
