@@ -215,14 +215,15 @@ def _weigh_forward(weight, rows, b, into_state):
 def _weigh_backward(into_state, residuals, bar):
     """By hand: weights are built anew the other way round, which costs less than to transpose them.
 
-    Their gradient is made as [H, N, Q], whichever way they were: its last axis is the longer one.
+    Their gradient is made as [H, Q, N]: so states are transposed for it, and not rows.
     """
     weight, rows, b = residuals
     b_bar = _product(_weights(weight, rows, not into_state), bar, rows.dtype)
-    weights_bar = _product_transposed(*((bar, b) if into_state else (b, bar)), rows.dtype)
-    weight_bar = chunking.weighted_sum(rows.T[:, None], weights_bar, axis=1)
-    rows_bar = chunking.weighted_sum(weight[:, None], weights_bar)  # [N, Q]
-    return weight_bar, rows_bar.T.astype(rows.dtype), b_bar.astype(b.dtype)
+    of_rows, of_state = (b, bar) if into_state else (bar, b)
+    weights_bar = _product(of_rows, of_state.swapaxes(1, 2), rows.dtype)
+    weight_bar = chunking.weighted_sum(rows.T[:, None], weights_bar, axis=2)
+    rows_bar = chunking.weighted_sum(weight[:, :, None], weights_bar)  # [Q, N]
+    return weight_bar, rows_bar.astype(rows.dtype), b_bar.astype(b.dtype)
 
 
 _weigh.defvjp(_weigh_forward, _weigh_backward)
