@@ -11,6 +11,9 @@ import optax
 from mbrl_jax.types import Array, PyTree, number
 
 
+FLAT_AT_MOST = 2**20  # numbers that one vector holds for the optimiser
+
+
 class LaPropState(NamedTuple):
     """State of `laprop`."""
 
@@ -86,7 +89,7 @@ class Config:
             clip_by_global_norm(self.clip_norm),
             rule(rate, b1=self.b1, b2=self.b2, eps=self.eps),
         )
-        return optax.flatten(chain)
+        return flat_if_small(chain)
 
 
 def apply_gradients(
@@ -95,6 +98,24 @@ def apply_gradients(
     """One optimiser step. Returns (params, optimiser state, norm [] of the raw gradients)."""
     updates, opt = optimiser.update(grads, opt, params)
     return optax.apply_updates(params, updates), opt, global_norm(grads)
+
+
+def flat_if_small(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optax.flatten` for at most `FLAT_AT_MOST` numbers in all.
+
+    One vector instead of dozens of small leaves makes a small program; of millions of numbers the
+    copies would cost more than the update itself.
+    """
+    flat = optax.flatten(inner)
+
+    def chosen(tree):
+        size = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        return flat if size <= FLAT_AT_MOST else inner
+
+    def update(updates, state, params=None):
+        return chosen(updates).update(updates, state, params)
+
+    return optax.GradientTransformation(lambda params: chosen(params).init(params), update)
 
 
 def gathered(scalars: list[Array]) -> Array:

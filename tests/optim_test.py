@@ -136,3 +136,24 @@ def test_moving_average_of_a_constant_golden():
     for _ in range(3):
         averages.append(float(optim.moving_average(averages[-1], 10.0, 0.01)))
     np.testing.assert_allclose(averages[1:], [0.1, 0.199, 0.29701], rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0, 2**20], ids=["leaf by leaf", "one vector"])
+def test_leaves_get_the_same_steps_in_one_vector_as_alone(limit, monkeypatch):
+    monkeypatch.setattr(optim, "FLAT_AT_MOST", limit)
+    params = {"a": jnp.ones((2, 3)), "b": jnp.array([1.0, -2.0])}
+    optimiser = optim.Config(learning_rate=0.01, warmup=2, clip_norm=1.0).make()
+    opt = optimiser.init(params)
+    assert ((8,) in {leaf.shape for leaf in jax.tree.leaves(opt)}) == (limit >= 8)
+    grads = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([0.5, 4.0])}
+    plain = optax.chain(
+        optim.clip_by_global_norm(1.0),
+        optim.laprop(lambda count: 0.01 * jnp.minimum(1.0, (count + 1) / 2)),
+    )
+    state, expected = plain.init(params), params
+    for _ in range(3):
+        params, opt, _ = optim.apply_gradients(optimiser, grads, opt, params)
+        updates, state = plain.update(grads, state)
+        expected = optax.apply_updates(expected, updates)
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(params[name], leaf, rtol=1e-6)
