@@ -194,7 +194,7 @@ def _carried_in(x, decay, C, segment, start) -> Array:
     size = len(segment)
     upto = jnp.triu(jnp.ones((size, size), decay.dtype))
     left = masked_exp((segment == 0)[None], exact_product(decay, upto))  # [H, Q]
-    return _weigh(left, C, start, False)
+    return _weigh(left, C, start.astype(x.dtype), False)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -202,13 +202,13 @@ def _weigh(weight: Array, rows: Array, b: Array, into_state: bool) -> Array:
     """Sums of b weighted by weight [H, Q] times rows [Q, N].
 
     Into a state [H, N, P], over the rows of b [H, Q, P]; or out of one, over the states of
-    b [H, N, P], into rows [H, Q, P].
+    b [H, N, P], into rows [H, Q, P]. Products are in the dtype of b.
     """
     return _weigh_forward(weight, rows, b, into_state)[0]
 
 
 def _weigh_forward(weight, rows, b, into_state):
-    y = _product(_weights(weight, rows, into_state), b, rows.dtype)
+    y = _product(_weights(weight, rows, into_state), b, b.dtype)
     return y, (weight, rows, b)
 
 
@@ -218,9 +218,9 @@ def _weigh_backward(into_state, residuals, bar):
     Their gradient is made as [H, Q, N]: so states are transposed for it, and not rows.
     """
     weight, rows, b = residuals
-    b_bar = _product(_weights(weight, rows, not into_state), bar, rows.dtype)
+    b_bar = _product(_weights(weight, rows, not into_state), bar, b.dtype)
     of_rows, of_state = (b, bar) if into_state else (bar, b)
-    weights_bar = _product(of_rows, of_state.swapaxes(1, 2), rows.dtype)
+    weights_bar = _product(of_rows, of_state.swapaxes(1, 2), b.dtype)
     weight_bar = chunking.weighted_sum(rows.T[:, None], weights_bar, axis=2)
     rows_bar = chunking.weighted_sum(weight[:, :, None], weights_bar)  # [Q, N]
     return weight_bar, rows_bar.astype(rows.dtype), b_bar.astype(b.dtype)
