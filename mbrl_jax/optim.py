@@ -10,7 +10,6 @@ import optax
 
 from mbrl_jax.types import Array, PyTree, number
 
-
 FLAT_AT_MOST = 2**20  # numbers that one vector holds for the optimiser
 
 
@@ -122,8 +121,8 @@ def gathered(scalars: list[Array]) -> Array:
     """Scalars as one vector [n], sorted: what reduces it is computed once.
 
     XLA would turn the reduction of a plain stack into a chain of n scalar operations, and copy that
-    chain into each of the n fusions that use the result. The program of a small agent was three
-    times as long, and so was its compilation. A sort ends fusion.
+    chain into each of the n fusions that use the result, which compile for long. A sort ends
+    fusion.
     """
     return jnp.sort(jnp.stack(scalars))
 

@@ -29,10 +29,10 @@ PACKAGES = (
 # Constants of glibc's <malloc.h>, and what they are set to.
 _MALLOC_SETTINGS = {
     -4: 0,  # M_MMAP_MAX: never give a block to mmap, which returns it to the kernel when freed
-    -1: -1,  # M_TRIM_THRESHOLD: never (as size_t the largest number) give back the top of the heap
-    -8: 1,  # M_ARENA_MAX: XLA's pool threads share the one arena that is kept
+    -1: -1,  # M_TRIM_THRESHOLD: the largest size_t, that is never give back the top of the heap
     -2: 2**28,  # M_TOP_PAD: grow in steps of 256 MB
 }
+_ARENA_MAX = -8  # set to one more than there are cores; see `_keep_freed_memory`
 
 
 def configure_runtime(
@@ -60,8 +60,8 @@ def configure_runtime(
 def spread_over_cores(num_seeds: int) -> int:
     """Make one CPU device for each core that can have seeds of its own; returns their number.
 
-    Threads that share the small products of one seed wait for each other most of the time: four
-    seeds of Catch on two cores took 2.4 times as long as with a device and a thread for each core.
+    Threads that share the small products of one seed wait for each other much of the time, which
+    devices with seeds of their own do not.
     The number of devices divides the seeds. Nothing changes for a single seed, which keeps all
     threads, for accelerators, or where the user has set devices or threads.
     """
@@ -69,7 +69,7 @@ def spread_over_cores(num_seeds: int) -> int:
     chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or any(name in os.environ for name in taken) or num_seeds < 2:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = num_cores()
     devices = max(d for d in range(1, cores + 1) if num_seeds % d == 0)
     if devices > 1:
         import jax
@@ -80,18 +80,26 @@ def spread_over_cores(num_seeds: int) -> int:
     return devices
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _keep_freed_memory() -> bool:
     """Let malloc keep what XLA frees (Linux with glibc; nothing happens elsewhere).
 
     XLA:CPU takes temporaries from malloc at every call, and glibc hands large ones back to the
     kernel: each update then faults its memory in again, which costs more than the arithmetic.
+    With fewer arenas than threads, threads wait for each other's lock, which doubles the time of
+    small agents that train side by side; with many more, memory is given back again.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018  (musl has no such symbol, nor these settings)
-        accepted = [libc.mallopt(name, value) for name, value in _MALLOC_SETTINGS.items()]
+        settings = _MALLOC_SETTINGS | {_ARENA_MAX: num_cores() + 1}
+        accepted = [libc.mallopt(name, value) for name, value in settings.items()]
         return all(accepted)
     except (OSError, AttributeError):
         return False
