@@ -32,7 +32,7 @@ _MALLOC_SETTINGS = {
     -1: -1,  # M_TRIM_THRESHOLD: the largest size_t, that is never give back the top of the heap
     -2: 2**28,  # M_TOP_PAD: grow in steps of 256 MB
 }
-_ARENA_MAX = -8  # set to one more than there are cores; see `_keep_freed_memory`
+_ARENA_MAX = -8
 
 
 def configure_runtime(
@@ -48,11 +48,14 @@ def configure_runtime(
 
     Returns the directory of the cache, or None where it cannot be written.
     """
-    _keep_freed_memory()
-    spread_over_cores(num_seeds)
-    if quick_compile:
-        import jax
+    several = spread_over_cores(num_seeds) > 1 or _devices_are_chosen()
+    _keep_freed_memory(arenas=num_cores() + 1 if several else 1)
 
+    import jax
+
+    # With one device a thread of its own for programs would only contend for the allocator.
+    jax.config.update("jax_cpu_enable_async_dispatch", several)
+    if quick_compile:
         jax.config.update("jax_disable_most_optimizations", True)
     return _cache_compiled_programs(cache_dir)
 
@@ -61,13 +64,11 @@ def spread_over_cores(num_seeds: int) -> int:
     """Make one CPU device for each core that can have seeds of its own; returns their number.
 
     Threads that share the small products of one seed wait for each other much of the time, which
-    devices with seeds of their own do not.
-    The number of devices divides the seeds. Nothing changes for a single seed, which keeps all
-    threads, for accelerators, or where the user has set devices or threads.
+    devices with seeds of their own do not. The number of devices divides the seeds. Nothing changes
+    for a single seed, which keeps all threads, for accelerators, or where the user has set devices
+    or threads.
     """
-    taken = ("JAX_NUM_CPU_DEVICES", "PJRT_NPROC", "NPROC")
-    chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or any(name in os.environ for name in taken) or num_seeds < 2:
+    if _devices_are_chosen() or num_seeds < 2:
         return 1
     cores = num_cores()
     devices = max(d for d in range(1, cores + 1) if num_seeds % d == 0)
@@ -80,25 +81,33 @@ def spread_over_cores(num_seeds: int) -> int:
     return devices
 
 
+def _devices_are_chosen() -> bool:
+    """Whether the user has set the number of CPU devices or threads."""
+    names = ("JAX_NUM_CPU_DEVICES", "PJRT_NPROC", "NPROC")
+    flags = os.environ.get("XLA_FLAGS", "")
+    return "host_platform_device_count" in flags or any(name in os.environ for name in names)
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _keep_freed_memory() -> bool:
+def _keep_freed_memory(arenas: int) -> bool:
     """Let malloc keep what XLA frees (Linux with glibc; nothing happens elsewhere).
 
     XLA:CPU takes temporaries from malloc at every call, and glibc hands large ones back to the
     kernel: each update then faults its memory in again, which costs more than the arithmetic.
-    With fewer arenas than threads, threads wait for each other's lock, which doubles the time of
-    small agents that train side by side; with many more, memory is given back again.
+
+    Devices that work side by side need arenas of their own: in one they wait for each other's
+    lock. One device gets one arena, because blocks above 64 MB in any but the first are given back.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018  (musl has no such symbol, nor these settings)
-        settings = _MALLOC_SETTINGS | {_ARENA_MAX: num_cores() + 1}
+        settings = _MALLOC_SETTINGS | {_ARENA_MAX: arenas}
         accepted = [libc.mallopt(name, value) for name, value in settings.items()]
         return all(accepted)
     except (OSError, AttributeError):
