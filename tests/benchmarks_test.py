@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as command
-from experiments.benchmarks import kernels, published, published_jax, seeds
+from experiments.benchmarks import convolutions, kernels, published, published_jax, seeds
 from mbrl_jax.types import bind
 
 
@@ -271,3 +271,25 @@ def test_every_bar_names_a_row_that_is_measured():
         for form in case.forms
     }
     assert set(kernels.TIME_BARS) <= measured
+
+
+def test_convolutions_are_timed_by_every_method(tmp_path):
+    rows = convolutions.run(quick=True, out=tmp_path)
+    assert (tmp_path / "convolutions.csv").exists()
+    assert {row["method"] for row in rows if row["auto"]} == {"slices"}
+    assert {(row["method"], row["direction"]) for row in rows} == {
+        (method, direction)
+        for method in ("lax", "subpixel", "slices")
+        for direction in (convolutions.FORWARD, convolutions.BOTH)
+    }
+
+
+def test_all_methods_and_torch_compute_the_timed_convolutions():
+    pytest.importorskip("torch")
+    for transposed in (False, True):
+        layer = convolutions.Layer(6, 5, 2, (2, 3), transposed, frames=2)
+        x_bar, _ = convolutions._torch_calls(layer)[convolutions.BOTH]()
+        for method in ("lax", "subpixel", "slices"):
+            y, (found, _) = convolutions._programs(layer, method)[convolutions.BOTH].run()
+            assert y.shape[1:3] == ((6, 6) if transposed else (3, 3))
+            assert_close(x_bar.movedim(1, -1), found)
