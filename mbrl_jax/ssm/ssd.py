@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, shapes, ssd_group
+from mbrl_jax.ssm import chunking, shapes, ssd_blocks, ssd_group
 
 Array = jax.Array
 
@@ -144,7 +144,10 @@ def ssd_stream(
     if initial_state is not None:
         initial_state = initial_state.astype(chunks.dt.dtype)
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
-    y, starts, final_state = ssd_group.over_groups(_RUN[method], chunks, skip, initial_state)
+    run = _RUN[method]
+    if method != "recurrent" and ssd_blocks.pays(chunks.x):
+        run = functools.partial(run, over_blocks=ssd_blocks.over_blocks)
+    y, starts, final_state = ssd_group.over_groups(run, chunks, skip, initial_state)
 
     y = y.reshape(-1, *x.shape[1:])[:length]
     entries = SSDEntries(starts, chunks.x, chunks.dt, chunks.step_decay, chunks.segment, chunks.B)
@@ -264,5 +267,5 @@ def _cut(
         for rows in (x, dt.astype(chunking.state_dtype(x)), B, C, reset)
     )
     step_decay = ssd_group.step_log_decay(dt, A)
-    segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
+    segment = ssd_group.segments(reset)
     return ssd_group.Chunks(x, dt, step_decay, B, C, reset, segment)

@@ -1,0 +1,132 @@
+"""Long and wide streams on CPU: block after block, so that all work on a block is in the cache.
+
+Done for all rows and streams at once, every product and every elementwise step of `ssd` reads and
+writes main memory. Here a scan goes over blocks of chunks, and under `vmap` streams take turns;
+backward goes over the blocks in reverse and computes anew what it needs of a block.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from mbrl_jax.ssm.ssd_group import Array, HeadChunks
+
+BLOCK_ELEMENTS = 2**18  # of x, worked on at once: with all that goes with it a few megabytes
+LEAST_ELEMENTS = 2**15  # of x of one stream; the overhead of loops outweighs the cache below
+
+
+def pays(x: Array) -> bool:
+    """Whether a stream's x [K, Q, H, P] is large enough, on this backend."""
+    return jax.default_backend() == "cpu" and x.size >= LEAST_ELEMENTS
+
+
+def over_blocks(
+    run: Callable, chunks: HeadChunks, D: Array, initial_state: Array | None
+) -> tuple[Array, Array, Array]:
+    """`run(chunks, D, initial_state)` block by block; arguments and results of `_by_heads`."""
+    num_chunks, heads, _, channels = chunks.x.shape
+    fit = max(BLOCK_ELEMENTS // math.prod(chunks.x.shape[1:]), 1)
+    num_blocks = -(-num_chunks // fit)
+    length = -(-num_chunks // num_blocks)
+
+    def cut(leaf):
+        # Chunks of zeros: steps of size 0 that leave the state alone.
+        padding = [(0, num_blocks * length - num_chunks)] + [(0, 0)] * (leaf.ndim - 1)
+        leaf = jnp.pad(leaf, padding) if padding[0][1] else leaf
+        return leaf.reshape((num_blocks, length) + leaf.shape[1:])
+
+    if initial_state is None:
+        initial_state = jnp.zeros((heads, chunks.B.shape[-1], channels), chunks.dt.dtype)
+    y, starts, final_state = _blocks(run, jax.tree.map(cut, chunks), D, initial_state)
+    y, starts = (leaf.reshape((-1,) + leaf.shape[2:])[:num_chunks] for leaf in (y, starts))
+    return y, starts, final_state
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blocks(run, blocks, D, initial_state):
+    return _forward(run, blocks, D, initial_state)[0]
+
+
+def _forward(run, blocks, D, initial_state):
+    results = _lanes(functools.partial(_scan_forward, run))(blocks, D, initial_state)
+    return results, (blocks, D, results[1][:, 0])
+
+
+def _backward(run, kept, bars):
+    return _lanes(functools.partial(_scan_backward, run))(*kept, bars)
+
+
+_blocks.defvjp(_forward, _backward)
+
+
+def _scan_forward(run, blocks, D, initial_state):
+    def one_block(state, block):
+        y, starts, state = run(block, D, state)
+        return state, (y, starts)
+
+    final_state, (y, starts) = jax.lax.scan(one_block, initial_state, blocks)
+    return y, starts, final_state
+
+
+def _scan_backward(run, blocks, D, starts, bars):
+    y_bar, starts_bar, final_bar = bars
+
+    def one_block(sums, rows):
+        state_bar, D_bar = sums
+        block, start, y_bar, starts_bar = rows
+
+        def rerun(x, dt, decay, B, C, D, start):
+            return run(HeadChunks(x, dt, decay, B, C, block.reset), D, start)
+
+        _, pull = jax.vjp(rerun, *block[:5], D, start)
+        *rows_bar, more, state_bar = pull((y_bar, starts_bar, state_bar))
+        return (state_bar, D_bar + more), rows_bar
+
+    rows = (blocks, starts, y_bar, starts_bar)
+    sums = (final_bar, jnp.zeros_like(D))
+    (state_bar, D_bar), rows_bar = jax.lax.scan(one_block, sums, rows, reverse=True)
+    return HeadChunks(*rows_bar, None), D_bar, state_bar
+
+
+def _lanes(run: Callable) -> Callable:
+    """`run(blocks, …)` whose lanes under vmap take turns, as many at a time as fit."""
+    mapped = custom_vmap(run)
+
+    @mapped.def_vmap
+    def rule(axis_size, batched, *args):
+        leaves, tree = jax.tree.flatten(args)
+        flags = jax.tree.leaves(batched)
+        own = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+        group = _group_size(args[0].x, batched[0].x, axis_size)
+        together = mapped
+        if group > 1:
+            axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
+            together = _lanes(jax.vmap(run, axes))
+            own = [leaf.reshape((-1, group) + leaf.shape[1:]) for leaf in own]
+
+        def turn(own):
+            own = iter(own)
+            each = [next(own) if f else leaf for leaf, f in zip(leaves, flags, strict=True)]
+            return together(*jax.tree.unflatten(tree, each))
+
+        if len(own[0]) > 1:
+            y = jax.lax.map(turn, own)
+        else:
+            y = jax.tree.map(lambda leaf: leaf[None], turn([leaf[0] for leaf in own]))
+        if group > 1:
+            y = jax.tree.map(lambda leaf: leaf.reshape((axis_size,) + leaf.shape[2:]), y)
+        return y, jax.tree.map(lambda _: True, y)
+
+    return mapped
+
+
+def _group_size(x: Array, is_mapped: bool, axis_size: int) -> int:
+    """Lanes to work on at once: the largest divisor of their number whose blocks fit."""
+    lane = x.size // (axis_size if is_mapped else 1)
+    block = lane // x.shape[-5]  # x is [blocks, K, H, Q, P], behind the axes of other vmaps
+    fit = min(max(BLOCK_ELEMENTS // block, 1), axis_size)
+    return max(group for group in range(1, fit + 1) if axis_size % group == 0)
