@@ -267,5 +267,5 @@ def _cut(
         for rows in (x, dt.astype(chunking.state_dtype(x)), B, C, reset)
     )
     step_decay = ssd_group.step_log_decay(dt, A)
-    segment = ssd_group.segments(reset)
+    segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
     return ssd_group.Chunks(x, dt, step_decay, B, C, reset, segment)

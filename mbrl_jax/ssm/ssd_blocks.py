@@ -8,6 +8,7 @@ backward goes over the blocks in reverse and computes anew what it needs of a bl
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from mbrl_jax.ssm.ssd_group import Array, HeadChunks
 
-BLOCK_ELEMENTS = 2**18  # of x, worked on at once: with all that goes with it a few megabytes
+BLOCK_ELEMENTS = 2**17  # of x, worked on at once: a few megabytes with all that goes with it
 LEAST_ELEMENTS = 2**15  # of x of one stream; the overhead of loops outweighs the cache below
 
 
@@ -28,7 +29,7 @@ def over_blocks(
     run: Callable, chunks: HeadChunks, D: Array, initial_state: Array | None
 ) -> tuple[Array, Array, Array]:
     """`run(chunks, D, initial_state)` block by block; arguments and results of `_by_heads`."""
-    num_chunks, heads, _, channels = chunks.x.shape
+    num_chunks, _, heads, channels = chunks.x.shape
     fit = max(BLOCK_ELEMENTS // math.prod(chunks.x.shape[1:]), 1)
     num_blocks = -(-num_chunks // fit)
     length = -(-num_chunks // num_blocks)
@@ -68,7 +69,7 @@ def _scan_forward(run, blocks, D, initial_state):
         y, starts, state = run(block, D, state)
         return state, (y, starts)
 
-    final_state, (y, starts) = jax.lax.scan(one_block, initial_state, blocks)
+    final_state, (y, starts) = _scan(one_block, initial_state, blocks)
     return y, starts, final_state
 
 
@@ -88,8 +89,16 @@ def _scan_backward(run, blocks, D, starts, bars):
 
     rows = (blocks, starts, y_bar, starts_bar)
     sums = (final_bar, jnp.zeros_like(D))
-    (state_bar, D_bar), rows_bar = jax.lax.scan(one_block, sums, rows, reverse=True)
+    (state_bar, D_bar), rows_bar = _scan(one_block, sums, rows, reverse=True)
     return HeadChunks(*rows_bar, None), D_bar, state_bar
+
+
+def _scan(one_block: Callable, carry: Any, rows: Any, reverse: bool = False):
+    """`lax.scan`; a single block goes without the loop and its copies."""
+    if len(jax.tree.leaves(rows)[0]) > 1:
+        return jax.lax.scan(one_block, carry, rows, reverse=reverse)
+    carry, results = one_block(carry, jax.tree.map(lambda leaf: leaf[0], rows))
+    return carry, jax.tree.map(lambda leaf: leaf[None], results)
 
 
 def _lanes(run: Callable) -> Callable:

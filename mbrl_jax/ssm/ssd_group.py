@@ -35,11 +35,6 @@ class Chunks(NamedTuple):
     segment: Array  # [K, Q] int32 its running sum: rows that see each other have the same number
 
 
-def segments(reset: Array) -> Array:
-    """[K, Q] int32 the running number of resets in each chunk; rows of one number see each other."""
-    return jnp.cumsum(reset.astype(jnp.int32), axis=1)
-
-
 def step_log_decay(dt: Array, A: Array) -> Array:
     """dt·A of each row, clamped, for dt [..., H] and A [H]."""
     decay = dt * A.astype(dt.dtype).reshape((1,) * (dt.ndim - 1) + (-1,))
@@ -75,8 +70,8 @@ def chunked(
       y [K, Q, H, P], states at chunk starts [K, N, H, P], final state [N, H, P].
     """
     # Heads become a leading axis once: products in the middle of an array copy it each time.
-    x, dt, decay = (jnp.moveaxis(rows, 2, 1) for rows in (chunks.x, chunks.dt, chunks.step_decay))
-    rows = HeadChunks(x, dt, decay, chunks.B, chunks.C, chunks.reset)
+    dt, decay = (jnp.moveaxis(rows, 2, 1) for rows in (chunks.dt, chunks.step_decay))
+    rows = HeadChunks(chunks.x, dt, decay, chunks.B, chunks.C, chunks.reset)
     if initial_state is not None:
         initial_state = jnp.swapaxes(initial_state, 0, 1)
     run = functools.partial(_by_heads, sequential)
@@ -84,8 +79,7 @@ def chunked(
         over_blocks(run, rows, D, initial_state) if over_blocks else run(rows, D, initial_state)
     )
     y, starts, final_state = results
-    y, starts = (jnp.swapaxes(array, 1, 2) for array in (y, starts))
-    return y, starts, jnp.swapaxes(final_state, 0, 1)
+    return y, jnp.swapaxes(starts, 1, 2), jnp.swapaxes(final_state, 0, 1)
 
 
 class HeadChunks(NamedTuple):
@@ -104,18 +98,21 @@ def _by_heads(
 ) -> tuple[Array, Array, Array]:
     """y [K, H, Q, P], states at chunk starts [K, H, N, P], final state [H, N, P]."""
     x, dt, decay, B, C, reset = chunks
-    # Summed here and not taken from `Chunks`: in a loop over blocks XLA:CPU would fuse the slice of
-    # the block into what compares segments, and not vectorise it.
-    segment = segments(reset)
+    # Numbers of resets so far, as a product and not from `Chunks`: XLA:CPU fuses a running sum, or
+    # the slice of a block, into the comparisons for all [H, Q, Q], which it then cannot vectorise.
+    upto = jnp.triu(jnp.ones((reset.shape[1],) * 2, decay.dtype))
+    segment = exact_product(reset.astype(decay.dtype), upto)
+    x = jnp.swapaxes(x, 1, 2)
     y = _each(_inside, x, dt, decay, B, C, jnp.broadcast_to(D, (len(x), *D.shape)), segment)
     added, kept = _each(_chunk_state, x, dt, decay, B, segment)
     if initial_state is None and len(added) == 1:
         # Nothing is carried into the only chunk: reading zeros would triple the cost.
-        return y, jnp.zeros_like(added), added[0]
+        return jnp.swapaxes(y, 1, 2), jnp.zeros_like(added), added[0]
     initial_state = jnp.zeros_like(added[0]) if initial_state is None else initial_state
     across = _starts_sequential if sequential else _starts_parallel
     starts, final_state = across(kept, added, initial_state)
-    return y + _each(_carried_in, x, decay, C, segment, starts), starts, final_state
+    y = y + _each(_carried_in, x, decay, C, segment, starts)
+    return jnp.swapaxes(y, 1, 2), starts, final_state
 
 
 def _each(one_chunk: Callable, *args: Any) -> Any:
