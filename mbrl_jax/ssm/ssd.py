@@ -106,12 +106,11 @@ def ssd_stream(
     """The Mamba-2 recurrence over one sequence of any length T ≥ 1.
 
     dt, decays and states are float32 (float64 for float64 inputs); x, B and C enter the matrix
-    products in the dtype of x, with float32 sums. dt·A is clamped at -128, where
-    float32 keeps nothing. On accelerators float32
-    products follow `jax_default_matmul_precision`.
+    products in the dtype of x, with float32 sums. dt·A is clamped at -128, where float32 keeps
+    nothing. On accelerators float32 products follow `jax_default_matmul_precision`.
 
-    Without an initial state, T ≤ `chunk_size` costs no state at all unless the final state or
-    the entries are used: pass None rather than zeros.
+    Without an initial state, T ≤ `chunk_size` costs no state at all unless the final state or the
+    entries are used: pass None rather than zeros.
 
     Args:
       x: [T, H, P].
@@ -124,8 +123,8 @@ def ssd_stream(
       initial_state: [N, H, P], or None for zeros.
       chunk_size: the longest chunk.
       method: "chunked": matrix products inside chunks, an associative scan across them;
-        "chunked_sequential": the same, across chunks one after the other; "recurrent": row by row,
-        the reference; "auto": what `auto_method` says for the default backend.
+        "chunked_sequential": the same, across chunks one after the other; "recurrent": row by row;
+        "auto": what `auto_method` says for the default backend.
 
     Returns:
       y [T, H, P] in the dtype of x, the state after the last row [N, H, P], and `SSDEntries`.
@@ -139,7 +138,6 @@ def ssd_stream(
     method = auto_method(jax.default_backend()) if method == "auto" else method
     if reset is None:
         reset = jnp.zeros((length,), bool)
-
     chunks = _cut(x, dt, A, B, C, reset, chunk_size)
     if initial_state is not None:
         initial_state = initial_state.astype(chunks.dt.dtype)
@@ -149,9 +147,9 @@ def ssd_stream(
         run = functools.partial(run, over_blocks=ssd_blocks.over_blocks)
     y, starts, final_state = ssd_group.over_groups(run, chunks, skip, initial_state)
 
-    y = y.reshape(-1, *x.shape[1:])[:length]
+    y = y.reshape(-1, *x.shape[1:])[:length].astype(x.dtype)
     entries = SSDEntries(starts, chunks.x, chunks.dt, chunks.step_decay, chunks.segment, chunks.B)
-    return y.astype(x.dtype), final_state, entries
+    return y, final_state, entries
 
 
 def ssd_state_at(entries: SSDEntries, t: Array | int) -> Array:
