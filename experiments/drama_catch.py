@@ -4,7 +4,7 @@
 
 Expect: random play returns about -0.6; with half of the actions random it climbs to about 0, and
 from step 1,900 on, when the policy acts alone, nearly every episode returns 1: the mean over the
-last fifth is at least 0.95 on 3 of 4 seeds. About 3 minutes for 4 seeds on 2 CPU cores.
+last fifth is at least 0.95 on 3 of 4 seeds. About 1.5 minutes for 4 seeds on 2 CPU cores.
 `--set=model.core=gru` and `--set=model.core=mamba` learn it too.
 
 What matters at this size (measured): Bernoulli reconstruction, because with squared error the

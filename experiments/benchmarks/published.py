@@ -12,7 +12,6 @@ twice the forward one, less the gradient of the pixels. Elementwise work and the
 count nothing.
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +183,9 @@ def run(quick: bool, out: Path) -> list[dict[str, Any]]:
     """Measure, write `out / "published.csv"`, and return its rows; `quick`: tiny sizes."""
     rows = measure(small_sizes() if quick else Sizes(), rounds=1 if quick else 3)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "published.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-            writer.writerow(shown)
-            print("  ".join(f"{shown.get(column, ''):>12}" for column in COLUMNS), flush=True)
+    timing.write_csv(out / "published.csv", COLUMNS, rows)
+    for row in rows:
+        print("  ".join(f"{timing.shown(row.get(c, '')):>12}" for c in COLUMNS), flush=True)
     return rows
 
 

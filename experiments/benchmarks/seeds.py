@@ -8,7 +8,6 @@ number of updates of one seed for every number of seeds. The grid models are tho
 `experiments.drama_minatar`: with convolutions ("grid model"), and as it stands there ("dense").
 """
 
-import csv
 import dataclasses
 import functools
 import time
@@ -236,17 +235,10 @@ def run(quick: bool, out: Path) -> list[dict[str, Any]]:
     for name, case in cases(quick).items():
         rows += measure(name, case, numbers, rounds=1 if quick else 9)
         for row in rows[-len(numbers) :]:
-            print("  ".join(f"{_shown(row[column]):>12}" for column in COLUMNS), flush=True)
-    with (out / "seeds.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({k: _shown(v) for k, v in row.items()} for row in rows)
+            print("  ".join(f"{timing.shown(row[column]):>12}" for column in COLUMNS), flush=True)
+    timing.write_csv(out / "seeds.csv", COLUMNS, rows)
     plot(rows, out / "seeds.png")
     return rows
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

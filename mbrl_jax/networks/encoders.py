@@ -109,5 +109,5 @@ def require_image(spec: ArraySpec) -> None:
     if len(spec.shape) != 3 or spec.shape[:2] != (64, 64):
         raise ValueError(
             f"an Image64 encoder or decoder needs observations of shape (64, 64, C), this "
-            f"environment has {spec.shape}; use encoder=Dense and decoder=Dense"
+            f"environment has {spec.shape}; use encoder=Grid and decoder=Grid, or Dense"
         )
