@@ -1,8 +1,11 @@
 """Runtime settings; the module must be cheap and must respect what the user set."""
 
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from mbrl_jax.train import runtime
 
@@ -40,13 +43,12 @@ def test_a_cache_that_cannot_be_made_is_no_error(tmp_path):
 
 DEVICES = (
     "import mbrl_jax.train.runtime as r; r.configure_runtime(num_seeds={}); import jax; "
-    "print(len(jax.devices()))"
+    "print(len(jax.devices()), jax.config.values['jax_cpu_enable_async_dispatch'])"
 )
 
 
 def count_devices(tmp_path, num_seeds, cores=None, **environment):
-    unset = ("XLA_FLAGS", "PJRT_NPROC", "NPROC", "JAX_NUM_CPU_DEVICES")
-    env = {k: v for k, v in os.environ.items() if k not in unset}
+    env = untouched_environment()
     code = DEVICES.format(num_seeds)
     if cores:
         code = f"import os; os.sched_getaffinity = lambda _: set(range({cores})); " + code
@@ -57,7 +59,37 @@ def count_devices(tmp_path, num_seeds, cores=None, **environment):
         text=True,
         check=True,
     )
-    return int(done.stdout)
+    devices, dispatches_alone = done.stdout.split()
+    assert (dispatches_alone == "True") == (num_seeds > 1)
+    return int(devices)
+
+
+def untouched_environment():
+    """Without what the user may have set of devices and threads."""
+    unset = ("XLA_FLAGS", "PJRT_NPROC", "NPROC", "JAX_NUM_CPU_DEVICES")
+    return {k: v for k, v in os.environ.items() if k not in unset}
+
+
+FAULTS = """
+import resource, mbrl_jax.train.runtime as r
+r.configure_runtime()
+import jax, jax.numpy as jnp
+x = jnp.zeros(2**23)
+double = jax.jit(lambda x: x * 2)
+for _ in range(3):
+    double(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    double(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are settings of glibc")
+def test_memory_that_xla_frees_is_not_faulted_in_again():
+    command = [sys.executable, "-c", FAULTS]
+    found = subprocess.run(command, env=untouched_environment(), capture_output=True, check=True)
+    assert int(found.stdout) < 8_192  # pages of one result; there are four
 
 
 def test_each_core_gets_seeds_of_its_own(tmp_path):
