@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
+from mbrl_jax.lanes import take_turns
 from mbrl_jax.networks.norms import Affine, Moments, activate
 from mbrl_jax.types import Array, PyTree
 
@@ -160,23 +160,5 @@ def _group_size(x, y) -> int:
 
 
 def _seed_by_seed(run: Callable) -> Callable:
-    """`run` on arrays; under vmap on CPU its lanes take turns, each with the cache to itself."""
-    if jax.default_backend() != "cpu":
-        return run
-    mapped = custom_vmap(run)
-
-    @mapped.def_vmap
-    def rule(axis_size, batched, *args):
-        leaves, tree = jax.tree.flatten(args)
-        flags = jax.tree.leaves(batched)
-        lanes = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
-
-        def lane(own):
-            own = iter(own)
-            each = [next(own) if f else leaf for leaf, f in zip(leaves, flags, strict=True)]
-            return mapped(*jax.tree.unflatten(tree, each))
-
-        y = jax.lax.map(lane, lanes)
-        return y, jax.tree.map(lambda _: True, y)
-
-    return mapped
+    """`run` on arrays; under vmap on CPU its lanes take turns."""
+    return take_turns(run) if jax.default_backend() == "cpu" else run

@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
+from mbrl_jax import lanes
 from mbrl_jax.ssm.ssd_group import Array, HeadChunks
 
 BLOCK_ELEMENTS = 2**17  # of x, worked on at once: a few megabytes with all that goes with it
@@ -103,39 +103,12 @@ def _scan(one_block: Callable, carry: Any, rows: Any, reverse: bool = False):
 
 def _lanes(run: Callable) -> Callable:
     """`run(blocks, …)` whose lanes under vmap take turns, as many at a time as fit."""
-    mapped = custom_vmap(run)
-
-    @mapped.def_vmap
-    def rule(axis_size, batched, *args):
-        leaves, tree = jax.tree.flatten(args)
-        flags = jax.tree.leaves(batched)
-        own = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
-        group = _group_size(args[0].x, batched[0].x, axis_size)
-        together = mapped
-        if group > 1:
-            axes = jax.tree.map(lambda flag: 0 if flag else None, batched)
-            together = _lanes(jax.vmap(run, axes))
-            own = [leaf.reshape((-1, group) + leaf.shape[1:]) for leaf in own]
-
-        def turn(own):
-            own = iter(own)
-            each = [next(own) if f else leaf for leaf, f in zip(leaves, flags, strict=True)]
-            return together(*jax.tree.unflatten(tree, each))
-
-        if len(own[0]) > 1:
-            y = jax.lax.map(turn, own)
-        else:
-            y = jax.tree.map(lambda leaf: leaf[None], turn([leaf[0] for leaf in own]))
-        if group > 1:
-            y = jax.tree.map(lambda leaf: leaf.reshape((axis_size,) + leaf.shape[2:]), y)
-        return y, jax.tree.map(lambda _: True, y)
-
-    return mapped
+    return lanes.take_turns(run, _lanes_that_fit)
 
 
-def _group_size(x: Array, is_mapped: bool, axis_size: int) -> int:
-    """Lanes to work on at once: the largest divisor of their number whose blocks fit."""
-    lane = x.size // (axis_size if is_mapped else 1)
-    block = lane // x.shape[-5]  # x is [blocks, K, H, Q, P], behind the axes of other vmaps
+def _lanes_that_fit(axis_size: int, batched: tuple, blocks: HeadChunks, *_) -> int:
+    """The largest divisor of the number of lanes whose blocks fit."""
+    lane = blocks.x.size // (axis_size if batched[0].x else 1)
+    block = lane // blocks.x.shape[-5]  # x is [blocks, K, Q, H, P], behind the axes of other vmaps
     fit = min(max(BLOCK_ELEMENTS // block, 1), axis_size)
     return max(group for group in range(1, fit + 1) if axis_size % group == 0)

@@ -69,7 +69,6 @@ def chunked(
     Returns:
       y [K, Q, H, P], states at chunk starts [K, N, H, P], final state [N, H, P].
     """
-    # Heads become a leading axis once: products in the middle of an array copy it each time.
     dt, decay = (jnp.moveaxis(rows, 2, 1) for rows in (chunks.dt, chunks.step_decay))
     rows = HeadChunks(chunks.x, dt, decay, chunks.B, chunks.C, chunks.reset)
     if initial_state is not None:
@@ -83,9 +82,9 @@ def chunked(
 
 
 class HeadChunks(NamedTuple):
-    """Rows of chunks with heads in front, as products want them."""
+    """Rows of chunks; what is small has heads in front, as products want them."""
 
-    x: Array  # [K, H, Q, P]
+    x: Array  # [K, Q, H, P]
     dt: Array  # [K, H, Q]
     decay: Array  # [K, H, Q]
     B: Array  # [K, Q, N]
@@ -96,12 +95,13 @@ class HeadChunks(NamedTuple):
 def _by_heads(
     sequential: bool, chunks: HeadChunks, D: Array, initial_state: Array | None
 ) -> tuple[Array, Array, Array]:
-    """y [K, H, Q, P], states at chunk starts [K, H, N, P], final state [H, N, P]."""
+    """y [K, Q, H, P], states at chunk starts [K, H, N, P], final state [H, N, P]."""
     x, dt, decay, B, C, reset = chunks
     # Numbers of resets so far, as a product and not from `Chunks`: XLA:CPU fuses a running sum, or
     # the slice of a block, into the comparisons for all [H, Q, Q], which it then cannot vectorise.
     upto = jnp.triu(jnp.ones((reset.shape[1],) * 2, decay.dtype))
     segment = exact_product(reset.astype(decay.dtype), upto)
+    # Heads become a leading axis once: products in the middle of an array copy it each time.
     x = jnp.swapaxes(x, 1, 2)
     y = _each(_inside, x, dt, decay, B, C, jnp.broadcast_to(D, (len(x), *D.shape)), segment)
     added, kept = _each(_chunk_state, x, dt, decay, B, segment)
