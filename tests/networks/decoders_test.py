@@ -79,7 +79,7 @@ def test_image_decoder_keeps_all_batch_axes():
 
 
 def test_image_decoder_refuses_other_observations():
-    with pytest.raises(ValueError, match="decoder=Dense"):
+    with pytest.raises(ValueError, match="decoder=Grid"):
         decoders.Image64().make(ArraySpec((10, 10, 4), "float32"))
 
 
