@@ -79,7 +79,7 @@ double = jax.jit(lambda x: x * 2)
 for _ in range(3):
     double(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
+for _ in range(16):
     double(x).block_until_ready()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -89,7 +89,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_memory_that_xla_frees_is_not_faulted_in_again():
     command = [sys.executable, "-c", FAULTS]
     found = subprocess.run(command, env=untouched_environment(), capture_output=True, check=True)
-    assert int(found.stdout) < 8_192  # pages of one result; there are four
+    # A result has 8,192 pages. Other threads' blocks may push the heap up once or twice.
+    assert int(found.stdout) < 4 * 8_192
 
 
 def test_each_core_gets_seeds_of_its_own(tmp_path):
