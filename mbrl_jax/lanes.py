@@ -6,6 +6,11 @@ import jax
 from jax.custom_batching import custom_vmap
 
 
+def largest_divisor(number: int, at_most: int) -> int:
+    """The largest divisor of `number` that is at most max(`at_most`, 1)."""
+    return max(d for d in range(1, min(max(at_most, 1), number) + 1) if number % d == 0)
+
+
 def take_turns(run: Callable, at_a_time: Callable[..., int] | None = None) -> Callable:
     """`run`, but under `vmap` some lanes at a time, in a loop over groups of lanes.
 

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from launch.flags import fail
 
 BENCHMARKS = ("published", "seeds", "kernels", "convolutions")
-WITH_TORCH = ("published", "kernels")
+WITH_TORCH = ("published", "kernels", "convolutions")
 ROOT = Path(__file__).resolve().parents[2]
 
 _ONLY = flags.DEFINE_list("only", list(BENCHMARKS), "Names of benchmarks, separated by commas.")

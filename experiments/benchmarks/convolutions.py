@@ -151,9 +151,7 @@ def measure(layer: Layer, rounds: int, product: timing.Program) -> list[dict[str
     calls = {key: program.run for key, program in programs.items()}
     calls |= {("torch", d): call for d, call in _torch_calls(layer).items()}
     least = 0.0 if rounds == 1 else LEAST_SECONDS
-    samples = {k: timing.repeated(c, least) for k, c in (calls | {"peak": product.run}).items()}
-    spent = timing.compare({key: call for key, (call, _) in samples.items()}, rounds)
-    spent = {k: timing.Time(*(s / samples[k][1] for s in t)) for k, t in spent.items()}
+    spent = timing.compare_each(calls | {"peak": product.run}, rounds, least)
     peak = product.flops / spent.pop("peak").cpu
     chosen = convolution.auto_method(jax.default_backend(), layer.channels)
     rows = []

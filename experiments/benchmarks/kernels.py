@@ -116,9 +116,7 @@ def measure(case: Case, peak: timing.Program) -> list[dict[str, Any]]:
     made = programs(case)
     runs = {key: p.run if isinstance(p, timing.Program) else p for key, p in made.items()}
     least = 0.0 if case.rounds == 1 else LEAST_SECONDS
-    samples = {k: timing.repeated(call, least) for k, call in (runs | {"peak": peak.run}).items()}
-    spent = timing.compare({key: call for key, (call, _) in samples.items()}, case.rounds)
-    spent = {k: timing.Time(*(s / samples[k][1] for s in seconds)) for k, seconds in spent.items()}
+    spent = timing.compare_each(runs | {"peak": peak.run}, case.rounds, least)
     rate = peak.flops / spent["peak"].cpu
     rows = []
     for (form, direction), program in made.items():

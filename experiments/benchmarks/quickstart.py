@@ -21,6 +21,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments.benchmarks import timing
+from mbrl_jax.train.metrics import last_fifth, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("commit", "round", "wall_s", "cpu_s", "times_ours", "last_fifth", "greedy")
@@ -42,8 +43,6 @@ def run_once(tree: Path) -> dict[str, Any]:
         command = [sys.executable, *COMMAND, f"--workdir={workdir}"]
         subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
         wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-        from mbrl_jax.train.metrics import last_fifth, read_metrics
-
         greedy = json.loads((workdir / "evaluation.json").read_text())["mean"]
         returns = last_fifth(read_metrics(workdir))
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

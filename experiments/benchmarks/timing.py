@@ -101,6 +101,13 @@ def repeated(call: Callable[[], Any], least: float) -> tuple[Callable[[], Any], 
     return many, count
 
 
+def compare_each(calls: dict[Any, Callable[[], Any]], rounds: int, least: float) -> dict[Any, Time]:
+    """`compare` with short calls `repeated` in a sample of `least` seconds; times of one call."""
+    samples = {key: repeated(call, least) for key, call in calls.items()}
+    spent = compare({key: call for key, (call, _) in samples.items()}, rounds)
+    return {key: Time(*(s / samples[key][1] for s in seconds)) for key, seconds in spent.items()}
+
+
 def product_program(size: int = 2048) -> Program:
     """The [size, size] float32 matrix product whose rate stands for the machine's peak."""
     keys = jax.random.split(jax.random.key(0))

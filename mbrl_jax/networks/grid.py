@@ -51,8 +51,7 @@ class GridEncoder(nn.Module):
 class GridDecoder(nn.Module):
     """[..., Z] -> [..., *shape], raw outputs: the mirror of the maps of `GridEncoder`.
 
-    A latent becomes the smallest map by one Linear, as in the image decoder: a hidden layer
-    between them learnt more slowly.
+    A latent becomes the smallest map by one Linear, as in the image decoder.
     """
 
     depth: int

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.lanes import take_turns
+from mbrl_jax.lanes import largest_divisor, take_turns
 from mbrl_jax.networks.norms import Affine, Moments, activate
 from mbrl_jax.types import Array, PyTree
 
@@ -155,8 +155,7 @@ def _group_size(x, y) -> int:
     if jax.default_backend() != "cpu":
         return frames
     largest = max(math.prod(x.shape[1:]), math.prod(y.shape[1:]))
-    fit = max(GROUP_ELEMENTS // largest, 1)
-    return max(size for size in range(1, min(fit, frames) + 1) if frames % size == 0)
+    return largest_divisor(frames, GROUP_ELEMENTS // largest)
 
 
 def _seed_by_seed(run: Callable) -> Callable:

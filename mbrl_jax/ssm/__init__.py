@@ -5,7 +5,7 @@
 `s5` (arXiv 2208.04933) are diagonal complex systems, discretised by `discretize`. Each comes as a
 `*_stream` over one sequence (map it with `vmap`), a `*_step` for one row, and a `*_at` that
 rebuilds the state after any row from compact entries. Resets are exact: `reset[t]` empties the
-state before row t.
+state before row t. Gradients are for reverse mode; some kernels have no forward mode.
 
 This sub-package needs nothing but jax: `from mbrl_jax import ssm` works alone.
 """

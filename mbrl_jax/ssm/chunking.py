@@ -21,7 +21,7 @@ def weighted_sum(weight: Array, x: Array, axis: int = 0) -> Array:
     """Σₙ weightₙ·xₙ over `axis` of x; weight [N] or [N, …] has it first.
 
     Written out, XLA:CPU makes it one loop over what is left. A reduction goes to a library instead,
-    which wants its operands in memory, and which is 16 times slower once `vmap` puts an axis of
+    which wants its operands in memory, and which is many times slower once `vmap` puts an axis of
     size 1 (one seed) before the batch.
     """
     if x.shape[axis] > _MAX_WRITTEN_OUT:

@@ -110,5 +110,4 @@ def _lanes_that_fit(axis_size: int, batched: tuple, blocks: HeadChunks, *_) -> i
     """The largest divisor of the number of lanes whose blocks fit."""
     lane = blocks.x.size // (axis_size if batched[0].x else 1)
     block = lane // blocks.x.shape[-5]  # x is [blocks, K, Q, H, P], behind the axes of other vmaps
-    fit = min(max(BLOCK_ELEMENTS // block, 1), axis_size)
-    return max(group for group in range(1, fit + 1) if axis_size % group == 0)
+    return lanes.largest_divisor(axis_size, BLOCK_ELEMENTS // block)

@@ -58,7 +58,8 @@ def _shapes(z):
         variables = module.init(key, z, True)
         y, kept = module.apply(variables, z, False, capture_intermediates=True)
         maps = kept["intermediates"]
-        return y, [maps[f"ConvTranspose_{i}"]["__call__"][0][0] for i in range(5)]
+        convolved = [maps[f"ConvTranspose_{i}"]["__call__"][0][0] for i in range(5)]
+        return y, [maps["Dense_0"]["__call__"][0], *convolved]
 
     return jax.tree.map(lambda x: x.shape, jax.eval_shape(run, jax.random.key(0)))
 
@@ -66,6 +67,7 @@ def _shapes(z):
 def test_image_decoder_shapes_golden():
     _, maps = _shapes(jnp.zeros((1, 1024)))
     assert [shape[1:] for shape in maps] == [
+        (4 * 4 * 64,),
         (8, 8, 64),
         (16, 16, 48),
         (32, 32, 32),
