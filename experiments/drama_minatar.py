@@ -3,7 +3,7 @@
     python -m launch.train --experiment=drama_minatar --set=env.name=Breakout-MinAtar \\
         --num_seeds=2 --steps=20000 --workdir=runs/breakout
 
-Expect for Breakout (random play: 0.5): 3 to 4 at 7,500 steps, 5.5 to 7 over the last fifth of
+Expect for Breakout (random play: 0.5): 3 to 5 at 7,500 steps, 5.5 to 7 over the last fifth of
 20,000, and a little more with greedy actions; 4 to 6 minutes for 2 seeds on 2 CPU cores. It was
 not tuned.
 
