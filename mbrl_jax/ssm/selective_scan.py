@@ -17,11 +17,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, shapes
+from mbrl_jax.ssm import chunking, fused_scan, shapes
 
 Array = jax.Array
 
-METHODS = ("auto", "associative", "recurrent")
+METHODS = ("auto", "associative", "recurrent", "fused")
 
 
 class ScanEntries(NamedTuple):
@@ -132,8 +132,9 @@ def selective_scan_stream(
       initial_state: [N, D] or None for zeros.
       chunk_size: the longest chunk.
       method: "associative": rows of a chunk by an associative scan, chunks one after the other;
-        "recurrent": row by row; "auto": what `auto_method` says for the default backend. Either
-        keeps the states at chunk starts for backward, and recomputes the rest.
+        "recurrent": row by row; "fused": row by row in a GPU kernel, with chunks of 8 rows at most;
+        "auto": what `auto_method` says for the default backend. All keep the states at chunk starts
+        for backward, and recompute the rest.
 
     Returns:
       y [T, D] in the dtype of u, the state after the last row [N, D], and `ScanEntries`.
@@ -145,6 +146,8 @@ def selective_scan_stream(
     length, channels = u.shape
     shapes.check_chunking(length, chunk_size, method, METHODS)
     method = auto_method(jax.default_backend()) if method == "auto" else method
+    if method == "fused":
+        chunk_size = min(chunk_size, fused_scan.MAX_ROWS)
     wide = chunking.state_dtype(u)
     if reset is None:
         reset = jnp.zeros((length,), bool)
@@ -152,7 +155,7 @@ def selective_scan_stream(
         initial_state = jnp.zeros((A.shape[1], channels), wide)
 
     rows = [chunking.to_chunks(row, chunk_size) for row in (u, delta.astype(wide), B, C, reset)]
-    run = {"associative": _associative, "recurrent": _recurrent}[method]
+    run = {"associative": _associative, "recurrent": _recurrent, "fused": _fused}[method]
     y, starts, final_state = run(A.T.astype(wide), initial_state.astype(wide), tuple(rows))
     y = _skip(y.reshape(-1, channels)[:length], D, u)
 
@@ -276,6 +279,12 @@ def _associative(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array,
         return states[-1], jax.vmap(_read)(states, C)
 
     return chunking.scan_chunks(one_chunk, state, rows)
+
+
+def _fused(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array, Array]:
+    """`_recurrent` as a GPU kernel."""
+    u, delta, *shared = rows
+    return fused_scan.fused_scan(rates, state, (delta * u.astype(delta.dtype), delta, *shared))
 
 
 # ------------------------------------------------------------------------------------ row by row

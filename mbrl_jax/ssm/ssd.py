@@ -18,11 +18,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, shapes, ssd_blocks, ssd_group
+from mbrl_jax.ssm import chunking, fused_scan, shapes, ssd_blocks, ssd_group
 
 Array = jax.Array
 
-METHODS = ("auto", "chunked", "chunked_sequential", "recurrent")
+METHODS = ("auto", "chunked", "chunked_sequential", "recurrent", "fused")
 
 
 class SSDEntries(NamedTuple):
@@ -124,7 +124,8 @@ def ssd_stream(
       chunk_size: the longest chunk.
       method: "chunked": matrix products inside chunks, an associative scan across them;
         "chunked_sequential": the same, across chunks one after the other; "recurrent": row by row;
-        "auto": what `auto_method` says for the default backend.
+        "fused": row by row in a GPU kernel, with chunks of 8 rows at most; "auto": what
+        `auto_method` says for the default backend.
 
     Returns:
       y [T, H, P] in the dtype of x, the state after the last row [N, H, P], and `SSDEntries`.
@@ -136,6 +137,8 @@ def ssd_stream(
     length = x.shape[0]
     shapes.check_chunking(length, chunk_size, method, METHODS)
     method = auto_method(jax.default_backend()) if method == "auto" else method
+    if method == "fused":
+        chunk_size = min(chunk_size, fused_scan.MAX_ROWS)
     if reset is None:
         reset = jnp.zeros((length,), bool)
     chunks = _cut(x, dt, A, B, C, reset, chunk_size)
@@ -143,7 +146,7 @@ def ssd_stream(
         initial_state = initial_state.astype(chunks.dt.dtype)
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
     run = _RUN[method]
-    if method != "recurrent" and ssd_blocks.pays(chunks.x):
+    if method.startswith("chunked") and ssd_blocks.pays(chunks.x):
         run = functools.partial(run, over_blocks=ssd_blocks.over_blocks)
     y, starts, final_state = ssd_group.over_groups(run, chunks, skip, initial_state)
 
@@ -226,10 +229,29 @@ def ssd_step(
 
 # --------------------------------------------------------------------------------------- private
 
+
+def _fused(
+    chunks: ssd_group.Chunks, D: Array, initial_state: Array | None
+) -> tuple[Array, Array, Array]:
+    """`ssd_group.recurrent` as a GPU kernel."""
+    x = chunks.x.astype(chunks.dt.dtype)
+    shape = (chunks.B.shape[-1], *x.shape[2:])  # [N, H, P]
+    if initial_state is None:
+        initial_state = jnp.zeros(shape, x.dtype)
+    inputs = (chunks.dt[..., None] * x).reshape(*x.shape[:2], -1)
+    rows = (inputs, chunks.step_decay, chunks.B, chunks.C, chunks.reset)
+    # The decay of a row is known already: a rate of 1.
+    rates = jnp.ones((1, inputs.shape[-1]), x.dtype)
+    y, starts, final = fused_scan.fused_scan(rates, initial_state.reshape(shape[0], -1), rows)
+    y = y.reshape(x.shape) + D[:, None] * x
+    return y, starts.reshape(-1, *shape), final.reshape(shape)
+
+
 _RUN = {
     "chunked": functools.partial(ssd_group.chunked, sequential=False),
     "chunked_sequential": functools.partial(ssd_group.chunked, sequential=True),
     "recurrent": ssd_group.recurrent,
+    "fused": _fused,
 }
 
 

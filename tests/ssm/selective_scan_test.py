@@ -10,7 +10,7 @@ import pytest
 from mbrl_jax import ssm
 from tests.ssm import cases, oracles
 
-METHODS = ("associative", "recurrent")
+METHODS = ("associative", "recurrent", "fused")
 CHUNK = 8
 DIFFERENTIABLE = ("u", "delta", "A", "B", "C", "D", "initial_state")
 # Channels, states.
