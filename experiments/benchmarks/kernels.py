@@ -70,6 +70,11 @@ def cases(quick: bool = False) -> list[Case]:
         some = {k: (OURS, ASSOCIATIVE, *TORCH_FORMS[k]) for k in small}
         made = [Case(Shape(k, 2, 8, sizes), some[k], 1) for k, sizes in small.items()]
         return made + [Case(Shape("ssd", 1, t, small["ssd"]), (OURS,), 1) for t in (8, 16)]
+    lengths = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    if not timing.on_cpu():
+        lengths = lengths[::2]  # a program takes seconds to compile there
+    plain = {SCAN: (64, 256, 1024, 4096, 8192), ASSOCIATIVE: (64, 256, 1024)}
+    plain[TORCH_LOOP] = plain[ASSOCIATIVE]
     whole = [
         Shape("ssd", 16, 256, published["ssd"]),
         Shape("ssd", 16, 32, _sizes(H=4, P=32, N=16)),
@@ -79,15 +84,11 @@ def cases(quick: bool = False) -> list[Case]:
     ]
     made = [Case(shape, every_form(shape.kernel), 7) for shape in whole]
     for kernel in ("ssd", "selective_scan"):
-        for length in (64, 128, 512, 1024):
+        for length in (length for length in lengths if length <= 1024 and length != 256):
             made.append(Case(Shape(kernel, 16, length, published[kernel]), (OURS,), 5))
-        for length in (64, 128, 256, 512, 1024, 2048, 4096, 8192):
-            forms = [OURS]
-            if length in (64, 256, 1024, 4096, 8192):
-                forms += [SCAN]
-            if length in (64, 256, 1024):
-                forms += [ASSOCIATIVE, TORCH_LOOP]
-            made.append(Case(Shape(kernel, 1, length, published[kernel]), tuple(forms), 7))
+        for length in lengths:
+            forms = (OURS, *(form for form in plain if length in plain[form]))
+            made.append(Case(Shape(kernel, 1, length, published[kernel]), forms, 7))
     return made
 
 
@@ -103,7 +104,7 @@ def programs(case: Case) -> dict[tuple[str, str], timing.Program | Callable]:
             function = FORMS[case.shape.kernel][form]
             made[form, FORWARD] = timing.compile_program(function, *args)
             made[form, BOTH] = timing.compile_program(with_gradients(function), args, y_bar)
-        elif importlib.util.find_spec("torch"):
+        elif timing.on_cpu() and importlib.util.find_spec("torch"):
             from experiments.benchmarks import kernels_torch
 
             function = getattr(kernels_torch, TORCH_FORMS[case.shape.kernel][form])
@@ -117,7 +118,7 @@ def measure(case: Case, peak: timing.Program) -> list[dict[str, Any]]:
     runs = {key: p.run if isinstance(p, timing.Program) else p for key, p in made.items()}
     least = 0.0 if case.rounds == 1 else LEAST_SECONDS
     spent = timing.compare_each(runs | {"peak": peak.run}, case.rounds, least)
-    rate = peak.flops / spent["peak"].cpu
+    rate = peak.flops / spent["peak"].compared
     rows = []
     for (form, direction), program in made.items():
         seconds = spent[form, direction]
@@ -132,12 +133,16 @@ def measure(case: Case, peak: timing.Program) -> list[dict[str, Any]]:
             "cpu_s": seconds.cpu,
             "wall_s": seconds.wall,
             "gflop": flops / 1e9,
-            "share_of_peak": flops / seconds.cpu / rate,
-            "times_ours": seconds.cpu / spent[OURS, direction].cpu,
+            "share_of_peak": flops / seconds.compared / rate,
+            "times_ours": seconds.compared / spent[OURS, direction].compared,
         }
         if isinstance(program, timing.Program):
             row |= {"temp_mb": program.temp_bytes / 1e6, "compile_cpu_s": program.compile_cpu}
-        if direction == BOTH and (bar := TIME_BARS.get((case.shape.kernel, str(case.shape), form))):
+        if (
+            timing.on_cpu()
+            and direction == BOTH
+            and (bar := TIME_BARS.get((case.shape.kernel, str(case.shape), form)))
+        ):
             row["bar"] = bar
         rows.append(row)
     return rows
@@ -163,7 +168,7 @@ def exponent(rows: list[dict[str, Any]], direction: str, least: int) -> float:
     """Slope of log CPU time of our SSD over log T at batch 1 from T = `least`, by least squares."""
     wanted = ("ssd", 1, OURS, direction)
     points = [
-        (np.log(row["length"]), np.log(row["cpu_s"]))
+        (np.log(row["length"]), np.log(row[timing.compared_column()]))
         for row in rows
         if (row["kernel"], row["batch"], row["form"], row["direction"]) == wanted
         and row["length"] >= least
@@ -198,12 +203,18 @@ def bars(rows: list[dict[str, Any]], least: int) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------ results
 
 
+_SECONDS = {
+    "cpu_s": "CPU-seconds, forward and backward",
+    "wall_s": "seconds, forward and backward",
+}
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Forward and backward: CPU time over T at batch 1, and CPU time and memory of all forms."""
+    """Forward and backward: time over T at batch 1, and time and memory of all forms."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure, time = Figure(figsize=(12, 8), layout="constrained"), timing.compared_column()
     both = [row for row in rows if row["direction"] == BOTH]
     for column, kernel in zip(figure.subplots(2, 2).T, ("ssd", "selective_scan"), strict=True):
         mine = [row for row in both if row["kernel"] == kernel]
@@ -211,26 +222,28 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         column[0].set_title(f"{kernel}, batch 1", fontsize=10)
         first = [row for row in mine if row["shape"] == mine[0]["shape"]][::-1]
         names = [row["form"] for row in first]
-        column[1].barh(names, [row["cpu_s"] for row in first], color="0.45")
+        column[1].barh(names, [row[time] for row in first], color="0.45")
         for place, row in enumerate(first):
             memory = f", {row['temp_mb']:,.0f} MB" if "temp_mb" in row else ""
-            column[1].text(row["cpu_s"], place, f" {row['times_ours']:.1f}x{memory}", va="center")
+            column[1].text(row[time], place, f" {row['times_ours']:.1f}x{memory}", va="center")
         column[1].set_xscale("log")
         # Room for what stands beside the longest bar.
-        column[1].set_xlim(right=20 * max(row["cpu_s"] for row in first))
-        column[1].set_xlabel("CPU-seconds, forward and backward")
+        column[1].set_xlim(right=20 * max(row[time] for row in first))
+        column[1].set_xlabel(_SECONDS[time])
         column[1].set_title(f"{kernel} {mine[0]['shape']}", fontsize=10)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
 def _plot_lengths(axes: Any, rows: list[dict[str, Any]]) -> None:
     for form in dict.fromkeys(row["form"] for row in rows):
-        points = sorted((row["length"], row["cpu_s"]) for row in rows if row["form"] == form)
+        points = sorted(
+            (row["length"], row[timing.compared_column()]) for row in rows if row["form"] == form
+        )
         axes.plot(*zip(*points, strict=True), marker="o", label=form)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("T")
-    axes.set_ylabel("CPU-seconds, forward and backward")
+    axes.set_ylabel(_SECONDS[timing.compared_column()])
     if rows:
         axes.legend(frameon=False)
 
@@ -238,7 +251,7 @@ def _plot_lengths(axes: Any, rows: list[dict[str, Any]]) -> None:
 def run(quick: bool, out: Path) -> list[dict[str, Any]]:
     """Write tables and plot into `out` and return the rows; `quick`: tiny sizes."""
     out.mkdir(parents=True, exist_ok=True)
-    peak, rows = timing.product_program(64 if quick else 2048), []
+    peak, rows = timing.product_program(64 if quick else 0), []
     for case in cases(quick):
         more = measure(case, peak)
         rows += more

@@ -1,11 +1,12 @@
-"""The PyTorch side of `published`: the same updates and parts, on one thread."""
+"""The PyTorch side of `published`: the same updates and parts, on one thread or on a GPU."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
-from experiments.benchmarks import torch_copy
+from experiments.benchmarks import timing, torch_copy
 from experiments.benchmarks.published_jax import Problem
 from experiments.benchmarks.torch_behaviour import (
     Behaviour,
@@ -33,9 +34,23 @@ Calls = dict[str, Callable[[], object]]
 def make_calls(problem: Problem) -> tuple[Calls, Calls]:
     """(whole updates, parts), named as on the JAX side; weights and data are copied from it."""
     torch.set_num_threads(1)
+    if on_gpu := not timing.on_cpu():
+        torch.set_default_device("cuda")
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA's default is there
     model, behaviour = make_nets(problem)
     updates = _updates(problem, model, behaviour)
-    return updates, _world_model_parts(problem, model) | _behaviour_parts(problem, behaviour, model)
+    parts = _world_model_parts(problem, model) | _behaviour_parts(problem, behaviour, model)
+    return tuple(_finished(calls) if on_gpu else calls for calls in (updates, parts))
+
+
+def _finished(calls: Calls) -> Calls:
+    """Calls that end when the GPU has done its work."""
+
+    def finish(call):
+        call()
+        torch.cuda.synchronize()
+
+    return {name: functools.partial(finish, call) for name, call in calls.items()}
 
 
 def make_nets(problem: Problem) -> tuple[WorldModel, Behaviour]:

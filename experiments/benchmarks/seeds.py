@@ -10,7 +10,6 @@ number of updates of one seed for every number of seeds. The grid models are tho
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +34,11 @@ COLUMNS = (
     "devices",
     "cpu_s",
     "wall_s",
-    "cpu_over_solo",
+    "over_solo",
     "bar",
     "compile_cpu_s",
 )
-SEEDS = (1, 2, 4, 8)
+SEEDS, SEEDS_OF_ACCELERATORS = (1, 2, 4, 8), (1, 8, 64)
 
 
 class Case(NamedTuple):
@@ -83,16 +82,14 @@ def _agent(experiment: Experiment, num_seeds: int):
     collect = loop.cadence(loop.Phase(1, learn=False, random_share=1.0))
     train = loop.cadence(loop.Phase(1))
     rows = experiment.real_replay.least_rows(experiment.num_envs) + 64
-    with timing.without_cache():
-        start = time.process_time()
-        compiled = mapped.lower(state, collect, jnp.int32(0), jnp.int32(rows)).compile()
-        compile_cpu = time.process_time() - start
+    compiled, compile_cpu = timing.timed_compile(
+        mapped, state, collect, jnp.int32(0), jnp.int32(rows)
+    )
     holder = [compiled(state, collect, jnp.int32(0), jnp.int32(rows))[0]]
 
     def run():
-        holder[0], _ = jax.block_until_ready(
-            compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + 1))
-        )
+        holder[0], metrics = compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + 1))
+        return metrics
 
     return run, compile_cpu
 
@@ -177,7 +174,8 @@ def measure(name: str, case: Case, numbers: tuple[int, ...], rounds: int) -> lis
     def repeated(run, count):
         def call():
             for _ in range(count):
-                run()
+                result = run()
+            return result
 
         return call
 
@@ -187,7 +185,7 @@ def measure(name: str, case: Case, numbers: tuple[int, ...], rounds: int) -> lis
     for n in numbers:
         covered = n * max(case.updates // n, 1)
         each = timing.Time(*(seconds / covered for seconds in spent[str(n)]))
-        solo = rows[0]["cpu_s"] if rows else each.cpu
+        solo = rows[0][timing.compared_column()] if rows else each.compared
         rows.append(
             {
                 "program": name,
@@ -195,7 +193,7 @@ def measure(name: str, case: Case, numbers: tuple[int, ...], rounds: int) -> lis
                 "devices": seeds.seed_mesh(n).size,
                 "cpu_s": each.cpu,
                 "wall_s": each.wall,
-                "cpu_over_solo": each.cpu / solo,
+                "over_solo": each.compared / solo,
                 "bar": case.bar,
                 "compile_cpu_s": made[n][1],
             }
@@ -207,14 +205,14 @@ def measure(name: str, case: Case, numbers: tuple[int, ...], rounds: int) -> lis
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """CPU time of a seed among several, as a multiple of one alone."""
+    """Time of a seed among several, as a multiple of one alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(row["program"] for row in rows):
-        points = [(r["seeds"], r["cpu_over_solo"]) for r in rows if r["program"] == name]
+        points = [(r["seeds"], r["over_solo"]) for r in rows if r["program"] == name]
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
     for bar in sorted({row["bar"] for row in rows}):
         axes.axhline(bar, color="0.6", linestyle="--", linewidth=1)
@@ -223,7 +221,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xticks(numbers, [str(n) for n in numbers])
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("seeds in one program")
-    axes.set_ylabel("CPU time of one seed / of one seed alone")
+    axes.set_ylabel("time of one seed / of one seed alone")
     axes.legend(frameon=False)
     FigureCanvasAgg(figure).print_png(str(path))
 
@@ -231,7 +229,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def run(quick: bool, out: Path) -> list[dict[str, Any]]:
     """Write `seeds.csv` and `seeds.png` into `out` and return the rows; `quick`: tiny sizes."""
     out.mkdir(parents=True, exist_ok=True)
-    rows, numbers = [], SEEDS[:2] if quick else SEEDS
+    numbers = SEEDS if timing.on_cpu() else SEEDS_OF_ACCELERATORS
+    rows, numbers = [], numbers[:2] if quick else numbers
     for name, case in cases(quick).items():
         rows += measure(name, case, numbers, rounds=1 if quick else 9)
         for row in rows[-len(numbers) :]:

@@ -12,8 +12,8 @@ from mbrl_jax.world_models import drama
 
 
 def tensor(array: jax.Array) -> torch.Tensor:
-    """A copy."""
-    return torch.from_numpy(np.array(array))
+    """A copy, where torch puts new tensors."""
+    return torch.from_numpy(np.array(array)).to(torch.get_default_device())
 
 
 def layers(params: PyTree, kernel_rank: int | None = None) -> list[PyTree]:

@@ -107,7 +107,7 @@ _scan.defvjp(_scan_forward, _scan_backward)
 
 
 def _call(kernel, inputs: tuple, specs: list, results: tuple, out_specs: list) -> tuple:
-    """Run `kernel` in a program for each 32 channels; `results`: shapes, in the dtype of a state."""
+    """Run `kernel` in a program for each 32 channels; `results`: shapes, in a state's dtype."""
     call = functools.partial(
         pl.pallas_call,
         kernel,
@@ -172,8 +172,10 @@ def _kept(rates: Array, delta: Array, reset: Array) -> Array:
     return jnp.where(reset != 0, 0, jnp.exp(delta[None] * rates))
 
 
-def _backward_kernel(rates, inputs, delta, B, C, reset, starts, y_bar, starts_bar, final_bar, *bars):
-    rates_bar, state_bar, inputs_bar, delta_bar, B_bar, C_bar = bars
+def _backward_kernel(
+    rates, inputs, delta, B, C, reset, starts, y_bar, starts_bar, final_bar, *bars
+):
+    rates_bar, state_bar, inputs_bar, delta_bar, B_bar, C_bar = results
     num_chunks, size = reset.shape
     rates = rates[...]
 

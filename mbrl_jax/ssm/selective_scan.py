@@ -35,8 +35,10 @@ class ScanEntries(NamedTuple):
     reset: Array  # [K, Q] bool
 
 
-def auto_method(backend: str) -> str:
-    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu")."""
+def auto_method(backend: str, num_states: int = 1) -> str:
+    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu") with N states."""
+    if backend == "gpu" and num_states <= fused_scan.MAX_STATES:
+        return "fused"
     # On CPU the state of one row stays in cache; accelerators want rows in parallel.
     return "recurrent" if backend == "cpu" else "associative"
 
@@ -145,7 +147,8 @@ def selective_scan_stream(
     _check(u, delta, A, B, C, D, reset, initial_state)
     length, channels = u.shape
     shapes.check_chunking(length, chunk_size, method, METHODS)
-    method = auto_method(jax.default_backend()) if method == "auto" else method
+    if method == "auto":
+        method = auto_method(jax.default_backend(), A.shape[1])
     if method == "fused":
         chunk_size = min(chunk_size, fused_scan.MAX_ROWS)
     wide = chunking.state_dtype(u)

@@ -36,8 +36,10 @@ class SSDEntries(NamedTuple):
     B: Array  # [K, Q, G, N]
 
 
-def auto_method(backend: str) -> str:
-    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu")."""
+def auto_method(backend: str, num_states: int = 1) -> str:
+    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu") with N states."""
+    if backend == "gpu" and num_states <= fused_scan.MAX_STATES:
+        return "fused"
     # On CPU a scan across chunks does less arithmetic; accelerators want the log-depth tree.
     return "chunked_sequential" if backend == "cpu" else "chunked"
 
@@ -136,7 +138,8 @@ def ssd_stream(
     _check(x, dt, A, B, C, D, reset, initial_state)
     length = x.shape[0]
     shapes.check_chunking(length, chunk_size, method, METHODS)
-    method = auto_method(jax.default_backend()) if method == "auto" else method
+    if method == "auto":
+        method = auto_method(jax.default_backend(), B.shape[-1])
     if method == "fused":
         chunk_size = min(chunk_size, fused_scan.MAX_ROWS)
     if reset is None:

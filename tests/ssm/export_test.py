@@ -68,7 +68,9 @@ def assert_lowers(function, arguments, platforms=PLATFORMS):
         return jax.grad(lambda some: square_sum(function(**(arguments | some))))(inexact)
 
     for program, args in ((value, (arguments,)), (gradient, (arguments, inexact))):
-        exporter = jax.export.export(jax.jit(program), platforms=platforms, disabled_checks=[TRITON])
+        exporter = jax.export.export(
+            jax.jit(program), platforms=platforms, disabled_checks=[TRITON]
+        )
         assert exporter(*args).platforms == platforms
 
 
