@@ -173,7 +173,7 @@ def _kept(rates: Array, delta: Array, reset: Array) -> Array:
 
 
 def _backward_kernel(
-    rates, inputs, delta, B, C, reset, starts, y_bar, starts_bar, final_bar, *bars
+    rates, inputs, delta, B, C, reset, starts, y_bar, starts_bar, final_bar, *results
 ):
     rates_bar, state_bar, inputs_bar, delta_bar, B_bar, C_bar = results
     num_chunks, size = reset.shape
