@@ -235,7 +235,7 @@ def run(quick: bool, out: Path) -> list[dict[str, Any]]:
         rows += measure(name, case, numbers, rounds=1 if quick else 9)
         for row in rows[-len(numbers) :]:
             print("  ".join(f"{timing.shown(row[column]):>12}" for column in COLUMNS), flush=True)
-    timing.write_csv(out / "seeds.csv", COLUMNS, rows)
+        timing.write_csv(out / "seeds.csv", COLUMNS, rows)
     plot(rows, out / "seeds.png")
     return rows
 

@@ -158,7 +158,9 @@ def selective_scan_stream(
         initial_state = jnp.zeros((A.shape[1], channels), wide)
 
     rows = [chunking.to_chunks(row, chunk_size) for row in (u, delta.astype(wide), B, C, reset)]
-    run = {"associative": _associative, "recurrent": _recurrent, "fused": _fused}[method]
+    run = {"associative": _associative, "recurrent": _recurrent, "fused": fused_scan.fused_scan}[
+        method
+    ]
     y, starts, final_state = run(A.T.astype(wide), initial_state.astype(wide), tuple(rows))
     y = _skip(y.reshape(-1, channels)[:length], D, u)
 
@@ -282,12 +284,6 @@ def _associative(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array,
         return states[-1], jax.vmap(_read)(states, C)
 
     return chunking.scan_chunks(one_chunk, state, rows)
-
-
-def _fused(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array, Array]:
-    """`_recurrent` as a GPU kernel."""
-    u, delta, *shared = rows
-    return fused_scan.fused_scan(rates, state, (delta * u.astype(delta.dtype), delta, *shared))
 
 
 # ------------------------------------------------------------------------------------ row by row

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, fused_scan, shapes, ssd_blocks, ssd_group
+from mbrl_jax.ssm import chunking, shapes, ssd_blocks, ssd_group
 
 Array = jax.Array
 
-METHODS = ("auto", "chunked", "chunked_sequential", "recurrent", "fused")
+METHODS = ("auto", "chunked", "chunked_sequential", "recurrent")
 
 
 class SSDEntries(NamedTuple):
@@ -36,10 +36,8 @@ class SSDEntries(NamedTuple):
     B: Array  # [K, Q, G, N]
 
 
-def auto_method(backend: str, num_states: int = 1) -> str:
-    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu") with N states."""
-    if backend == "gpu" and num_states <= fused_scan.MAX_STATES:
-        return "fused"
+def auto_method(backend: str) -> str:
+    """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu")."""
     # On CPU a scan across chunks does less arithmetic; accelerators want the log-depth tree.
     return "chunked_sequential" if backend == "cpu" else "chunked"
 
@@ -126,8 +124,7 @@ def ssd_stream(
       chunk_size: the longest chunk.
       method: "chunked": matrix products inside chunks, an associative scan across them;
         "chunked_sequential": the same, across chunks one after the other; "recurrent": row by row;
-        "fused": row by row in a GPU kernel, with chunks of 8 rows at most; "auto": what
-        `auto_method` says for the default backend.
+        "auto": what `auto_method` says for the default backend.
 
     Returns:
       y [T, H, P] in the dtype of x, the state after the last row [N, H, P], and `SSDEntries`.
@@ -138,10 +135,7 @@ def ssd_stream(
     _check(x, dt, A, B, C, D, reset, initial_state)
     length = x.shape[0]
     shapes.check_chunking(length, chunk_size, method, METHODS)
-    if method == "auto":
-        method = auto_method(jax.default_backend(), B.shape[-1])
-    if method == "fused":
-        chunk_size = min(chunk_size, fused_scan.MAX_ROWS)
+    method = auto_method(jax.default_backend()) if method == "auto" else method
     if reset is None:
         reset = jnp.zeros((length,), bool)
     chunks = _cut(x, dt, A, B, C, reset, chunk_size)
@@ -149,7 +143,7 @@ def ssd_stream(
         initial_state = initial_state.astype(chunks.dt.dtype)
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
     run = _RUN[method]
-    if method.startswith("chunked") and ssd_blocks.pays(chunks.x):
+    if method != "recurrent" and ssd_blocks.pays(chunks.x):
         run = functools.partial(run, over_blocks=ssd_blocks.over_blocks)
     y, starts, final_state = ssd_group.over_groups(run, chunks, skip, initial_state)
 
@@ -232,29 +226,10 @@ def ssd_step(
 
 # --------------------------------------------------------------------------------------- private
 
-
-def _fused(
-    chunks: ssd_group.Chunks, D: Array, initial_state: Array | None
-) -> tuple[Array, Array, Array]:
-    """`ssd_group.recurrent` as a GPU kernel."""
-    x = chunks.x.astype(chunks.dt.dtype)
-    shape = (chunks.B.shape[-1], *x.shape[2:])  # [N, H, P]
-    if initial_state is None:
-        initial_state = jnp.zeros(shape, x.dtype)
-    inputs = (chunks.dt[..., None] * x).reshape(*x.shape[:2], -1)
-    rows = (inputs, chunks.step_decay, chunks.B, chunks.C, chunks.reset)
-    # The decay of a row is known already: a rate of 1.
-    rates = jnp.ones((1, inputs.shape[-1]), x.dtype)
-    y, starts, final = fused_scan.fused_scan(rates, initial_state.reshape(shape[0], -1), rows)
-    y = y.reshape(x.shape) + D[:, None] * x
-    return y, starts.reshape(-1, *shape), final.reshape(shape)
-
-
 _RUN = {
     "chunked": functools.partial(ssd_group.chunked, sequential=False),
     "chunked_sequential": functools.partial(ssd_group.chunked, sequential=True),
     "recurrent": ssd_group.recurrent,
-    "fused": _fused,
 }
 
 

@@ -46,8 +46,6 @@ PROGRAMS = [
     Program("ssd", "chunked", 21, (2, 3, 1, 4)),
     Program("ssd", "recurrent", 8, (2, 3, 1, 4)),
     Program("ssd", "recurrent", 21, (4, 2, 2, 3)),
-    Program("ssd", "fused", 9, (4, 2, 2, 3)),
-    Program("ssd", "fused", 21, (2, 32, 1, 4)),  # heads of whole programs
     Program("selective_scan", "fused", 9, (40, 3)),  # more than one program, not full
     Program("selective_scan", "fused", 21, (5, 3)),
     Program("selective_scan", "recurrent", 1, (5, 3)),

@@ -10,7 +10,7 @@ import pytest
 from mbrl_jax import ssm
 from tests.ssm import cases, oracles
 
-METHODS = ("chunked", "chunked_sequential", "recurrent", "fused")
+METHODS = ("chunked", "chunked_sequential", "recurrent")
 CHUNK = 8
 DIFFERENTIABLE = ("x", "dt", "A", "B", "C", "D", "initial_state")
 # Heads, channels, groups, states.
