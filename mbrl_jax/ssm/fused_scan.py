@@ -155,9 +155,8 @@ def _forward_kernel(rates, state, u, delta, B, C, reset, y, starts, final_state)
         read = []
         for q, (u_row, step, is_reset) in enumerate(rows):
             inputs = step * u_row
-            state = [
-                _kept(rates[n], step, is_reset) * state[n] + B[k, q, n] * inputs for n in states
-            ]
+            kept = [_kept(rates[n], step, is_reset) * state[n] for n in states]
+            state = [kept[n] + B[k, q, n] * inputs for n in states]
             read.append(sum(C[k, q, n] * state[n] for n in states))
         # Last, so that no store stands between the loads and their use.
         for q, row in enumerate(read):

@@ -158,10 +158,7 @@ def selective_scan_stream(
         initial_state = jnp.zeros((A.shape[1], channels), wide)
 
     rows = [chunking.to_chunks(row, chunk_size) for row in (u, delta.astype(wide), B, C, reset)]
-    run = {"associative": _associative, "recurrent": _recurrent, "fused": fused_scan.fused_scan}[
-        method
-    ]
-    y, starts, final_state = run(A.T.astype(wide), initial_state.astype(wide), tuple(rows))
+    y, starts, final_state = _RUN[method](A.T.astype(wide), initial_state.astype(wide), tuple(rows))
     y = _skip(y.reshape(-1, channels)[:length], D, u)
 
     u, delta, B, _, reset = rows
@@ -376,3 +373,10 @@ def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]
     rates_bar = rates_bar + exponent_bar * delta[None]
     state_bar = jnp.where(reset, 0, jnp.exp(delta[None] * rates)) * state_bar
     return (state_bar, rates_bar), (delta * inputs_bar, delta_bar, B_bar, C_bar)
+
+
+_RUN = {
+    "associative": _associative,
+    "recurrent": _recurrent,
+    "fused": fused_scan.fused_scan,
+}
