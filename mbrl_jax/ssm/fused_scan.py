@@ -1,42 +1,34 @@
 """The selective scan as one GPU kernel each way, in Pallas.
 
-A program of one warp carries the state of some channels in its registers from row to row and writes
-nothing but results and the states at chunk starts. (In XLA what is computed row after row goes
-through memory, and takes a kernel launch for each row.) Backward runs the rows of a chunk anew from
-the state at its start and keeps them in registers as well, so its chunks are short.
+A program of one warp carries the state [N, 32] of 32 channels in its registers from row to row and
+writes nothing but results and the states at chunk starts. (In XLA what is computed row after row
+goes through memory, and takes a kernel launch for each row.) Backward runs the rows of a chunk anew
+from the state at its start and keeps them in registers as well, so its chunks are short.
 
-The state of a program is a list of N vectors over its channels. One array [N, channels] would need
-the weights B and C of a row spread over its other axis, which goes through shared memory.
+It is for many streams of moderate length, as in training: rows follow one another, so that a single
+long stream leaves most of a GPU idle, and there the associative scan is faster.
 
 Everything is for a single stream; `vmap` adds programs. On CPU the kernels are interpreted, which
 is for tests alone.
 """
 
 import functools
-from typing import NamedTuple
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 Array = jax.Array
 
-MAX_STATES = 32  # N above which a state and its rows no longer fit in registers
 MAX_ROWS = 8  # of a chunk: backward holds the states of all its rows in registers
-# Channels of a program, one or more for each thread of a warp.
-_FORWARD_CHANNELS = 32
-_BACKWARD_CHANNELS = 32
+MAX_STATES = 32  # N above which they would not fit
+_CHANNELS = 32  # of a program: one for each thread of a warp
 
 
-class Rows(NamedTuple):
-    """What a row brings, cut into K chunks of Q rows; in the dtype of a state."""
-
-    u: Array  # [K, Q, D]
-    delta: Array  # [K, Q, D]
-    B: Array  # [K, Q, N]
-    C: Array  # [K, Q, N]
-    reset: Array  # [K, Q] int32
+def available() -> bool:
+    """Whether JAX can compile the kernels: after 0.11 its Triton backend may go."""
+    return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
 
 
 def fused_scan(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array, Array]:
@@ -50,47 +42,54 @@ def fused_scan(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array, A
     Returns:
       y [K, Q, D], states at chunk starts [K, N, D], final state [N, D], in the dtype of `state`.
     """
-    channels = state.shape[-1]
-    # What is added starts at 0 and gets no input.
-    add = -channels % max(_FORWARD_CHANNELS, _BACKWARD_CHANNELS)
-    *rows, reset = rows
-    rows = Rows(*(row.astype(state.dtype) for row in rows), reset.astype(jnp.int32))
-    rows = rows._replace(u=_pad(rows.u, add), delta=_pad(rows.delta, add))
-    results = _scan(_pad(rates, add), _pad(state, add), rows)
-    return tuple(result[..., :channels] for result in results)
+    u, delta, B, C, reset = rows
+    num_states, channels = state.shape
+    # Registers come in powers of two. What is added starts at 0, gets no input and is not read.
+    more_states = pl.next_power_of_2(num_states) - num_states
+    more_channels = -channels % _CHANNELS
+    rates, state = (_pad(x, more_states, more_channels) for x in (rates, state))
+    inputs = delta * u.astype(delta.dtype)
+    inputs, delta = (_pad(row, 0, more_channels) for row in (inputs, delta))
+    B, C = (_pad(row.astype(state.dtype), 0, more_states) for row in (B, C))
+    y, starts, final_state = _scan(rates, state, (inputs, delta, B, C, reset.astype(jnp.int32)))
+    return (
+        y[..., :channels],
+        starts[:, :num_states, :channels],
+        final_state[:num_states, :channels],
+    )
 
 
-def _pad(x: Array, columns: int) -> Array:
-    """Append zeros to the last axis."""
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
+def _pad(x: Array, rows: int, columns: int) -> Array:
+    """Append zeros to the last two axes."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, rows), (0, columns)])
 
 
 @jax.custom_vjp
-def _scan(rates: Array, state: Array, rows: Rows) -> tuple[Array, Array, Array]:
-    """`fused_scan` for whole programs."""
+def _scan(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array, Array]:
+    """`fused_scan` for sizes that fit; rows: inputs Δ·u, Δ, B, C, and `reset` as int32."""
     return _scan_forward(rates, state, rows)[0]
 
 
 def _scan_forward(rates, state, rows):
-    shapes = rows.u.shape, (len(rows.u), *state.shape), state.shape
-    block = functools.partial(_block, _FORWARD_CHANNELS)
-    specs = [block(rates), block(state), *_row_specs(rows, block)]
-    inputs = (rates, state, *rows)
-    y, starts, final_state = _call(_forward_kernel, _FORWARD_CHANNELS, inputs, specs, shapes, block)
-    return (y, starts, final_state), (rates, rows, starts)
+    shapes = (rows[0].shape, (len(rows[0]), *state.shape), state.shape)
+    specs = [_block(rates.shape), _block(state.shape), *_row_specs(rows)]
+    out_specs = map(_block, shapes)
+    y, starts, final = _call(_forward_kernel, (rates, state, *rows), specs, shapes, out_specs)
+    return (y, starts, final), (rates, rows, starts)
 
 
 def _scan_backward(residuals, bars):
     rates, rows, starts = residuals
-    # Sums over channels end in the programs, which have some of them each.
-    parts = (rates.shape[-1] // _BACKWARD_CHANNELS, *rows.B.shape)
-    shapes = rates.shape, rates.shape, rows.u.shape, rows.u.shape, parts, parts
-    block = functools.partial(_block, _BACKWARD_CHANNELS)
-    specs = [block(rates), *_row_specs(rows, block), *map(block, (starts, *bars))]
-    inputs = (rates, *rows, starts, *bars)
-    results = _call(_backward_kernel, _BACKWARD_CHANNELS, inputs, specs, shapes, block)
-    rates_bar, state_bar, u_bar, delta_bar, B_bar, C_bar = results
-    return rates_bar, state_bar, Rows(u_bar, delta_bar, B_bar.sum(0), C_bar.sum(0), None)
+    inputs, _, B, _, _ = rows
+    # Sums over channels end in the programs, which have 32 of them each.
+    parts = (inputs.shape[-1] // _CHANNELS, *B.shape)
+    blocks = (rates.shape, rates.shape, inputs.shape, inputs.shape)
+    specs = [_block(rates.shape), *_row_specs(rows), *(_block(x.shape) for x in (starts, *bars))]
+    out_specs = [*map(_block, blocks), _part(parts), _part(parts)]
+    arguments = (rates, *rows, starts, *bars)
+    bars = _call(_backward_kernel, arguments, specs, (*blocks, parts, parts), out_specs)
+    rates_bar, state_bar, inputs_bar, delta_bar, B_bar, C_bar = bars
+    return rates_bar, state_bar, (inputs_bar, delta_bar, B_bar.sum(0), C_bar.sum(0), None)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
@@ -99,20 +98,17 @@ _scan.defvjp(_scan_forward, _scan_backward)
 # ------------------------------------------------------------------------- blocks of a program
 
 
-def _call(kernel, channels: int, inputs: tuple, specs: list, shapes: tuple, block) -> tuple:
-    """Run `kernel` in a program for each `channels`; `shapes`: of the results.
+def _call(kernel, inputs: tuple, specs: list, shapes: tuple, out_specs) -> tuple:
+    """Run `kernel` in a program for each 32 channels; `shapes`: of results in a state's dtype."""
+    from jax.experimental.pallas import triton  # here, so that JAX may lack it
 
-    Results of four axes with a first one for the programs are sums that each of them leaves.
-    """
-    programs = inputs[0].shape[-1] // channels
-    results = tuple(jax.ShapeDtypeStruct(shape, inputs[0].dtype) for shape in shapes)
     call = functools.partial(
         pl.pallas_call,
         kernel,
-        grid=(programs,),
+        grid=(inputs[0].shape[-1] // _CHANNELS,),
         in_specs=specs,
-        out_specs=tuple(_part(x) if x.ndim == 4 else block(x) for x in results),
-        out_shape=results,
+        out_specs=tuple(out_specs),
+        out_shape=tuple(jax.ShapeDtypeStruct(shape, inputs[0].dtype) for shape in shapes),
     )
     compiled = call(compiler_params=triton.CompilerParams(num_warps=1, num_stages=1))
     return jax.lax.platform_dependent(
@@ -120,99 +116,75 @@ def _call(kernel, channels: int, inputs: tuple, specs: list, shapes: tuple, bloc
     )
 
 
-def _row_specs(rows: Rows, block) -> list:
-    """Blocks of the rows: u and Δ of the program's channels, all of the others."""
-    shared = [pl.BlockSpec(x.shape, functools.partial(_first, x.ndim)) for x in rows[2:]]
-    return [block(rows.u), block(rows.delta), *shared]
+def _row_specs(rows: tuple) -> list:
+    """Blocks of inputs and Δ, and all of B, C and reset for every program."""
+    inputs, delta, *shared = rows
+    whole = [pl.BlockSpec(x.shape, lambda i, ndim=x.ndim: (0,) * ndim) for x in shared]
+    return [_block(inputs.shape), _block(delta.shape), *whole]
 
 
-def _first(ndim: int, program) -> tuple:
-    return (0,) * ndim
+def _block(shape: tuple) -> pl.BlockSpec:
+    """The 32 channels of a program, on the last axis."""
+    return pl.BlockSpec((*shape[:-1], _CHANNELS), lambda i: (0,) * (len(shape) - 1) + (i,))
 
 
-def _block(channels: int, x) -> pl.BlockSpec:
-    """The channels of a program, on the last axis."""
-    return pl.BlockSpec((*x.shape[:-1], channels), lambda i: (0,) * (x.ndim - 1) + (i,))
-
-
-def _part(x) -> pl.BlockSpec:
+def _part(shape: tuple) -> pl.BlockSpec:
     """The program's own row of the first axis."""
-    return pl.BlockSpec((None, *x.shape[1:]), lambda i: (i,) + (0,) * (x.ndim - 1))
+    return pl.BlockSpec((None, *shape[1:]), lambda i: (i,) + (0,) * (len(shape) - 1))
 
 
 # ---------------------------------------------------------------------------------------- kernels
 
 
-def _forward_kernel(rates, state, u, delta, B, C, reset, y, starts, final_state):
+def _forward_kernel(rates, state, inputs, delta, B, C, reset, y, starts, final_state):
     num_chunks, size = reset.shape
-    states = range(rates.shape[0])
-    rates = [rates[n] for n in states]
+    rates = rates[...]
 
     def one_chunk(k, state):
-        for n in states:
-            starts[k, n] = state[n]
-        rows = [(u[k, q], delta[k, q], reset[k, q]) for q in range(size)]
+        starts[k] = state
+        rows = [(inputs[k, q], _kept(rates, delta[k, q], reset[k, q])) for q in range(size)]
         read = []
-        for q, (u_row, step, is_reset) in enumerate(rows):
-            inputs = step * u_row
-            kept = [_kept(rates[n], step, is_reset) * state[n] for n in states]
-            state = [kept[n] + B[k, q, n] * inputs for n in states]
-            read.append(sum(C[k, q, n] * state[n] for n in states))
+        for q, (row, kept) in enumerate(rows):
+            state = kept * state + B[k, q][:, None] * row[None]
+            read.append((C[k, q][:, None] * state).sum(0))
         # Last, so that no store stands between the loads and their use.
         for q, row in enumerate(read):
             y[k, q] = row
         return state
 
-    state = jax.lax.fori_loop(0, num_chunks, one_chunk, [state[n] for n in states])
-    for n in states:
-        final_state[n] = state[n]
+    final_state[...] = jax.lax.fori_loop(0, num_chunks, one_chunk, state[...])
 
 
-def _kept(rates: Array, step: Array, reset: Array) -> Array:
-    """The share of one state that a row keeps, by channel."""
-    return jnp.where(reset != 0, 0, jnp.exp(step * rates))
+def _kept(rates: Array, delta: Array, reset: Array) -> Array:
+    """The share of the state [N, 32] that a row keeps."""
+    return jnp.where(reset != 0, 0, jnp.exp(delta[None] * rates))
 
 
-def _backward_kernel(rates, u, delta, B, C, reset, starts, y_bar, starts_bar, final_bar, *results):
-    rates_bar, state_bar, u_bar, delta_bar, B_bar, C_bar = results
+def _backward_kernel(
+    rates, inputs, delta, B, C, reset, starts, y_bar, starts_bar, final_bar, *results
+):
+    rates_bar, state_bar, inputs_bar, delta_bar, B_bar, C_bar = results
     num_chunks, size = reset.shape
-    states = range(rates.shape[0])
-    rates = [rates[n] for n in states]
+    rates = rates[...]
 
     def one_chunk(i, carry):
         k = num_chunks - 1 - i
-        state, carried = [starts[k, n] for n in states], []
+        state, carried = starts[k], []
         for q in range(size):
-            step, is_reset = delta[k, q], reset[k, q]
-            inputs = step * u[k, q]
-            carried.append([_kept(rates[n], step, is_reset) * state[n] for n in states])
-            state = [carried[q][n] + B[k, q, n] * inputs for n in states]
+            carried.append(_kept(rates, delta[k, q], reset[k, q]) * state)
+            state = carried[q] + B[k, q][:, None] * inputs[k, q][None]
         back, total = carry
         for q in reversed(range(size)):
-            back, total = one_row(k, q, carried[q], back, total)
-        return [back[n] + starts_bar[k, n] for n in states], total
+            B_row, row, row_bar = B[k, q][:, None], inputs[k, q][None], y_bar[k, q][None]
+            C_bar[k, q] = ((carried[q] + B_row * row) * row_bar).sum(1)
+            back = back + C[k, q][:, None] * row_bar
+            B_bar[k, q] = (back * row).sum(1)
+            inputs_bar[k, q] = (back * B_row).sum(0)
+            exponent_bar = back * carried[q]
+            delta_bar[k, q] = (exponent_bar * rates).sum(0)
+            total = total + exponent_bar * delta[k, q][None]
+            back = _kept(rates, delta[k, q], reset[k, q]) * back
+        return back + starts_bar[k], total
 
-    def one_row(k, q, carried, back, total):
-        u_row, step, row_bar, is_reset = u[k, q], delta[k, q], y_bar[k, q], reset[k, q]
-        inputs = step * u_row
-        inputs_bar = decay_bar = jnp.zeros_like(step)
-        back, total = list(back), list(total)
-        for n in states:
-            weight = B[k, q, n]
-            C_bar[k, q, n] = ((carried[n] + weight * inputs) * row_bar).sum()
-            back[n] = back[n] + C[k, q, n] * row_bar
-            B_bar[k, q, n] = (back[n] * inputs).sum()
-            inputs_bar = inputs_bar + weight * back[n]
-            exponent_bar = back[n] * carried[n]
-            decay_bar = decay_bar + exponent_bar * rates[n]
-            total[n] = total[n] + exponent_bar * step
-            back[n] = _kept(rates[n], step, is_reset) * back[n]
-        u_bar[k, q] = step * inputs_bar
-        delta_bar[k, q] = decay_bar + u_row * inputs_bar
-        return back, total
-
-    zeros = [jnp.zeros_like(rate) for rate in rates]
-    carry = ([final_bar[n] for n in states], zeros)
-    back, total = jax.lax.fori_loop(0, num_chunks, one_chunk, carry)
-    for n in states:
-        state_bar[n], rates_bar[n] = back[n], total[n]
+    carry = (final_bar[...], jnp.zeros_like(rates))
+    state_bar[...], rates_bar[...] = jax.lax.fori_loop(0, num_chunks, one_chunk, carry)

@@ -37,7 +37,7 @@ class ScanEntries(NamedTuple):
 
 def auto_method(backend: str, num_states: int = 1) -> str:
     """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu") with N states."""
-    if backend == "gpu" and num_states <= fused_scan.MAX_STATES:
+    if backend == "gpu" and num_states <= fused_scan.MAX_STATES and fused_scan.available():
         return "fused"
     # On CPU the state of one row stays in cache; accelerators want rows in parallel.
     return "recurrent" if backend == "cpu" else "associative"
