@@ -209,7 +209,7 @@ def make_targets(
 
     slow_logits = parts.critic.apply({"params": stats.target_critic}, imagined.features)
     # Live and slow critic go through values and returns together.
-    both = distributions.two_hot_mean(jnp.stack([logits, slow_logits]))
+    both = jax.lax.stop_gradient(distributions.two_hot_mean(jnp.stack([logits, slow_logits])))
     values = both[0]
     live, slow = jax.vmap(lambda_returns)(both)
 
@@ -219,9 +219,8 @@ def make_targets(
         stats.high, returns.order_statistic(live, config.high_fraction), rate
     )
     advantage = (live - values[:, :-1]) / jnp.maximum(1.0, high - low)
-    weight = jax.vmap(returns.survival)(discount, imagined.weight)
-    targets = jax.lax.stop_gradient(Targets(advantage, live, slow, weight))
-    return targets, stats._replace(low=low, high=high)
+    weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(discount, imagined.weight))
+    return Targets(advantage, live, slow, weight), stats._replace(low=low, high=high)
 
 
 def log_prob_of(log_probs: Array, actions: Array) -> Array:
