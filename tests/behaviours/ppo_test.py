@@ -127,7 +127,7 @@ def _plain_loss(params, rows):
 def case():
     """(parts, params, rows) with ratios within and beyond both limits, advantages of both signs."""
     behaviour = SMALL.make(exact.SPEC)
-    params = behaviour.init(jax.random.key(0), jnp.zeros(SIZE)).params
+    params = jax.jit(behaviour.init)(jax.random.key(0), jnp.zeros(SIZE)).params
     params = jax.tree.map(lambda x: x + 0.05, params)
     rng = np.random.default_rng(0)
     features, action = rng.normal(size=(ROWS, SIZE)), rng.integers(0, 2, ROWS)
@@ -153,7 +153,7 @@ def _jax_rows(rows):
 
 def test_loss_against_plain_numpy(case):
     parts, params, rows = case
-    total, values = ppo.loss(parts, params, _jax_rows(rows))
+    total, values = jax.jit(functools.partial(ppo.loss, parts))(params, _jax_rows(rows))
     expected, ratio = _plain_loss(_float64(params), rows)
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(values["kl"], (ratio - 1 - np.log(ratio)).mean(), rtol=1e-4)
@@ -162,7 +162,7 @@ def test_loss_against_plain_numpy(case):
 
 def test_gradient_equals_finite_differences_of_plain_numpy(case):
     parts, params, rows = case
-    gradient = jax.grad(lambda p: ppo.loss(parts, p, _jax_rows(rows))[0])(params)
+    gradient = jax.jit(jax.grad(lambda p: ppo.loss(parts, p, _jax_rows(rows))[0]))(params)
     leaves, tree = jax.tree.flatten(_float64(params))
     for leaf, actual in zip(leaves, jax.tree.leaves(gradient), strict=True):
         for index in np.ndindex(leaf.shape):
@@ -220,9 +220,14 @@ def test_the_first_step_is_that_of_the_actor_critic(imagined):
     fields = [f.name for f in dataclasses.fields(actor_critic.Config)]
     plain = actor_critic.Config(**{name: getattr(config, name) for name in fields})
     parts = plain.make(exact.SPEC).update.args[0]
-    gradient = jax.grad(functools.partial(actor_critic.loss, parts), has_aux=True)
-    grads, (stats, _) = gradient(before.params, before.stats, imagined)
-    expected, _ = actor_critic.apply_gradients(parts, before, stats, grads)
+
+    @jax.jit
+    def step(before):
+        gradient = jax.grad(functools.partial(actor_critic.loss, parts), has_aux=True)
+        grads, (stats, _) = gradient(before.params, before.stats, imagined)
+        return actor_critic.apply_gradients(parts, before, stats, grads)[0]
+
+    expected = step(before)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-8)
     jax.tree.map(close, after.params, expected.params)
     jax.tree.map(close, after.stats, expected.stats)
@@ -270,11 +275,13 @@ def test_the_warm_up_counts_updates_and_not_steps():
     moves = []
     for steps in (1, 3):
         optimiser = optim.Config("adam", 1.0, 1e9, warmup=10, eps=1e-12).make(steps)
-        opt, found = optimiser.init(jnp.ones(1)), []
-        for _ in range(7):
-            step, opt = optimiser.update(jnp.ones(1), opt)
-            found.append(-float(step[0]))
-        moves.append(found)
+
+        def body(opt, gradient, update=optimiser.update):
+            step, opt = update(gradient, opt)
+            return opt, -step[0]
+
+        run = jax.jit(functools.partial(jax.lax.scan, body))
+        moves.append(run(optimiser.init(jnp.ones(1)), jnp.ones((7, 1)))[1])
     np.testing.assert_allclose(moves[0], np.arange(1, 8) / 10, rtol=1e-4)
     np.testing.assert_allclose(moves[1], np.array([1, 1, 1, 2, 2, 2, 3]) / 10, rtol=1e-4)
 
