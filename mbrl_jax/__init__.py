@@ -3,6 +3,7 @@
 Names are loaded when they are first used, so that importing the package costs nothing:
 
     Experiment, run, load_policy, evaluate_run      run things from Python
+    load_published, load_published_agent            weights of the PyTorch Drama
     mbrl_jax.ssm, .cores, .world_models, …          the parts
 """
 
@@ -16,6 +17,8 @@ _NAMES = {
     "build": "mbrl_jax.train.experiment",
     "evaluate_run": "mbrl_jax.train.run",
     "load_policy": "mbrl_jax.train.run",
+    "load_published": "mbrl_jax.train.published",
+    "load_published_agent": "mbrl_jax.train.published",
     "make_agent": "mbrl_jax.agent",
     "over_seeds": "mbrl_jax.train.seeds",
     "run": "mbrl_jax.train.run",

@@ -75,13 +75,17 @@ class Config:
     b2: float = 0.999
     eps: float = 1e-20
 
-    def make(self) -> optax.GradientTransformation:
-        """Build the optax transformation."""
+    def make(self, steps_of_update: int = 1) -> optax.GradientTransformation:
+        """Build the optax transformation for updates of so many optimiser steps.
+
+        All steps of an update have the same learning rate: the warm-up counts updates.
+        """
         rate = self.learning_rate
         if self.warmup:
 
             def rate(count):
-                return self.learning_rate * jnp.minimum(1.0, (count + 1) / self.warmup)
+                update = count // steps_of_update + 1
+                return self.learning_rate * jnp.minimum(1.0, update / self.warmup)
 
         rule = laprop if self.name == "laprop" else optax.adam
         chain = optax.chain(

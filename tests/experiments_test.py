@@ -64,6 +64,17 @@ def test_a_phase_without_collecting_learns_from_what_is_stored(tmp_path):
     assert result.frozen_at == [-1]
 
 
+def test_ppo_takes_over_what_the_actor_critic_was_told(tmp_path):
+    before = small.catch()
+    experiment = small.catch_with_ppo()
+    assert experiment.behaviour.actor_width == before.behaviour.actor_width
+    assert experiment.behaviour.optimiser == before.behaviour.optimiser
+    assert config.from_json(config.to_json(experiment)) == experiment
+    result = run(experiment, tmp_path)
+    rows = read_metrics(tmp_path)
+    assert result.frozen_at == [-1] and rows[-1]["behaviour/kl"] >= 0
+
+
 def test_steps_change_the_last_phase_only():
     experiment = with_steps(_get("drama_catch"), 2_000)
     assert [phase.iterations for phase in experiment.phases] == [500, 1_400, 100]

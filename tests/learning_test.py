@@ -9,6 +9,7 @@ import pytest
 
 from experiments import drama_catch, drama_minatar, mbpo_pendulum
 from mbrl_jax.cores import gru, mamba
+from mbrl_jax.train import config
 from mbrl_jax.train.run import run
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,13 @@ def test_drama_learns_catch(core, tmp_path):
     if core is not None:
         model = dataclasses.replace(experiment.model, core=core)
         experiment = dataclasses.replace(experiment, model=model)
+    result = run(experiment, tmp_path, num_seeds=4)
+    assert _count_above(result.final_return, 0.95) >= 3
+    assert _count_above(result.evaluation.episode_return.mean(axis=1).tolist(), 0.98) >= 3
+
+
+def test_ppo_learns_catch(tmp_path):
+    experiment = config.override(drama_catch.get_experiment(), ["behaviour=ppo"])
     result = run(experiment, tmp_path, num_seeds=4)
     assert _count_above(result.final_return, 0.95) >= 3
     assert _count_above(result.evaluation.episode_return.mean(axis=1).tolist(), 0.98) >= 3

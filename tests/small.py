@@ -4,6 +4,7 @@ import dataclasses
 
 from experiments import drama_catch, mbpo_pendulum
 from mbrl_jax.cores import gru
+from mbrl_jax.train import config
 from mbrl_jax.train.experiment import Experiment, for_debug
 
 
@@ -12,6 +13,11 @@ def catch() -> Experiment:
     experiment = for_debug(drama_catch.get_experiment())
     model = dataclasses.replace(experiment.model, core=gru.Config(width=8))
     return dataclasses.replace(experiment, model=model)
+
+
+def catch_with_ppo() -> Experiment:
+    """The same learned by PPO, with two minibatches."""
+    return config.override(catch(), ["behaviour=ppo", "behaviour.num_minibatches=2"])
 
 
 def pendulum() -> Experiment:

@@ -6,6 +6,7 @@ with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -78,10 +79,18 @@ class Parts(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError for real-valued actions."""
+    return bind_parts(make_parts(config, spec), update)
+
+
+def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts:
+    """Nets and optimiser for an update of so many optimiser steps.
+
+    Raises ValueError for real-valued actions.
+    """
     if not isinstance(spec.action, DiscreteSpec):
         raise ValueError(
-            "actor_critic acts in discrete environments only; this one has real-valued actions: "
-            "use behaviour=sac"
+            "actor_critic and ppo act in discrete environments only; this one has real-valued "
+            "actions: use behaviour=sac"
         )
     mlp = functools.partial(
         Mlp,
@@ -89,14 +98,18 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
         hidden_init=orthogonal(2**0.5),
         output_init=orthogonal(config.output_gain),
     )
-    parts = Parts(
+    return Parts(
         config,
         actor=mlp(spec.action.num_actions, config.actor_width),
         critic=mlp(config.num_bins, config.critic_width),
-        optimiser=config.optimiser.make(),
+        optimiser=config.optimiser.make(steps_of_update),
     )
-    functions = (init, act, update)
-    bound = {f.__name__: functools.partial(f, parts) for f in functions}
+
+
+def bind_parts(parts: Parts, update: Callable) -> Behaviour:
+    """The record: all but how it learns is the same for every learner of an actor and a critic."""
+    functions = {"init": init, "act": act, "update": update}
+    bound = {name: functools.partial(f, parts) for name, f in functions.items()}
     return Behaviour(initial_carry=tuple, **bound)
 
 
@@ -111,7 +124,7 @@ def init(parts: Parts, key: Key, features: Array) -> LearnerState:
     return LearnerState(params, stats, parts.optimiser.init(params))
 
 
-def _policy(parts: Parts, params: PyTree, features: Array) -> Array:
+def log_policy(parts: Parts, params: PyTree, features: Array) -> Array:
     """Log-probabilities [..., A]."""
     return jax.nn.log_softmax(parts.actor.apply({"params": params}, features))
 
@@ -127,7 +140,7 @@ def act(
     explore: bool,
 ) -> tuple[tuple, Array]:
     """Sample an action [], or take the most probable one when not exploring."""
-    log_probs = _policy(parts, state.params["actor"], model.features(latent))
+    log_probs = log_policy(parts, state.params["actor"], model.features(latent))
     if explore:
         return carry, jax.random.categorical(key, log_probs)
     return carry, jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
@@ -142,9 +155,11 @@ class Imagined(NamedTuple):
     weight: Array  # [M] of the starts
 
 
-def _imagine(
+def imagine(
     parts: Parts, state: LearnerState, key: Key, model: BoundModel, starts: Starts
 ) -> Imagined:
+    """Let the policy act H steps in the model from each of M starts."""
+
     def policy(policy_key, latent):
         return act(parts, state, policy_key, (), latent, model, explore=True)[1]
 
@@ -159,17 +174,31 @@ def _imagine(
     return Imagined(features, prediction, actions, starts.weight)
 
 
-def loss(
-    parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
-) -> tuple[Array, tuple[Stats, Metrics]]:
-    """Actor and critic loss [] over imagined rollouts.
+class Targets(NamedTuple):
+    """What actor and critic are trained towards; nothing here has a gradient."""
 
-    Each step weighs the probability that it was reached; advantages are divided by
-    max(1, range of returns); returns come from the live critic for the actor and the first critic
-    term, and from the slow critic for the second (specification section 5).
+    advantage: Array  # [M, H] divided by max(1, range of returns)
+    live: Array  # [M, H] λ-returns with the values of the critic
+    slow: Array  # [M, H] with those of its slow copy
+    weight: Array  # [M, H] probability that the step was reached
+
+
+def make_targets(
+    parts: Parts, stats: Stats, imagined: Imagined, logits: Array
+) -> tuple[Targets, Stats]:
+    """Targets of imagined rollouts, and the statistics with the new range of returns.
+
+    Advantages are divided by max(1, range of returns); returns come from the live critic for the
+    actor and the first critic term, and from the slow critic for the second (specification
+    section 5).
+
+    Args:
+      parts: static pieces.
+      stats: of the learner.
+      imagined: rollouts of M starts.
+      logits: [M, H+1, num_bins] of the live critic.
     """
     config = parts.config
-    features = jax.lax.stop_gradient(imagined.features)
     reward, discount = (x[:, 1:] for x in imagined.prediction[:2])
     gamma_discount = config.gamma * discount
 
@@ -178,32 +207,44 @@ def loss(
             reward, gamma_discount, values[:, 1:], values[:, -1], config.lambda_
         )
 
-    logits = parts.critic.apply({"params": params["critic"]}, features)
-    slow_logits = parts.critic.apply({"params": stats.target_critic}, features)
+    slow_logits = parts.critic.apply({"params": stats.target_critic}, imagined.features)
     # Live and slow critic go through values and returns together.
     both = jax.lax.stop_gradient(distributions.two_hot_mean(jnp.stack([logits, slow_logits])))
     values = both[0]
-    target, slow_target = jax.vmap(lambda_returns)(both)
+    live, slow = jax.vmap(lambda_returns)(both)
 
     rate = config.range_decay
-    low = optim.moving_average(
-        stats.low, returns.order_statistic(target, config.low_fraction), rate
-    )
+    low = optim.moving_average(stats.low, returns.order_statistic(live, config.low_fraction), rate)
     high = optim.moving_average(
-        stats.high, returns.order_statistic(target, config.high_fraction), rate
+        stats.high, returns.order_statistic(live, config.high_fraction), rate
     )
+    advantage = (live - values[:, :-1]) / jnp.maximum(1.0, high - low)
     weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(discount, imagined.weight))
-    advantage = (target - values[:, :-1]) / jnp.maximum(1.0, high - low)
+    return Targets(advantage, live, slow, weight), stats._replace(low=low, high=high)
 
-    log_probs = _policy(parts, params["actor"], features[:, :-1])
+
+def log_prob_of(log_probs: Array, actions: Array) -> Array:
+    """Log-probability [...] of actions [...] among [..., A]."""
+    return jnp.take_along_axis(log_probs, actions[..., None], axis=-1)[..., 0]
+
+
+def loss(
+    parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
+) -> tuple[Array, tuple[Stats, Metrics]]:
+    """Actor and critic loss [] over imagined rollouts; each step weighs its `Targets.weight`."""
+    features = jax.lax.stop_gradient(imagined.features)
+    logits = parts.critic.apply({"params": params["critic"]}, features)
+    targets, stats = make_targets(parts, stats, imagined, logits)
+    log_probs = log_policy(parts, params["actor"], features[:, :-1])
     entropy = distributions.categorical_entropy(log_probs)
-    chosen = jnp.take_along_axis(log_probs, imagined.actions[..., None], axis=-1)[..., 0]
-    actor_loss = -(weight * (chosen * advantage + config.entropy * entropy)).mean()
+    chosen = log_prob_of(log_probs, imagined.actions)
+    weight = targets.weight
+    actor_loss = -(weight * (chosen * targets.advantage + parts.config.entropy * entropy)).mean()
     critic_loss = (
         weight
         * (
-            distributions.two_hot_loss(logits[:, :-1], target)
-            + distributions.two_hot_loss(logits[:, :-1], slow_target)
+            distributions.two_hot_loss(logits[:, :-1], targets.live)
+            + distributions.two_hot_loss(logits[:, :-1], targets.slow)
         )
     ).mean()
     total = actor_loss + critic_loss
@@ -212,11 +253,20 @@ def loss(
         "actor_loss": actor_loss,
         "critic_loss": critic_loss,
         "entropy": entropy.mean(),
-        "imagined_return": target.mean(),
-        "return_range": high - low,
+        "imagined_return": targets.live.mean(),
+        "return_range": stats.high - stats.low,
     }
     metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
-    return total, (stats._replace(low=low, high=high), metrics)
+    return total, (stats, metrics)
+
+
+def apply_gradients(
+    parts: Parts, state: LearnerState, stats: Stats, grads: PyTree
+) -> tuple[LearnerState, Array]:
+    """One optimiser step, then the slow critic follows; with the norm [] of the gradients."""
+    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
+    slow = optim.moving_average(stats.target_critic, params["critic"], parts.config.target_decay)
+    return LearnerState(params, stats._replace(target_critic=slow), opt), norm
 
 
 def update(
@@ -230,10 +280,9 @@ def update(
 ) -> tuple[LearnerState, Metrics]:
     """Imagine from M starts and take one optimiser step."""
     del batch, iteration  # imagined data only, no schedule
-    imagined = _imagine(parts, state, key, model, starts)
+    imagined = imagine(parts, state, key, model, starts)
     gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
     (_, (stats, metrics)), grads = gradient(state.params, state.stats, imagined)
-    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
-    slow = optim.moving_average(stats.target_critic, params["critic"], parts.config.target_decay)
+    state, norm = apply_gradients(parts, state, stats, grads)
     metrics["behaviour/gradient_norm"] = (norm, jnp.ones(()))
-    return LearnerState(params, stats._replace(target_critic=slow), opt), metrics
+    return state, metrics

@@ -65,13 +65,18 @@ class Stack(nn.Module):
         return tuple(carries), self.final_norm(residual), tuple(entries)
 
 
-def _init(stack: Stack, initial_carry: Callable, key: Key) -> PyTree:
+def _init(stack: nn.Module, initial_carry: Callable, key: Key) -> PyTree:
     x = jnp.zeros((stack.in_size,))
     return stack.init(key, initial_carry(), x, method="step")["params"]
 
 
 def _step(
-    stack: Stack, initial_carry: Callable, params: PyTree, carry: PyTree, x: Array, is_first: Array
+    stack: nn.Module,
+    initial_carry: Callable,
+    params: PyTree,
+    carry: PyTree,
+    x: Array,
+    is_first: Array,
 ) -> tuple[PyTree, Array]:
     """Consume x [D]; `is_first` [] empties the carry before, None means never."""
     if is_first is not None:
@@ -80,7 +85,7 @@ def _step(
 
 
 def _unroll(
-    stack: Stack, params: PyTree, carry: PyTree | None, xs: Array, is_first: Array
+    stack: nn.Module, params: PyTree, carry: PyTree | None, xs: Array, is_first: Array
 ) -> tuple[PyTree, Array, PyTree]:
     """Consume xs [T, D] from `carry` (None: the initial one); resets act at their own row."""
     return stack.apply({"params": params}, carry, xs, is_first, method="unroll")
@@ -102,6 +107,15 @@ def make_core(mixer: Mixer, width: int, layers: int, in_size: int) -> SequenceCo
 def make_core_of(mixers: tuple[Mixer, ...], width: int, in_size: int) -> SequenceCore:
     """A `SequenceCore` of one residual block for each of `mixers`, first to last."""
     stack = Stack(width, in_size, tuple(mixer.module.copy() for mixer in mixers))
+    return core_of(stack, mixers, width)
+
+
+def core_of(stack: nn.Module, mixers: tuple[Mixer, ...], width: int) -> SequenceCore:
+    """A `SequenceCore` of a module with `in_size` and with the `step` and `unroll` of `Stack`.
+
+    Its carry and its entries are tuples with one element for each of `mixers`, of which only the
+    parts without parameters are used here.
+    """
     initial_carry = functools.partial(_initial_carry, mixers)
     return SequenceCore(
         init=functools.partial(_init, stack, initial_carry),

@@ -66,43 +66,51 @@ class Config:
 
 
 class AttentionMixer(nn.Module):
-    """[q | k | v] = W u for each head; attention; out_proj."""
+    """[q | k | v] = W u for each head; attention; out_proj. No biases."""
 
-    config: Config
+    width: int
+    heads: int
+    window: int
+    out_fan_in: int  # out_proj begins uniform within ± its inverse root
+    relative: bool = False  # learned biases by distance
+    rotary_base: float | None = None
+    block_size: int | None = None
+
+    @property
+    def rotation(self) -> attention.Positions:
+        """The part of the positions that has no parameters."""
+        return attention.Positions(self.rotary_base)
 
     def setup(self):
-        c = self.config
-        self.in_proj = nn.Dense(3 * c.width, False, kernel_init=uniform_fan_in(c.width))
-        if c.positions == "relative":
-            self.bias = self.param("bias", linear_bias_init, (c.heads, c.window))
-        # Dividing by √(2 · layers), the residual parts, keeps the stream's variance (GPT-2's rule).
-        self.out_proj = nn.Dense(c.width, False, kernel_init=uniform_fan_in(2 * c.layers * c.width))
+        self.in_proj = nn.Dense(3 * self.width, False, kernel_init=uniform_fan_in(self.width))
+        if self.relative:
+            self.bias = self.param("bias", linear_bias_init, (self.heads, self.window))
+        self.out_proj = nn.Dense(self.width, False, kernel_init=uniform_fan_in(self.out_fan_in))
 
     def _positions(self):
-        return _rotation(self.config)._replace(bias=getattr(self, "bias", None))
+        return self.rotation._replace(bias=getattr(self, "bias", None))
 
     def step(self, carry, u):
-        c = self.config
-        query, key, value = self.in_proj(u).reshape(3, c.heads, c.head_size)
+        query, key, value = self.in_proj(u).reshape(3, self.heads, -1)
         carry, y = attention.attend_step(carry, query, key, value, self._positions())
-        return carry, self.out_proj(y.reshape(c.width))
+        return carry, self.out_proj(y.reshape(self.width))
 
     def unroll(self, carry, us, is_first):
-        c, length = self.config, us.shape[0]
-        rows = self.in_proj(us).reshape(length, 3, c.heads, c.head_size)
+        length = us.shape[0]
+        rows = self.in_proj(us).reshape(length, 3, self.heads, -1)
         query, key, value = rows.transpose(1, 2, 0, 3)  # [H, T, P] each
         y, entries = attention.attend_stream(
             query,
             key,
             value,
             self._positions(),
-            window=c.window,
+            window=self.window,
             is_first=is_first,
             cache=carry,
-            block_size=c.block_size,
+            block_size=self.block_size,
         )
-        y = self.out_proj(y.transpose(1, 0, 2).reshape(length, c.width))
-        return _carry_at(c, entries, length - 1), y, entries
+        y = self.out_proj(y.transpose(1, 0, 2).reshape(length, self.width))
+        return attention.cache_at(entries, length - 1, self.rotation), y, entries
 
 
 class FeedForwardMixer(nn.Module):
@@ -133,19 +141,31 @@ def linear_bias_init(key: Key, shape: tuple[int, int], dtype=jnp.float32) -> Arr
     return (-slopes[:, None] * jnp.arange(window)).astype(dtype)
 
 
-def _rotation(config: Config) -> attention.Positions:
-    """The part of the positions that has no parameters."""
-    return attention.Positions(config.rotary_base if config.positions == "rotary" else None)
+def mixer_of(module: AttentionMixer) -> stack.Mixer:
+    """The layer of an attention module."""
+    empty = functools.partial(
+        attention.empty_cache, module.window, module.heads, module.width // module.heads
+    )
+    return stack.Mixer(module, empty, functools.partial(_cache_at, module.rotation))
 
 
-def _carry_at(config: Config, entries: attention.Entries, t: Array) -> attention.Cache:
-    return attention.cache_at(entries, t, _rotation(config))
+def _cache_at(rotation: attention.Positions, entries: attention.Entries, t: Array):
+    return attention.cache_at(entries, t, rotation)
 
 
 def attention_mixer(config: Config) -> stack.Mixer:
     """The attention part of a layer."""
-    empty = functools.partial(attention.empty_cache, config.window, config.heads, config.head_size)
-    return stack.Mixer(AttentionMixer(config), empty, functools.partial(_carry_at, config))
+    module = AttentionMixer(
+        config.width,
+        config.heads,
+        config.window,
+        # Dividing by √(2 · layers), the residual parts, keeps the stream's variance (GPT-2's rule).
+        out_fan_in=2 * config.layers * config.width,
+        relative=config.positions == "relative",
+        rotary_base=config.rotary_base if config.positions == "rotary" else None,
+        block_size=config.block_size,
+    )
+    return mixer_of(module)
 
 
 def feed_forward_mixer(config: Config) -> stack.Mixer:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mbrl_jax.agent import Config as AgentConfig
 from mbrl_jax.agent import make_agent
-from mbrl_jax.behaviours import actor_critic, sac
+from mbrl_jax.behaviours import actor_critic, ppo, sac
 from mbrl_jax.envs import gymnax, probe
 from mbrl_jax.replay import dyna, ring
 from mbrl_jax.train import config, loop
@@ -24,7 +24,7 @@ class Experiment:
     name: str
     env: gymnax.Config | probe.Config
     model: drama.Config | ensemble.Config
-    behaviour: actor_critic.Config | sac.Config
+    behaviour: actor_critic.Config | ppo.Config | sac.Config
     replay: ring.Config
     agent: AgentConfig
     phases: tuple[loop.Phase, ...]

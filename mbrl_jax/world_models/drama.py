@@ -18,7 +18,8 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, optim
-from mbrl_jax.cores import gru, mamba, mamba2, s4, s5, transformer
+from mbrl_jax.cores import mamba2
+from mbrl_jax.cores.configs import CoreConfig
 from mbrl_jax.envs.spec import action_size, action_vector, example_observation
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.networks.heads import Mlp
@@ -45,9 +46,7 @@ from mbrl_jax.types import (
 class Config:
     """Published sizes and weights by default (specification sections 2 to 4)."""
 
-    core: mamba2.Config | mamba.Config | gru.Config | s4.Config | s5.Config | transformer.Config = (
-        mamba2.Config()
-    )
+    core: CoreConfig = mamba2.Config()
     encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Image64()
     decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Image64()
     groups: int = 32

@@ -10,137 +10,38 @@ import pytest
 
 from mbrl_jax import distributions, optim
 from mbrl_jax.behaviours import actor_critic
-from mbrl_jax.envs import probe
-from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.types import (
-    ArraySpec,
-    BoundedSpec,
-    DiscreteSpec,
-    EnvSpec,
-    LearnerState,
-    Prediction,
-    Starts,
-    WorldModel,
-    bind,
-)
+from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Prediction, Starts, bind
+from tests.behaviours import exact
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-GAMMA = 0.9
-UPDATES = 400
-STARTS = 32
-PROBES = ("constant", "observation", "delay", "action", "match")
-ENVIRONMENTS = [probe.Config(name).make() for name in PROBES]
-SPEC = ENVIRONMENTS[0].spec
 CONFIG = actor_critic.Config(
     horizon=3,
     actor_width=16,
     critic_width=16,
     layers=1,
     num_bins=63,
-    gamma=GAMMA,
+    gamma=exact.GAMMA,
     optimiser=optim.Config("adam", 1e-2, 100.0, warmup=0, eps=1e-8),
 )
-
-# ------------------------------------------------------------------------- exact models of probes
-
-
-def _imagine(state, key, latent, action):
-    """A latent is (environment state, timestep); `state.params` says which probe it is."""
-    steps = [environment.step for environment in ENVIRONMENTS]
-    return jax.lax.switch(state.params, steps, latent[0], key, action)
-
-
-def _predict(state, latent):
-    del state
-    timestep = latent[1]
-    return Prediction(timestep.reward, 1.0 - timestep.is_terminal.astype(jnp.float32), {})
-
-
-def _unused(*args):
-    raise NotImplementedError
-
-
-EXACT = WorldModel(*(_unused for _ in WorldModel._fields))._replace(
-    imagine=_imagine, predict=_predict, features=lambda state, latent: latent[1].observation
-)
-
-
-def _train(index):
-    """(values, probability of action 1, greedy actions) at observations -1, 0 and 1."""
-    model = bind(EXACT, LearnerState(index, (), ()))
-    behaviour = CONFIG.make(SPEC)
-    key = jax.random.key(0)
-    resets = [environment.reset for environment in ENVIRONMENTS]
-
-    def body(state, update_key):
-        keys = jax.random.split(update_key, STARTS)
-        latents = jax.vmap(lambda k: jax.lax.switch(index, resets, k))(keys)
-        starts = Starts(latents, jnp.ones(STARTS))
-        state, _ = behaviour.update(state, update_key, model, starts, None, 0)
-        return state, None
-
-    state = behaviour.init(key, jnp.zeros(1))
-    state, _ = jax.lax.scan(body, state, jax.random.split(key, UPDATES))
-    seen = jnp.array([[-1.0], [0.0], [1.0]])
-    values = distributions.two_hot_mean(_critic(CONFIG).apply(_variables(state, "critic"), seen))
-    logits = _actor(CONFIG).apply(_variables(state, "actor"), seen)
-
-    def greedy(observation):
-        env, timestep = ENVIRONMENTS[0].reset(key)
-        latent = env, timestep._replace(observation=observation)
-        return behaviour.act(state, key, (), latent, model, explore=False)[1]
-
-    return values, jax.nn.softmax(logits)[:, 1], jax.vmap(greedy)(seen)
-
-
-def _critic(config):
-    return Mlp(config.num_bins, config.critic_width, config.layers)
-
-
-def _actor(config):
-    return Mlp(SPEC.action.num_actions, config.actor_width, config.layers)
-
-
-def _variables(state, name):
-    return {"params": state.params[name]}
 
 
 @pytest.fixture(scope="module")
 def learned():
-    """By probe: what `_train` gives; all of them in one program."""
-    outcomes = jax.jit(jax.vmap(_train))(jnp.arange(len(PROBES)))
-    outcomes = [np.asarray(x) for x in outcomes]
-    return {name: [x[i] for x in outcomes] for i, name in enumerate(PROBES)}
+    return exact.learn(CONFIG)
 
 
-# Where: index into the observations -1, 0 and 1 (the ones that the probe shows).
-@pytest.mark.parametrize(
-    "name, where, value",
-    [
-        ("constant", 1, 1.0),
-        ("observation", 0, -1.0),
-        ("observation", 2, 1.0),
-        ("delay", 1, GAMMA),
-        ("delay", 2, 1.0),
-        ("action", 1, 1.0),
-        ("match", 0, 1.0),
-        ("match", 2, 1.0),
-    ],
-)
+@pytest.mark.parametrize("name, where, value", exact.VALUES)
 def test_critic_learns_the_known_value(learned, name, where, value):
     assert learned[name][0][where] == pytest.approx(value, abs=0.05)
 
 
-BEST = [("action", 1, 1), ("match", 0, 0), ("match", 2, 1)]
-
-
-@pytest.mark.parametrize("name, where, best", BEST)
+@pytest.mark.parametrize("name, where, best", exact.BEST)
 def test_actor_learns_the_best_action(learned, name, where, best):
     assert abs(learned[name][1][where] - best) < 0.05
 
 
-@pytest.mark.parametrize("name, where, best", BEST)
+@pytest.mark.parametrize("name, where, best", exact.BEST)
 def test_acting_without_exploring_takes_the_most_probable_action(learned, name, where, best):
     assert learned[name][2][where] == best
 
@@ -169,7 +70,7 @@ def value_and_gradient():
     """Function (imagined) -> (loss, gradient) of an actor-critic that is not at its start."""
     behaviour = actor_critic.Config(
         horizon=HORIZON, actor_width=8, critic_width=8, layers=1, num_bins=9, output_gain=1.0
-    ).make(SPEC)
+    ).make(exact.SPEC)
     state = behaviour.init(jax.random.key(0), jnp.zeros(SIZE))
     loss = functools.partial(actor_critic.loss, behaviour.update.args[0])
 
@@ -229,14 +130,14 @@ def terms(imagined):
         layers=1,
         num_bins=9,
         output_gain=1.0,
-        gamma=GAMMA,
+        gamma=exact.GAMMA,
         lambda_=0.5,
         entropy=0.3,
         range_decay=1.0,
         low_fraction=0.25,
         high_fraction=0.75,
     )
-    behaviour = config.make(SPEC)
+    behaviour = config.make(exact.SPEC)
     state = behaviour.init(jax.random.key(0), jnp.zeros(SIZE))
     slow = jax.tree.map(lambda x: 1.1 * x, state.params["critic"])
     stats = state.stats._replace(target_critic=slow)
@@ -247,9 +148,9 @@ def terms(imagined):
     )
     metrics = actor_critic.loss(behaviour.update.args[0], state.params, stats, imagined)[1][1]
 
-    logits = _critic(config).apply(_variables(state, "critic"), imagined.features)
-    slow_logits = _critic(config).apply({"params": slow}, imagined.features)
-    policy = _actor(config).apply(_variables(state, "actor"), imagined.features)
+    logits = exact.critic(config).apply(exact.variables(state, "critic"), imagined.features)
+    slow_logits = exact.critic(config).apply({"params": slow}, imagined.features)
+    policy = exact.actor(config).apply(exact.variables(state, "actor"), imagined.features)
     return metrics, _plain_terms(config, imagined, logits, slow_logits, policy)
 
 
@@ -313,19 +214,7 @@ def test_published_parameters_golden(name, num_actions, expected):
 
 @pytest.fixture(scope="module")
 def first_update():
-    """(state before, state after, metrics) of one update on the probe "match"."""
-    behaviour = CONFIG.make(SPEC)
-    model = bind(EXACT, LearnerState(PROBES.index("match"), (), ()))
-    keys = jax.random.split(jax.random.key(1), STARTS)
-
-    @jax.jit
-    def run(key):
-        state = behaviour.init(key, jnp.zeros(1))
-        latents = jax.vmap(ENVIRONMENTS[-1].reset)(keys)
-        starts = Starts(latents, jnp.ones(STARTS))
-        return state, *behaviour.update(state, key, model, starts, None, 0)
-
-    return run(jax.random.key(0))
+    return exact.first_update(CONFIG)
 
 
 def test_the_slow_critic_starts_as_a_copy(first_update):

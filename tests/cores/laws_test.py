@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import testing
-from mbrl_jax.cores import gru, mamba, mamba2, s4, s5, transformer
+from mbrl_jax.cores import gru, mamba, mamba2, s4, s5, storm, transformer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -18,6 +18,8 @@ CORES = {
     "s5": s5.Config(width=8, layers=1),
     "rotary": transformer.Config(width=8, layers=1, heads=2, window=3, block_size=2),
     "relative": transformer.Config(8, layers=1, heads=2, window=16, positions="relative"),
+    "storm": storm.Config(width=8, layers=2, heads=2, window=4, block_size=3),
+    "storm_long": storm.Config(width=8, layers=1, heads=2, window=16),
 }
 
 

@@ -100,6 +100,41 @@ def test_mamba_mixer_parameter_count():
     assert _count(_mixer_params(mamba.mixer(mamba.Config()), 512)) == 1_694_720
 
 
+@pytest.fixture(scope="module")
+def published_mamba():
+    """Initial parameters of one layer of the published Mamba-1."""
+    mixer = mamba.mixer(mamba.Config())
+    init = jax.jit(
+        lambda key: mixer.module.init(key, mixer.initial_carry(), jnp.zeros(512), method="step")
+    )
+    return jax.tree.map(np.asarray, init(jax.random.key(0))["params"])
+
+
+def test_initial_weights_of_mamba_fill_their_published_range(published_mamba):
+    p = published_mamba
+    for weights, bound in (
+        (p["in_proj"]["kernel"], 512**-0.5),
+        (p["x_proj"]["kernel"], 1024**-0.5),
+        (p["dt_proj"]["kernel"], 32**-0.5),
+        (p["out_proj"]["kernel"], 1024**-0.5 / 2**0.5),
+        (p["conv_kernel"], 0.5),
+        (p["conv_bias"], 0.5),
+    ):
+        np.testing.assert_allclose([weights.min(), weights.max()], [-bound, bound], rtol=0.01)
+    assert (p["skip"] == 1).all()
+    bias = p["dt_proj"]["bias"]
+    np.testing.assert_allclose([bias.min(), bias.max()], [-6.9073, -2.2522], atol=0.02)
+    np.testing.assert_allclose(np.exp(p["a_log"]), np.tile(np.arange(1, 17), (1024, 1)), rtol=1e-6)
+
+
+def test_mamba_carries_what_the_published_one_does():
+    """Of the inputs of the convolution one less: the newest is the row itself."""
+    carry = mamba.Config().make(1030).initial_carry()
+    assert sum(x.size for x in jax.tree.leaves(carry)) == 40_960 - 2 * 1024
+    carry = mamba2.Config().make(1030).initial_carry()
+    assert sum(x.size for x in jax.tree.leaves(carry)) == 41_216 - 2 * 1056
+
+
 @pytest.mark.parametrize("num_actions, expected", [(6, 3_737_504), (18, 3_743_648)])
 def test_sequence_model_parameter_count(num_actions, expected):
     core = mamba2.Config().make(1024 + num_actions)

@@ -26,7 +26,7 @@ def _chunk(entry):
     return seeds.over_seeds(chunk, 2, num_shared=3, donate=True)
 
 
-@pytest.mark.parametrize("make", [small.catch, small.pendulum])
+@pytest.mark.parametrize("make", [small.catch, small.catch_with_ppo, small.pendulum])
 def test_entry_points_lower_for_cuda_and_tpu(make):
     entry = build(make()).entry
     init = seeds.over_seeds(entry.init, 2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import optim, testing
-from mbrl_jax.cores import gru, mamba
+from mbrl_jax.cores import gru, mamba, storm
 from mbrl_jax.envs.spec import zero_action
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Step, Timestep
@@ -28,6 +28,11 @@ IMAGE = ArraySpec((64, 64, 3), "uint8")
 
 def test_laws_with_mamba_and_discrete_actions(tiny_drama, tiny_spec):
     core = mamba.Config(width=8, layers=1, state_size=3, chunk_size=4)
+    testing.check_world_model(dataclasses.replace(tiny_drama, core=core), tiny_spec)
+
+
+def test_laws_with_storms_transformer(tiny_drama, tiny_spec):
+    core = storm.Config(width=8, layers=1, heads=2, window=4)
     testing.check_world_model(dataclasses.replace(tiny_drama, core=core), tiny_spec)
 
 
@@ -76,8 +81,18 @@ def test_published_parameters_in_total_golden(num_actions, expected):
     assert sum(_counts(num_actions).values()) == expected == 7_152_387 + 512 * num_actions
 
 
-def test_published_parameters_with_mamba_1_golden():
-    assert sum(_counts(18, mamba.Config()).values()) == 7_343_459
+@pytest.mark.parametrize(
+    "core, own, expected",
+    [
+        (mamba.Config(), 534_528 + 2 * (1_694_720 + 512) + 512, 7_343_459),
+        (storm.Config(), 5_065_728, 8_483_683),
+    ],
+    ids=["mamba", "storm"],
+)
+def test_published_parameters_of_the_other_backbones_golden(core, own, expected):
+    counts = _counts(18, core)
+    assert counts["core"] == own
+    assert sum(counts.values()) == expected
 
 
 # ---------------------------------------------------------------------------------- reconstruction

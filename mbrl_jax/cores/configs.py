@@ -1,0 +1,13 @@
+"""Every core that a world model's config may name."""
+
+from mbrl_jax.cores import gru, mamba, mamba2, s4, s5, storm, transformer
+
+CoreConfig = (
+    mamba2.Config
+    | mamba.Config
+    | gru.Config
+    | s4.Config
+    | s5.Config
+    | transformer.Config
+    | storm.Config
+)
