@@ -15,9 +15,9 @@ from mbrl_jax.envs.envpool import (
     Adaptor,
     action_adaptor,
     describe,
+    environments,
     is_atari,
     known_tasks,
-    open_pool,
     require_task,
 )
 from mbrl_jax.types import ArraySpec, EnvSpec, HostEnvironments
@@ -112,19 +112,16 @@ class Config:
 
 @functools.cache
 def make(config: Config) -> HostEnvironments:
+    """Describe a game, as it is played in training and in evaluation."""
+    evaluated = dataclasses.replace(config, protocol=config.protocol.for_evaluation)
+    return environments(make_adaptor(config), make_adaptor(evaluated))
+
+
+def make_adaptor(config: Config) -> Adaptor:
     """Adapt a game: channels last, a lost life as the protocol says."""
     task = require_task(config.name, [name for name in known_tasks() if is_atari(name)])
-    config.protocol.validate()
-    training = _adaptor(task, config.protocol)
-    evaluating = _adaptor(task, config.protocol.for_evaluation)
-
-    def open_lanes(lane_seeds, *, evaluation):
-        return open_pool(evaluating if evaluation else training, lane_seeds)
-
-    return HostEnvironments(training.spec, open_lanes)
-
-
-def _adaptor(task: str, protocol: Protocol) -> Adaptor:
+    protocol = config.protocol
+    protocol.validate()
     options = {
         "img_height": protocol.size,
         "img_width": protocol.size,

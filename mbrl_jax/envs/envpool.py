@@ -56,19 +56,27 @@ class Adaptor(NamedTuple):
 
 @functools.cache
 def make(config: Config) -> HostEnvironments:
+    """Describe a task."""
+    adaptor = make_adaptor(config)
+    return environments(adaptor, adaptor)
+
+
+def make_adaptor(config: Config) -> Adaptor:
     """Adapt a task: dictionaries flattened, actions in [-1, 1], float64 as float32."""
     task = require_task(config.name, [n for n in known_tasks() if not is_atari(n)])
     described = describe(task, {})
-    leaves = _chosen_leaves(config, described)
-    observation, observe = _observation_adaptor(leaves)
+    observation, observe = _observation_adaptor(_chosen_leaves(config, described))
     action, to_env = action_adaptor(task, described.action_array_spec)
-    adaptor = Adaptor(task, {}, EnvSpec(observation, action), observe, to_env)
+    return Adaptor(task, {}, EnvSpec(observation, action), observe, to_env)
+
+
+def environments(training: Adaptor, evaluating: Adaptor) -> HostEnvironments:
+    """The record of a task that is opened in one way to learn and in one to be judged."""
 
     def open_lanes(lane_seeds, *, evaluation):
-        del evaluation  # nothing differs
-        return open_pool(adaptor, lane_seeds)
+        return open_pool(evaluating if evaluation else training, lane_seeds)
 
-    return HostEnvironments(adaptor.spec, open_lanes)
+    return HostEnvironments(training.spec, open_lanes)
 
 
 # ------------------------------------------------------------------------------------------ tasks
@@ -190,10 +198,11 @@ def action_adaptor(task: str, described: dict[str, Any]):
             "discrete action or one bounded vector"
         )
     size = shape[0] if shape else 1
+    middle, half = 0.5 * (low + high), 0.5 * (high - low)
 
     def rescale(actions):
-        share = 0.5 * (np.clip(actions, -1.0, 1.0) + 1.0)
-        return (low + share * (high - low)).astype(dtype).reshape((-1, *shape))
+        scaled = middle + half * np.clip(actions, -1.0, 1.0)
+        return scaled.astype(dtype, copy=False).reshape((-1, *shape))
 
     return BoundedSpec(size), rescale
 
