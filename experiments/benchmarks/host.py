@@ -3,13 +3,14 @@
     python -m experiments.benchmarks.host
 
 writes `host.csv`. Rows "lanes": the same actions through `pool.step` of EnvPool alone, and through
-our lanes with their bookkeeping of episodes; a row is one step of all lanes. Row "iteration": what
-one row of the published Drama on Pong costs beside an update of that size (acting with its 7
-million parameters, storing the row, stepping the game), and the update.
+our lanes with their bookkeeping of episodes; the time is that of one step of all lanes. Rows
+"iteration": one row of the published Drama on Pong (acting with its 7 million parameters, storing
+the row, stepping the game), and an update of that size. `ratio` compares wall time with the loop
+alone, or with the update; `cpu_ratio` CPU time of all threads, which other work disturbs less.
 """
 
 import contextlib
-import statistics
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import EnvSpec
 from mbrl_jax.world_models import drama
 
-COLUMNS = ("program", "lanes", "side", "wall_s", "steps_per_s", "ratio", "bar")
+COLUMNS = (
+    *("program", "lanes", "side", "cpu_s", "wall_s", "steps_per_s"),
+    *("cpu_ratio", "ratio", "bar"),
+)
 LANES_BAR = 1.1  # time of our lanes over that of a bare loop
 SHARE_BAR = 0.02  # time of a row over that of an update
 
@@ -91,16 +95,25 @@ def measure_lanes(
         "ours": _our_loop(adaptor, numbers, drawn),
     }
     spent = timing.compare(calls, rounds)
-    bare = spent["EnvPool alone"].wall
+    rows = _rows(f"lanes, {adaptor.task}", count, spent, "EnvPool alone", actions)
+    rows[1]["bar"] = LANES_BAR
+    return rows
+
+
+def _rows(
+    program: str, count: int, spent: dict[str, timing.Time], base: str, number: int = 1
+) -> list[dict[str, Any]]:
+    """A row for each side, compared with the one called `base`; times of one in `number`."""
     return [
         {
-            "program": f"lanes, {adaptor.task}",
+            "program": program,
             "lanes": count,
             "side": side,
-            "wall_s": time.wall / actions,
-            "steps_per_s": count * actions / time.wall,
-            "ratio": time.wall / bare,
-            "bar": LANES_BAR if side == "ours" else None,
+            "cpu_s": time.cpu / number,
+            "wall_s": time.wall / number,
+            "steps_per_s": count * number / time.wall,
+            "cpu_ratio": time.cpu / spent[base].cpu,
+            "ratio": time.wall / spent[base].wall,
         }
         for side, time in spent.items()
     ]
@@ -123,35 +136,29 @@ def published() -> Experiment:
 
 
 def measure_iteration(experiment: Experiment, rows: int, rounds: int) -> list[dict[str, Any]]:
-    """Two rows: an iteration that only collects, and one that updates as well, less the first."""
-    programs = HostPrograms(experiment, build(experiment), 1)
-    with contextlib.closing(programs):
+    """Two rows: an iteration that only collects, and an update by itself."""
+    collecting, updating = (
+        loop.Phase(1, learn=False, random_share=1.0),
+        loop.Phase(1, collect=False),
+    )
+    with contextlib.closing(HostPrograms(experiment, build(experiment), 1)) as programs:
         keys = seeds.seed_keys(0, 1)
         programs.compile_ahead(keys, fresh=True)
-        state, now = programs.init(keys), experiment.real_replay.least_rows(experiment.num_envs)
-        collecting = loop.Phase(1, learn=False, random_share=1.0)
-        state, _, _ = programs.chunk(collecting, state, 0, now)
-        collect, both = [], []
-        for _ in range(rounds):
-            state, _, seconds = programs.chunk(collecting, state, now, now + rows)
-            collect.append(seconds / rows)
-            state, _, seconds = programs.chunk(loop.Phase(1), state, now + rows, now + rows + 1)
-            both.append(seconds)
-            now += rows + 1
-    row, update = statistics.median(collect), statistics.median(both) - statistics.median(collect)
-    sides = {"a row": (row, row / update, SHARE_BAR), "an update": (update, 1.0, None)}
-    return [
-        {
-            "program": "iteration",
-            "lanes": experiment.num_envs,
-            "side": side,
-            "wall_s": seconds,
-            "steps_per_s": 1 / seconds,
-            "ratio": ratio,
-            "bar": bar,
+        least = experiment.real_replay.least_rows(experiment.num_envs)
+        holder = [programs.chunk(collecting, programs.init(keys), 0, least)[0]]
+
+        def call(phase, number):
+            holder[0] = programs.chunk(phase, holder[0], 0, number)[0]
+
+        calls = {
+            "an update": functools.partial(call, updating, 1),
+            "a row": functools.partial(call, collecting, rows),
         }
-        for side, (seconds, ratio, bar) in sides.items()
-    ]
+        spent = timing.compare(calls, rounds)
+    spent["a row"] = timing.Time(*(seconds / rows for seconds in spent["a row"]))
+    found = _rows("iteration", experiment.num_envs, spent, "an update")
+    found[1]["bar"] = SHARE_BAR
+    return found
 
 
 def run(quick: bool, out: Path) -> list[dict[str, Any]]:
@@ -160,15 +167,13 @@ def run(quick: bool, out: Path) -> list[dict[str, Any]]:
     pong, cheetah = atari.Config("Pong-v5"), lanes.Config("HalfCheetah-v5")
     cases = [(atari.make_adaptor(pong), n) for n in (1, 8)]
     cases += [(lanes.make_adaptor(cheetah), n) for n in (1, 8)]
-    rows = []
+    rows, rounds = [], 1 if quick else 61
     for adaptor, count in cases:
-        rows += measure_lanes(
-            adaptor, count, rounds=1 if quick else 11, actions=2 if quick else 400
-        )
+        rows += measure_lanes(adaptor, count, rounds, actions=2 if quick else 60)
     experiment = for_debug(drama_pong_small.get_experiment()) if quick else published()
     rows += measure_iteration(experiment, rows=2 if quick else 50, rounds=1 if quick else 3)
     for row in rows:
-        print("  ".join(f"{timing.shown(row[column]):>14}" for column in COLUMNS), flush=True)
+        print("  ".join(f"{timing.shown(row.get(column)):>14}" for column in COLUMNS), flush=True)
     timing.write_csv(out / "host.csv", COLUMNS, rows)
     return rows
 
