@@ -34,24 +34,27 @@ class HostPrograms:
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+        for name, args in self.arguments(keys).items():
+            if fresh or name != ("init",):
+                self._compiled.begin(name, *args)
+
+    def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
+        """What the programs of a run are compiled for, by their names; the largest first."""
         state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.int32)
         share = jax.ShapeDtypeStruct((), jnp.float32)
+        timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position = state.replay
         learning = host_loop.Learning(state.agent, counters)
-        stored = host_loop.Stored(storage, position)
-        self._compiled.begin(("learn",), learning, state.key, stored, count)
-        acting = Acting(state.replay, state.carry)
-        timestep = self._timesteps(self._experiment.num_envs)
-        self._compiled.begin(("act",), acting, state.agent, state.key, timestep, share, count)
-        if fresh:
-            self._compiled.begin(("init",), keys, timestep)
+        acting, stored = Acting(state.replay, state.carry), host_loop.Stored(storage, position)
         lanes = self._num_lanes(self._experiment.eval_episodes)
-        for name, args in (
-            (("evaluate", False, lanes), self._evaluate_args(lanes, state.agent, keys)),
-            (("evaluate", True, 1), self._evaluate_args(1, state.agent, keys)),
-            (("predict",), (state.agent, keys, self._rows(OPEN_LOOP_ROWS))),
-        ):
-            self._compiled.begin(name, *args)
+        return {
+            ("learn",): (learning, state.key, stored, count),
+            ("init",): (keys, timestep),
+            ("act",): (acting, state.agent, state.key, timestep, share, count),
+            ("evaluate", False, lanes): self._evaluate_args(lanes, state.agent, keys),
+            ("evaluate", True, 1): self._evaluate_args(1, state.agent, keys),
+            ("predict",): (state.agent, keys, self._rows(OPEN_LOOP_ROWS)),
+        }
 
     def close(self) -> None:
         """Close the lanes, and give up what has not begun to compile."""
