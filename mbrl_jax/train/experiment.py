@@ -109,6 +109,12 @@ class System(NamedTuple):
 def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
+    on_transitions = experiment.model_buffer or isinstance(experiment.model, ensemble.Config)
+    if env.spec.seam == "merged" and on_transitions:
+        raise ValueError(
+            "this world model or model buffer learns from transitions, which need the last row of "
+            "every episode; set env.protocol.seam=separate"
+        )
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
     replay = experiment.make_replay(env.spec)

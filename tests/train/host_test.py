@@ -16,7 +16,7 @@ from mbrl_jax.testing import assert_close
 from mbrl_jax.train import host_loop, run, seeds
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Phase
+from mbrl_jax.train.loop import Episode, Phase, account
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
@@ -131,6 +131,25 @@ def test_a_phase_without_collecting_leaves_the_lanes_alone(both):
     state, metrics, _ = split.chunk(Phase(4, collect=False), state, 16, 20)
     assert_equal(rows, state.replay.storage)
     assert (metrics["count/updates"][0] == 4).all() and "episode/return" not in metrics
+
+
+def test_episodes_are_counted_alike_at_both_seams():
+    actions, found = np.random.default_rng(0).integers(0, 4, 500), []
+    for seam in ("separate", "merged"):
+        env = atari.Config("Breakout-v5", atari.Protocol(seam=seam)).make()
+        lanes = env.open(np.array([[3]]), evaluation=False)
+        row, queue, totals = lanes.reset(), list(actions), []
+        episode = Episode(np.zeros((1, 1)), np.zeros((1, 1), np.int32))
+        while queue:
+            lanes.send(np.array([[0 if row.is_last.any() else queue.pop(0)]]))
+            row = lanes.receive()
+            episode, metrics = account(env.spec, episode, row)
+            totals.append(metrics)
+        sums = {name: sum(m[name][0] for m in totals) for name in totals[0]}
+        found.append((sums, sum(m["episode/return"][1] for m in totals), episode))
+    assert_equal(*found)
+    sums, episodes, _ = found[0]
+    assert sums["count/env_steps"] == 500 and episodes >= 2 and sums["episode/return"] > 0
 
 
 # ------------------------------------------------------------------------------------ real lanes
