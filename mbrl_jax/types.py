@@ -14,7 +14,7 @@ record of functions: replace a part with `record._replace(act=my_act)`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -111,6 +111,10 @@ class EnvSpec:
 
     observation: ArraySpec
     action: DiscreteSpec | BoundedSpec
+    # "separate": an episode ends with a row `is_last`, the next row is `is_first` with reward 0.
+    # "merged": the end is never seen; the `is_first` row of the next episode carries the reward and
+    # the `is_terminal` of the one before, so losses on rewards and ends must not mask first rows.
+    seam: Literal["separate", "merged"] = "separate"
 
 
 # ---------------------------------------------------------------------------------------- configs
@@ -276,9 +280,21 @@ class Environment(NamedTuple):
 
 
 class HostEnvironment(NamedTuple):
-    """An environment that steps outside of jit (EnvPool, dm_control), in the same convention."""
+    """Open lanes that step outside of jit (EnvPool, dm_control), in the same convention.
+
+    Arrays are NumPy's, [S, N, …]; what was returned is never written to again.
+    """
+
+    reset: Callable  # (lanes [S, N] bool, None: all) -> Timestep: those lanes begin new episodes
+    send: Callable  # (actions [S, N]): begin to step; the caller can work meanwhile
+    receive: Callable  # () -> Timestep [S, N] that the actions led to
+    close: Callable  # ()
+
+
+class HostEnvironments(NamedTuple):
+    """What a config of host environments makes: their description, and how to open lanes."""
 
     spec: EnvSpec
-    reset: Callable  # () -> Timestep [S, N]
-    step: Callable  # (actions [S, N]) -> Timestep [S, N]
-    close: Callable  # ()
+    # (lane seeds [S, N]: integers in 0 … 2^31 - 1, *, evaluation: bool) -> HostEnvironment;
+    # in evaluation rewards are raw, and nothing but the end of an episode ends it
+    open: Callable

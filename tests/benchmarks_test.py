@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as command
-from experiments.benchmarks import convolutions, kernels, published, published_jax, seeds
+from experiments.benchmarks import convolutions, host, kernels, published, published_jax, seeds
 from mbrl_jax.types import bind
 
 
@@ -293,3 +293,12 @@ def test_all_methods_and_torch_compute_the_timed_convolutions():
             y, (found, _) = convolutions._programs(layer, method)[convolutions.BOTH].run()
             assert y.shape[1:3] == ((6, 6) if transposed else (3, 3))
             assert_close(x_bar.movedim(1, -1), found)
+
+
+def test_the_host_path_is_timed(tmp_path, quick_compile):
+    rows = host.run(quick=True, out=tmp_path)
+    assert (tmp_path / "host.csv").read_text().count("\n") == 1 + len(rows)
+    sides = {(row["program"], row["lanes"]): row for row in rows if row["side"] == "ours"}
+    assert set(sides) == {(f"lanes, {t}", n) for t in ("Pong-v5", "HalfCheetah-v5") for n in (1, 8)}
+    assert all(row["bar"] == host.LANES_BAR and row["ratio"] > 0 for row in sides.values())
+    assert rows[-1]["side"] == "a row" and rows[-1]["bar"] == host.SHARE_BAR

@@ -39,6 +39,13 @@ def _sentence(done: subprocess.CompletedProcess) -> str:
         ([CATCH, "--set=model.groups=many"], "expected an integer, got 'many'"),
         ([CATCH, "--set=model.core=lstm"], "mamba2 or mamba or gru"),
         ([CATCH, "--set=env.name=Cach-bsuite"], "nearest gymnax names are Catch-bsuite"),
+        ([CATCH, "--set=env=atari", "--set=env.name=Pongg-v5"], "EnvPool names are Pong-v5"),
+        (
+            ["--experiment=mbpo_pendulum", "--set=env=atari", "--set=env.name=Pong-v5"],
+            "set env.protocol.seam=separate",
+        ),
+        ([CATCH, "--set=env=envpool", "--set=env.name=Cartpole-v1"], "CartPole-v1"),
+        ([CATCH, "--set=env=atari", "--set=env.protocol=dqm"], "drama or dreamerv3 or dqn"),
         ([CATCH, "--set=env.name=Pendulum-v1"], "use behaviour=sac"),
         ([CATCH, "--set=replay.length=2000"], "lengthen the first phase"),
         ([CATCH, "--set=agent.num_starts=100000"], "exceeds the 256 rows of a batch"),

@@ -56,7 +56,7 @@ def _kill_half_way(path: Path) -> int:
 
 def _final_state(path: Path):
     saved = workdir.read_config(path)
-    programs = run.Programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
+    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
     return run.restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
 
 

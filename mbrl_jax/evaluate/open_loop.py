@@ -8,7 +8,18 @@ import jax.numpy as jnp
 
 from mbrl_jax.imagination import follow_actions
 from mbrl_jax.keys import at, named
-from mbrl_jax.types import Agent, AgentState, Array, Environment, Key, PyTree, WorldModel, bind
+from mbrl_jax.types import (
+    Agent,
+    AgentState,
+    Array,
+    Environment,
+    Key,
+    LearnerState,
+    PyTree,
+    Step,
+    WorldModel,
+    bind,
+)
 
 
 class OpenLoop(NamedTuple):
@@ -30,30 +41,43 @@ def open_loop(
 ) -> OpenLoop:
     """Act `context + horizon` rows from a reset; predict the last `horizon` without seeing them.
 
-    The model filters the first `context` rows, then imagines with the actions that were really
-    taken. Single lane of one seed.
+    Single lane of one seed.
     """
     act = functools.partial(agent.act, explore=True)
-    model = bind(world_model, state.world_model)
 
     def body(loop, t):
         carry, env_state, timestep = loop
         carry, action = act(state, at(key, "act", t), carry, timestep)
-        decoded = model.decode(carry.latent)
         env_state, following = env.step(env_state, at(key, "env", t), action)
-        return (carry, env_state, following), (timestep, action, decoded)
+        return (carry, env_state, following), Step(timestep, action)
 
     loop = (agent.initial_carry(), *env.reset(named(key, "reset")))
-    loop, (seen, seen_actions, decoded) = jax.lax.scan(body, loop, jnp.arange(context))
-    latent = loop[0].latent
-    _, (hidden, hidden_actions, _) = jax.lax.scan(body, loop, context + jnp.arange(horizon))
-    actions = jax.tree.map(
-        lambda a, b: jnp.concatenate([a[-1:], b[:-1]]), seen_actions, hidden_actions
-    )
+    _, rows = jax.lax.scan(body, loop, jnp.arange(context + horizon))
+    return predict_rows(world_model, context, state.world_model, key, rows)
+
+
+def predict_rows(
+    world_model: WorldModel, context: int, state: LearnerState, key: Key, rows: Step
+) -> OpenLoop:
+    """Predict rows [T] of one lane that begin with a reset.
+
+    The model filters the first `context` of them, then imagines with the actions that were really
+    taken.
+    """
+    model = bind(world_model, state)
+
+    def body(loop, scanned):
+        latent, prev_action = loop
+        t, row = scanned
+        observe_key = named(at(key, "act", t), "observe")  # as `agent.act` does it
+        latent = model.observe(observe_key, latent, row.timestep, prev_action)
+        return (latent, row.action), model.decode(latent)
+
+    seen = jax.tree.map(lambda x: x[:context], rows)
+    nothing = jax.tree.map(jnp.zeros_like, jax.tree.map(lambda x: x[0], rows.action))
+    loop = (model.initial_latent(), nothing)
+    (latent, _), decoded = jax.lax.scan(body, loop, (jnp.arange(context), seen))
+    actions = jax.tree.map(lambda x: x[context - 1 : -1], rows.action)
     imagined = follow_actions(model, named(key, "imagine"), latent, actions, model.decode)
-    join = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
-    return OpenLoop(
-        real=jax.tree.map(join, seen.observation, hidden.observation),
-        predicted=jax.tree.map(join, decoded, imagined),
-        is_first=join(seen.is_first, hidden.is_first),
-    )
+    predicted = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), decoded, imagined)
+    return OpenLoop(rows.timestep.observation, predicted, rows.timestep.is_first)

@@ -34,6 +34,12 @@ def config_classes(hint: Any) -> list[type]:
     return [m for m in members(hint) if isinstance(m, type) and dataclasses.is_dataclass(m)]
 
 
+def choices(hint: Any) -> list[str]:
+    """The words among the members of a union."""
+    literals = [m for m in members(hint) if typing.get_origin(m) is Literal]
+    return [str(choice) for literal in literals for choice in typing.get_args(literal)]
+
+
 def is_config(value: Any) -> bool:
     """Whether `value` is an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mbrl_jax.train.annotations import (
+    choices,
     config_classes,
     describe,
     hints_of,
@@ -126,7 +127,7 @@ def _not_a_value(target: _Target, classes: Sequence[type], text: str) -> ConfigE
     """A scalar was assigned to a config."""
     ways = []
     if classes:
-        words = [name(cls) for cls in classes]
+        words = [name(cls) for cls in classes] + choices(target.hint)
         words += ["none"] if types.NoneType in members(target.hint) else []
         ways.append("set it to " + " or ".join(words))
     if below := _children(target):

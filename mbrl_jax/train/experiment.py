@@ -6,10 +6,10 @@ from typing import NamedTuple
 from mbrl_jax.agent import Config as AgentConfig
 from mbrl_jax.agent import make_agent
 from mbrl_jax.behaviours import actor_critic, ppo, sac
-from mbrl_jax.envs import gymnax, probe
+from mbrl_jax.envs import atari, envpool, gymnax, probe
 from mbrl_jax.replay import dyna, ring
-from mbrl_jax.train import config, loop
-from mbrl_jax.types import Agent, Environment, Replay, WorldModel
+from mbrl_jax.train import config, host_loop, loop
+from mbrl_jax.types import Agent, Environment, EnvSpec, HostEnvironments, Replay, WorldModel
 from mbrl_jax.world_models import drama, ensemble
 
 
@@ -22,7 +22,7 @@ class Experiment:
     """
 
     name: str
-    env: gymnax.Config | probe.Config
+    env: gymnax.Config | probe.Config | atari.Config | envpool.Config
     model: drama.Config | ensemble.Config
     behaviour: actor_critic.Config | ppo.Config | sac.Config
     replay: ring.Config
@@ -87,33 +87,43 @@ class Experiment:
             num_transitions=self.model_buffer.num_real_windows,
         )
 
-    def make_replay(self, env: Environment) -> Replay:
+    def make_replay(self, spec: EnvSpec) -> Replay:
         """The ring, wrapped by the model buffer if there is one."""
         real = self.real_replay.make(self.num_envs)
         if self.model_buffer is None:
             return real
         rows = self.agent.num_starts * self.agent.branch_length
-        return dataclasses.replace(self.model_buffer, rows_per_update=rows).make(real, env.spec)
+        return dataclasses.replace(self.model_buffer, rows_per_update=rows).make(real, spec)
 
 
 class System(NamedTuple):
     """An experiment, built."""
 
-    env: Environment
+    env: Environment | HostEnvironments
     world_model: WorldModel
     agent: Agent
     replay: Replay
-    entry: loop.EntryPoints
+    entry: loop.EntryPoints | host_loop.HostEntryPoints
 
 
 def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
+    on_transitions = experiment.model_buffer or isinstance(experiment.model, ensemble.Config)
+    if env.spec.seam == "merged" and on_transitions:
+        raise ValueError(
+            "this world model or model buffer learns from transitions, which need the last row of "
+            "every episode; set env.protocol.seam=separate"
+        )
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
-    replay = experiment.make_replay(env)
+    replay = experiment.make_replay(env.spec)
     agent = make_agent(experiment.agent, env.spec, world_model, behaviour, replay)
-    entry = loop.make_entry_points(env, agent, replay, experiment.num_envs)
+    if isinstance(env, HostEnvironments):
+        make, parts = host_loop.make_entry_points, (env, agent, world_model, replay)
+    else:
+        make, parts = loop.make_entry_points, (env, agent, replay)
+    entry = make(*parts, experiment.num_envs)
     return System(env, world_model, agent, replay, entry)
 
 

@@ -21,6 +21,8 @@ from mbrl_jax.types import (
     AgentState,
     Array,
     Environment,
+    EnvSpec,
+    HostEnvironments,
     Key,
     Metrics,
     PyTree,
@@ -75,7 +77,7 @@ class TrainState(NamedTuple):
     replay: ReplayState
     carry: PyTree  # AgentCarry [N]
     env: PyTree  # [N]
-    timestep: Timestep  # [N]
+    timestep: Timestep  # [N] seen, not yet stored
     episode: Episode  # [N]
 
 
@@ -100,7 +102,7 @@ def make_entry_points(env: Environment, agent: Agent, replay: Replay, num_envs: 
 class Parts(NamedTuple):
     """Static pieces of the loop."""
 
-    env: Environment
+    env: Environment | HostEnvironments
     agent: Agent
     replay: Replay
     num_envs: int
@@ -114,6 +116,11 @@ def _lanes(parts: Parts, tree: PyTree) -> PyTree:
 def init(parts: Parts, key: Key) -> TrainState:
     """Fresh state of one seed. Run it under `jit`: eager leaves may share buffers."""
     env, timestep = jax.vmap(parts.env.reset)(jax.random.split(named(key, "reset"), parts.num_envs))
+    return fresh_state(parts, key, env, timestep)
+
+
+def fresh_state(parts: Parts, key: Key, env: PyTree, timestep: Timestep) -> TrainState:
+    """The state of one seed whose environments [N] were just reset."""
     return TrainState(
         key=named(key, "train"),
         agent=parts.agent.init(named(key, "agent")),
@@ -135,36 +142,84 @@ def _mix_random(
     return carry._replace(prev_action=action), action
 
 
-def collect(
-    parts: Parts, state: TrainState, random_share: Array, iteration: Array
-) -> tuple[TrainState, Metrics]:
-    """Act once in every environment and store the rows."""
-    act_keys = jax.random.split(at(state.key, "act", iteration), parts.num_envs)
-    env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
+class Acting(NamedTuple):
+    """What acting changes in one seed."""
+
+    replay: ReplayState
+    carry: PyTree  # AgentCarry [N]
+
+
+def choose(
+    parts: Parts,
+    acting: Acting,
+    agent: AgentState,
+    key: Key,
+    timestep: Timestep,
+    random_share: Array,
+    iteration: Array,
+) -> tuple[Acting, PyTree]:
+    """Act once in every environment and store the rows [N]; returns the actions [N]."""
+    act_keys = jax.random.split(at(key, "act", iteration), parts.num_envs)
     act = functools.partial(parts.agent.act, explore=True)
-    carry, action = jax.vmap(act, (None, 0, 0, 0))(
-        state.agent, act_keys, state.carry, state.timestep
-    )
-    random_keys = jax.random.split(at(state.key, "random", iteration), parts.num_envs)
+    carry, action = jax.vmap(act, (None, 0, 0, 0))(agent, act_keys, acting.carry, timestep)
+    random_keys = jax.random.split(at(key, "random", iteration), parts.num_envs)
     carry, action = jax.vmap(functools.partial(_mix_random, parts), (0, 0, 0, None))(
         random_keys, carry, action, random_share
     )
-    replay = parts.replay.add(state.replay, Step(state.timestep, action))
-    env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
+    return Acting(parts.replay.add(acting.replay, Step(timestep, action)), carry), action
 
-    begun = ~timestep.is_first  # a first row starts a new episode and is no environment step
-    episode = Episode(
-        jnp.where(begun, state.episode.episode_return + timestep.reward, 0.0),
-        jnp.where(begun, state.episode.length + 1, 0),
-    )
-    done = timestep.is_last.astype(jnp.float32)
+
+def account(spec: EnvSpec, episode: Episode, timestep: Timestep) -> tuple[Episode, Metrics]:
+    """Count what arrived in the lanes [..., N]: (running episodes, metrics [...]).
+
+    For JAX arrays and NumPy's alike.
+    """
+    xp = timestep.reward.__array_namespace__()
+    total, length = episode.episode_return + timestep.reward, episode.length + 1
+    if spec.seam == "merged":  # every row is what a step led to; a first one ends an episode
+        is_step, done = xp.ones_like(timestep.is_first), timestep.is_first
+        running = Episode(xp.where(done, 0.0, total), xp.where(done, 0, length))
+    else:  # a first row begins an episode and is no environment step
+        is_step, done = ~timestep.is_first, timestep.is_last
+        running = Episode(xp.where(is_step, total, 0.0), xp.where(is_step, length, 0))
+        total, length = running
+    count = done.sum(-1).astype("float32")
     metrics = {
-        "episode/return": ((episode.episode_return * done).sum(), done.sum()),
-        "episode/length": ((episode.length * done).sum(), done.sum()),
-        "count/env_steps": (begun.sum().astype(jnp.float32), jnp.ones(())),
+        "episode/return": (xp.where(done, total, 0.0).sum(-1), count),
+        "episode/length": (xp.where(done, length, 0).sum(-1).astype("float32"), count),
+        "count/env_steps": (is_step.sum(-1).astype("float32"), xp.ones_like(count)),
     }
-    state = state._replace(replay=replay, carry=carry, env=env, timestep=timestep, episode=episode)
+    return running, metrics
+
+
+def collect(
+    parts: Parts, state: TrainState, random_share: Array, iteration: Array
+) -> tuple[TrainState, Metrics]:
+    """Act once in every environment, store the rows, and see what follows."""
+    acting, action = choose(
+        parts,
+        Acting(state.replay, state.carry),
+        state.agent,
+        state.key,
+        state.timestep,
+        random_share,
+        iteration,
+    )
+    env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
+    env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
+    episode, metrics = account(parts.env.spec, state.episode, timestep)
+    state = state._replace(env=env, timestep=timestep, episode=episode, **acting._asdict())
     return state, metrics
+
+
+def update(
+    parts: Parts, key: Key, agent: AgentState, replay: ReplayState, iteration: Array
+) -> tuple[AgentState, PyTree, Metrics]:
+    """One update of the agent: (agent, the replay's counters, metrics)."""
+    agent, counters, metrics = parts.agent.update(
+        agent, at(key, "learn", iteration), replay, iteration
+    )
+    return agent, counters, metrics | {"count/updates": (jnp.ones(()), jnp.ones(()))}
 
 
 def learn(
@@ -177,10 +232,8 @@ def learn(
 
     def run(operand):
         agent, counters = operand
-        key = at(state.key, "learn", iteration)
         replay = state.replay._replace(counters=counters)
-        agent, counters, metrics = parts.agent.update(agent, key, replay, iteration)
-        metrics["count/updates"] = (jnp.ones(()), jnp.ones(()))
+        agent, counters, metrics = update(parts, state.key, agent, replay, iteration)
         return (agent, counters), metrics
 
     def idle(operand):

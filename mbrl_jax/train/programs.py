@@ -1,8 +1,7 @@
-"""The compiled programs of a run, compiled at the same time where that is possible."""
+"""The programs of a run for S seeds, whatever its environment: init, chunk, evaluate, open_loop."""
 
 import functools
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -10,54 +9,67 @@ import jax.numpy as jnp
 
 from mbrl_jax.train import seeds
 from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.loop import Cadence, TrainState
+from mbrl_jax.train.host_programs import HostPrograms
+from mbrl_jax.train.loop import Cadence, Evaluation, Phase, TrainState, cadence
 from mbrl_jax.train.report import open_loop_of_seed
-from mbrl_jax.types import AgentState
+from mbrl_jax.types import AgentState, HostEnvironments
+
+
+def make_programs(
+    experiment: Experiment, system: System, num_seeds: int
+) -> "Programs | HostPrograms":
+    """The programs for the kind of environment that the system has."""
+    on_host = isinstance(system.env, HostEnvironments)
+    return (HostPrograms if on_host else Programs)(experiment, system, num_seeds)
 
 
 class Programs:
-    """The entry points of one system for S seeds; each is traced and compiled once.
-
-    A program is compiled at its first call, unless `compile_ahead` has begun with it before.
-    """
+    """Of a JAX environment: whole chunks of iterations are one program."""
 
     def __init__(self, experiment: Experiment, system: System, num_seeds: int):
         self.num_seeds = num_seeds
         self._experiment, self._system = experiment, system
-        # XLA releases Python's lock while it compiles; threads beyond the cores gain nothing.
-        self._pool = ThreadPoolExecutor(max_workers=2)
-        self._compiled: dict[tuple, Future] = {}
+        self._compiled = Compiled(self._jitted)
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
         state = self.state_template(keys)
         number = jax.ShapeDtypeStruct((), jnp.int32)
         pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
-        self._begin(("chunk", self._experiment.phases[0].collect), state, pace, number, number)
+        first = self._experiment.phases[0]
+        self._compiled.begin(("chunk", first.collect), state, pace, number, number)
         if fresh:
-            self._begin(("init",), keys)
+            self._compiled.begin(("init",), keys)
         episodes = self._experiment.eval_episodes
-        self._begin(("evaluate", episodes, False), state.agent, keys, number)
-        self._begin(("open_loop",), state.agent, keys)
+        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, number)
+        self._compiled.begin(("open_loop",), state.agent, keys)
 
     def close(self) -> None:
         """Give up what has not begun to compile."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._compiled.close()
 
     def state_template(self, keys: jax.Array) -> TrainState:
         """Shapes, dtypes and shardings of the TrainState [S]."""
-        return template_like(
-            jax.eval_shape(self._jitted(("init",)), keys), seeds.seed_sharding(self.num_seeds)
-        )
+        shapes = jax.eval_shape(self._jitted(("init",)), keys)
+        return template_like(shapes, seeds.seed_sharding(self.num_seeds))
 
     def init(self, keys: jax.Array) -> TrainState:
         """Fresh state [S]."""
-        return self._call(("init",), keys)
+        return self._compiled.call(("init",), keys)
 
-    def chunk(self, collecting: bool, *args: Any) -> tuple[TrainState, dict, float]:
+    def resume(self, keys: jax.Array, state: TrainState, iteration: int) -> TrainState:
+        """The state to go on from after a checkpoint: environments are part of it."""
+        del keys, iteration
+        return state
+
+    def chunk(
+        self, phase: Phase, state: TrainState, start: int, stop: int
+    ) -> tuple[TrainState, dict, float]:
         """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
-        program = self._program(("chunk", collecting), *args)
+        args = state, cadence(phase), jnp.int32(start), jnp.int32(stop)
+        program = self._compiled.get(("chunk", phase.collect), *args)
         began = time.perf_counter()
         state, metrics = program(*args)
         metrics = jax.device_get(metrics)
@@ -65,16 +77,16 @@ class Programs:
 
     def evaluate(
         self, num_episodes: int, explore: bool, agent: AgentState, keys: jax.Array, max_steps: int
-    ):
+    ) -> Evaluation:
         """Run `loop.evaluate`: Evaluation [S, E] on the host."""
         name = ("evaluate", num_episodes, explore)
-        return jax.device_get(self._call(name, agent, keys, jnp.int32(max_steps)))
+        return jax.device_get(self._compiled.call(name, agent, keys, jnp.int32(max_steps)))
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
-        return jax.device_get(self._call(("open_loop",), agent, keys))
+        return jax.device_get(self._compiled.call(("open_loop",), agent, keys))
 
-    def _jitted(self, name: tuple):
+    def _jitted(self, name: tuple[Any, ...]):
         entry, (kind, *options) = self._system.entry, name
         if kind == "init":
             return seeds.over_seeds(entry.init, self.num_seeds)
@@ -86,17 +98,3 @@ class Programs:
             return seeds.over_seeds(fn, self.num_seeds, num_shared=1)
         fn = functools.partial(open_loop_of_seed, self._experiment, self._system)
         return seeds.over_seeds(fn, self.num_seeds)
-
-    def _begin(self, name: tuple, *args: Any) -> None:
-        def compile_now():
-            return self._jitted(name).lower(*args).compile()
-
-        self._compiled[name] = self._pool.submit(compile_now)
-
-    def _program(self, name: tuple, *args: Any):
-        if name not in self._compiled:
-            self._begin(name, *args)
-        return self._compiled[name].result()
-
-    def _call(self, name: tuple, *args: Any):
-        return self._program(name, *args)(*args)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.keys import named
 from mbrl_jax.train import checkpoint, config, seeds, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
-from mbrl_jax.train.loop import Evaluation, Phase, TrainState, cadence
+from mbrl_jax.train.host_programs import HostPrograms
+from mbrl_jax.train.loop import Evaluation, Phase, TrainState
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
-from mbrl_jax.train.programs import Programs
+from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
 from mbrl_jax.train.report import write_evaluation, write_pictures
 from mbrl_jax.train.runtime import versions
@@ -58,14 +58,14 @@ def run(
     path = Path(directory)
     resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
     keys = seeds.seed_keys(seed, num_seeds)
-    with contextlib.closing(Programs(experiment, system, num_seeds)) as programs:
+    with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
         programs.compile_ahead(keys, fresh=resumed is None)
         return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
 
 
 def _run(
     experiment: Experiment,
-    programs: Programs,
+    programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
     resumed: int | None,
@@ -107,18 +107,18 @@ def _check_seeds(seed: int, num_seeds: int) -> None:
 
 
 def restore_state(
-    path: Path, programs: Programs, keys: jax.Array
+    path: Path, programs: Programs | HostPrograms, keys: jax.Array
 ) -> tuple[int, TrainState, dict[str, Any]]:
     """The newest checkpoint of a run as a TrainState [S]."""
     return checkpoint.restore(path, programs.state_template(keys))
 
 
 def _initial(
-    path: Path, programs: Programs, keys: jax.Array, resumed: int | None
+    path: Path, programs: Programs | HostPrograms, keys: jax.Array, resumed: int | None
 ) -> tuple[TrainState, dict[str, Any]]:
     if resumed is not None:
-        _, state, meta = restore_state(path, programs, keys)
-        return state, meta
+        iteration, state, meta = restore_state(path, programs, keys)
+        return programs.resume(keys, state, iteration), meta
     meta = {"iteration": 0, "env_steps": [0] * programs.num_seeds, "versions": versions()}
     return programs.init(keys), meta
 
@@ -141,7 +141,7 @@ def chunk_bounds(experiment: Experiment, start: int) -> Iterator[tuple[Phase, in
 
 def _train(
     experiment: Experiment,
-    programs: Programs,
+    programs: Programs | HostPrograms,
     state: TrainState,
     meta: dict[str, Any],
     writer: MetricsWriter,
@@ -149,8 +149,7 @@ def _train(
     reporter: Reporter,
 ) -> TrainState:
     for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
-        shared = (cadence(phase), jnp.int32(start), jnp.int32(stop))
-        state, metrics, seconds = programs.chunk(phase.collect, state, *shared)
+        state, metrics, seconds = programs.chunk(phase, state, start, stop)
         meta["iteration"] = stop
         rows = _rows(metrics, meta, stop * experiment.num_envs)
         writer.write(stop * experiment.num_envs, rows)
@@ -180,7 +179,7 @@ def _rows(metrics: dict, meta: dict[str, Any], step: int) -> list[dict[str, Any]
 
 def evaluate_seeds(
     experiment: Experiment,
-    programs: Programs,
+    programs: Programs | HostPrograms,
     agent: AgentState,
     keys: jax.Array,
     num_episodes: int | None = None,
@@ -207,7 +206,7 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
             f"seed_index={seed_index}: {path} holds the seeds 0 … {saved.num_seeds - 1}"
         )
     system = build(saved.experiment)
-    programs = Programs(saved.experiment, system, saved.num_seeds)
+    programs = make_programs(saved.experiment, system, saved.num_seeds)
     _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
     agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
@@ -218,7 +217,7 @@ def evaluate_run(directory: str | Path, num_episodes: int, *, explore: bool = Fa
     """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E]."""
     path = Path(directory)
     saved = workdir.read_config(path)
-    programs = Programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
+    programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
     keys = seeds.seed_keys(saved.seed, saved.num_seeds)
     _, state, _ = restore_state(path, programs, keys)
     return evaluate_seeds(saved.experiment, programs, state.agent, keys, num_episodes, explore)

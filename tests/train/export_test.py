@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from mbrl_jax.cores import mamba, mamba2
+from mbrl_jax.envs import envpool
 from mbrl_jax.train import loop, seeds
 from mbrl_jax.train.experiment import build
+from mbrl_jax.train.host_programs import HostPrograms
 from tests import small
 
 PLATFORMS = ("cuda", "tpu")
@@ -36,6 +38,14 @@ def test_entry_points_lower_for_cuda_and_tpu(make):
     _assert_lowers(init, keys)
     _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER)
     _assert_lowers(evaluate, state.agent, keys, NUMBER)
+
+
+def test_programs_around_lanes_of_the_host_lower_for_cuda_and_tpu():
+    experiment = dataclasses.replace(small.catch(), env=envpool.Config("CartPole-v1"))
+    programs = HostPrograms(experiment, build(experiment), 2)
+    without_devices = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    for name, arguments in programs.arguments(seeds.seed_keys(0, 2)).items():
+        _assert_lowers(programs._jitted(name), *jax.tree.map(without_devices, arguments))
 
 
 @pytest.mark.parametrize(

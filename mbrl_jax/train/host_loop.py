@@ -1,0 +1,253 @@
+"""The loop for environments that step on the host: the parts of `train.loop`, around the step.
+
+The pure functions of one seed are `init`, `act`, `learn`, `evaluate` and `predict`. `run_chunk` and
+`play_episodes` drive lanes with them, and do nothing else on the device.
+
+Order of an iteration: act and store the rows; send the actions; update the agent while the lanes
+step; receive. An update sees no row that is still on its way, so it is the same whether the lanes
+step meanwhile or not.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.evaluate.open_loop import OpenLoop, predict_rows
+from mbrl_jax.keys import at
+from mbrl_jax.train.loop import (
+    Acting,
+    Evaluation,
+    Parts,
+    Phase,
+    TrainState,
+    account,
+    choose,
+    fresh_state,
+    update,
+)
+from mbrl_jax.types import (
+    Agent,
+    AgentCarry,
+    AgentState,
+    Array,
+    EnvSpec,
+    HostEnvironment,
+    HostEnvironments,
+    Key,
+    Metrics,
+    PyTree,
+    Replay,
+    ReplayState,
+    Step,
+    Timestep,
+    WorldModel,
+)
+
+
+class Learning(NamedTuple):
+    """What learning changes in one seed."""
+
+    agent: AgentState
+    counters: PyTree
+
+
+class Stored(NamedTuple):
+    """What learning only reads."""
+
+    storage: PyTree
+    position: Array
+
+
+class HostEntryPoints(NamedTuple):
+    """The functions that get jitted, of one seed."""
+
+    init: Callable  # (key, timestep [N]) -> TrainState
+    act: Callable  # (Acting, AgentState, key, timestep [N], share, iteration) -> (Acting, action)
+    learn: Callable  # (Learning, key, Stored, iteration) -> (Learning, Metrics)
+    # (explore, carry [E], AgentState, key, timestep [E], step) -> (carry, action [E])
+    evaluate: Callable
+    predict: Callable  # (context, AgentState, key, rows: Step [T]) -> OpenLoop
+
+
+def make_entry_points(
+    env: HostEnvironments, agent: Agent, world_model: WorldModel, replay: Replay, num_envs: int
+) -> HostEntryPoints:
+    """Bind the functions to one system."""
+    parts = Parts(env, agent, replay, num_envs)
+    return HostEntryPoints(
+        init=functools.partial(init, parts),
+        act=functools.partial(choose, parts),
+        learn=functools.partial(learn, parts),
+        evaluate=functools.partial(evaluate, parts),
+        predict=functools.partial(predict, world_model),
+    )
+
+
+# ----------------------------------------------------------------------------------- of one seed
+
+
+def init(parts: Parts, key: Key, timestep: Timestep) -> TrainState:
+    """Fresh state of one seed, whose lanes [N] begin with `timestep`."""
+    return fresh_state(parts, key, (), timestep)
+
+
+def learn(
+    parts: Parts, learning: Learning, key: Key, stored: Stored, iteration: Array
+) -> tuple[Learning, Metrics]:
+    """Update the agent once."""
+    replay = ReplayState(stored.storage, learning.counters, stored.position)
+    agent, counters, metrics = update(parts, key, learning.agent, replay, iteration)
+    return Learning(agent, counters), metrics
+
+
+def evaluate(
+    parts: Parts,
+    explore: bool,
+    carry: AgentCarry,
+    agent: AgentState,
+    key: Key,
+    timestep: Timestep,
+    step: Array,
+) -> tuple[AgentCarry, PyTree]:
+    """Act in E lanes; lane i does not depend on E."""
+    lanes = jnp.arange(timestep.reward.shape[0])
+    keys = jax.vmap(lambda lane: at(jax.random.fold_in(key, lane), "act", step))(lanes)
+    act = functools.partial(parts.agent.act, explore=explore)
+    return jax.vmap(act, (None, 0, 0, 0))(agent, keys, carry, timestep)
+
+
+def predict(
+    world_model: WorldModel, context: int, agent: AgentState, key: Key, rows: Step
+) -> OpenLoop:
+    """What the world model says of one lane's rows [T] after seeing `context` of them."""
+    return predict_rows(world_model, context, agent.world_model, key, rows)
+
+
+# ------------------------------------------------------------------------------------- all seeds
+
+
+def run_chunk(
+    spec: EnvSpec,
+    act: Callable,
+    learn: Callable,
+    env: HostEnvironment,
+    state: TrainState,
+    phase: Phase,
+    start: int,
+    stop: int,
+) -> tuple[TrainState, list[Metrics]]:
+    """Iterations start … stop - 1 of S seeds in one phase.
+
+    Args:
+      spec: of the environments.
+      act, learn: for S seeds, compiled; they take the buffers of what they change.
+      env: open lanes [S, N].
+      state: TrainState [S]; its buffers are given away.
+      phase: how to go on.
+      start, stop: bounds.
+
+    Returns:
+      (state with NumPy's arrays for what came from the lanes, metrics [S] of every half iteration).
+    """
+    acting, agent = Acting(state.replay, state.carry), state.agent
+    timestep, episode = state.timestep, jax.device_get(state.episode)
+    share, found = np.float32(phase.random_share), []
+    for iteration in range(start, stop):
+        now = np.int32(iteration)
+        if phase.collect:
+            acting, action = act(acting, agent, state.key, timestep, share, now)
+            env.send(np.asarray(action))
+        if phase.learn and iteration % phase.learn_every == 0:
+            storage, counters, position = acting.replay
+            stored = Stored(storage, position)
+            (agent, counters), metrics = learn(Learning(agent, counters), state.key, stored, now)
+            acting = acting._replace(replay=ReplayState(storage, counters, position))
+            found.append(metrics)
+        if phase.collect:
+            timestep = env.receive()
+            episode, metrics = account(spec, episode, timestep)
+            found.append(metrics)
+    state = state._replace(agent=agent, timestep=timestep, episode=episode, **acting._asdict())
+    return state, found
+
+
+def restart(
+    env: HostEnvironment, spec: EnvSpec, timestep: Timestep
+) -> tuple[HostEnvironment, Timestep]:
+    """Go on with lanes that were opened anew, from rows [S, N] seen in lanes that are gone.
+
+    The episodes that were running end there, without being terminal: (environment, the rows to go
+    on from). Its first answer are the first rows of new episodes.
+    """
+    first = env.reset()
+    if spec.seam == "merged":
+        return env, first._replace(reward=timestep.reward, is_terminal=timestep.is_terminal)
+    answers = [first]
+
+    def send(actions):
+        if not answers:
+            env.send(actions)
+
+    def receive():
+        return answers.pop() if answers else env.receive()
+
+    # `send` comes before `receive`, so the first actions are the ones that are ignored.
+    cut = timestep._replace(is_last=np.ones_like(timestep.is_last))
+    return env._replace(send=send, receive=receive), cut
+
+
+def play_episodes(
+    env: HostEnvironment, act: Callable, carry: AgentCarry, num_episodes: int, max_steps: int
+) -> Evaluation:
+    """Complete episodes; each lane plays a number fixed before, so short ones are no favourites.
+
+    Args:
+      env: lanes [S, E'] with raw rewards.
+      act: (carry, timestep [S, E'], step) -> (carry, actions [S, E']).
+      carry: to begin with, [S, E'].
+      num_episodes: E of each seed; the k-th of lane i stands at k · E' + i.
+      max_steps: environment steps after which an episode is cut (`finished` is False).
+    """
+    timestep = env.reset()
+    seeds, lanes = timestep.reward.shape
+    quota = np.array([len(range(lane, num_episodes, lanes)) for lane in range(lanes)])
+    played, length = np.zeros((2, seeds, lanes), np.int32)
+    episode_return, step = np.zeros((seeds, lanes)), 0
+    shape = (seeds, num_episodes)
+    result = Evaluation(
+        np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool)
+    )
+    while (played < quota).any():
+        carry, action = act(carry, timestep, np.int32(step))
+        env.send(np.asarray(action))
+        timestep, step = env.receive(), step + 1
+        begun = ~timestep.is_first
+        episode_return = np.where(begun, episode_return + timestep.reward, 0.0)
+        length = np.where(begun, length + 1, 0)
+        cut = (length >= max_steps) & ~timestep.is_last
+        over = (timestep.is_last | cut) & (played < quota)
+        for seed, lane in np.argwhere(over):
+            index = seed, played[seed, lane] * lanes + lane
+            result.episode_return[index] = episode_return[seed, lane]
+            result.length[index] = length[seed, lane]
+            result.finished[index] = timestep.is_last[seed, lane]
+        played = played + over
+        if cut.any():
+            timestep = env.reset(cut)
+            episode_return, length = np.where(cut, 0.0, episode_return), np.where(cut, 0, length)
+    return result
+
+
+def play_rows(env: HostEnvironment, act: Callable, carry: AgentCarry, num_rows: int) -> Step:
+    """The first rows [S, T] of the first lane of each seed after a reset."""
+    rows, timestep = [], env.reset()
+    for step in range(num_rows):
+        carry, action = act(carry, timestep, np.int32(step))
+        rows.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], Step(timestep, action)))
+        env.send(np.asarray(action))
+        timestep = env.receive()
+    return jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)

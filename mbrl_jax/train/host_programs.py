@@ -1,0 +1,181 @@
+"""The programs of a run whose environments step on the host: one for each half of an iteration."""
+
+import contextlib
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
+from mbrl_jax.keys import at, lane_seeds, named
+from mbrl_jax.train import host_loop, seeds
+from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.train.compiled import Compiled
+from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.train.loop import Acting, Evaluation, Phase, TrainState
+from mbrl_jax.train.report import OPEN_LOOP_ROWS
+from mbrl_jax.types import AgentState, HostEnvironment, PyTree, Step, Timestep
+
+MAX_LANES = 16  # of one seed in evaluation: each plays several episodes, one after the other
+
+
+class HostPrograms:
+    """As `programs.Programs`, with lanes that are opened at `init` or `resume`."""
+
+    def __init__(self, experiment: Experiment, system: System, num_seeds: int):
+        self.num_seeds = num_seeds
+        self._experiment, self._system = experiment, system
+        self._compiled = Compiled(self._jitted)
+        self._sharding = seeds.seed_sharding(num_seeds)
+        self._env: HostEnvironment | None = None
+
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+        for name, args in self.arguments(keys).items():
+            if fresh or name != ("init",):
+                self._compiled.begin(name, *args)
+
+    def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
+        """What the programs of a run are compiled for, by their names; the largest first."""
+        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.int32)
+        share = jax.ShapeDtypeStruct((), jnp.float32)
+        timestep = self._timesteps(self._experiment.num_envs)
+        storage, counters, position = state.replay
+        learning = host_loop.Learning(state.agent, counters)
+        acting, stored = Acting(state.replay, state.carry), host_loop.Stored(storage, position)
+        lanes = self._num_lanes(self._experiment.eval_episodes)
+        return {
+            ("learn",): (learning, state.key, stored, count),
+            ("init",): (keys, timestep),
+            ("act",): (acting, state.agent, state.key, timestep, share, count),
+            ("evaluate", False, lanes): self._evaluate_args(lanes, state.agent, keys),
+            ("evaluate", True, 1): self._evaluate_args(1, state.agent, keys),
+            ("predict",): (state.agent, keys, self._rows(OPEN_LOOP_ROWS)),
+        }
+
+    def close(self) -> None:
+        """Close the lanes, and give up what has not begun to compile."""
+        self._compiled.close()
+        if self._env is not None:
+            self._env.close()
+
+    def state_template(self, keys: jax.Array) -> TrainState:
+        """Shapes, dtypes and shardings of the TrainState [S]."""
+        timesteps = self._timesteps(self._experiment.num_envs)
+        return self._template(jax.eval_shape(self._jitted(("init",)), keys, timesteps))
+
+    def init(self, keys: jax.Array) -> TrainState:
+        """Open the lanes; fresh state [S]."""
+        self._env = self._open(keys, self._experiment.num_envs)
+        return self._compiled.call(("init",), keys, self._put(self._env.reset()))
+
+    def resume(self, keys: jax.Array, state: TrainState, iteration: int) -> TrainState:
+        """Open new lanes, with other seeds than those before; the state to go on from."""
+        keys = jax.vmap(lambda key: at(key, "resumed", iteration))(keys)
+        env = self._open(keys, self._experiment.num_envs)
+        timestep = jax.device_get(state.timestep)
+        self._env, timestep = host_loop.restart(env, self._system.env.spec, timestep)
+        episode = jax.tree.map(np.zeros_like, jax.device_get(state.episode))
+        return self._stored(state._replace(timestep=timestep, episode=episode))
+
+    def chunk(
+        self, phase: Phase, state: TrainState, start: int, stop: int
+    ) -> tuple[TrainState, dict, float]:
+        """Run `host_loop.run_chunk`: (state, metrics on the host, seconds without compiling)."""
+        act, learn = self._compiled.get(("act",)), self._compiled.get(("learn",))
+        began = time.perf_counter()
+        spec = self._system.env.spec
+        state, found = host_loop.run_chunk(spec, act, learn, self._env, state, phase, start, stop)
+        total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), learn.out_info[1])
+        for metrics in jax.device_get(found):
+            for name, new in metrics.items():
+                total[name] = jax.tree.map(np.add, total[name], new) if name in total else new
+        return self._stored(state), total, time.perf_counter() - began
+
+    def evaluate(
+        self, num_episodes: int, explore: bool, agent: AgentState, keys: jax.Array, max_steps: int
+    ) -> Evaluation:
+        """Evaluation [S, E] in lanes of its own."""
+        lanes = self._num_lanes(num_episodes)
+        act = self._evaluating(explore, lanes, agent, keys)
+        with contextlib.closing(self._open(keys, lanes, evaluation=True)) as env:
+            return host_loop.play_episodes(env, act, self._carry(lanes), num_episodes, max_steps)
+
+    def open_loop(self, agent: AgentState, keys: jax.Array):
+        """Open-loop predictions [S] for the pictures, on the host."""
+        act = self._evaluating(True, 1, agent, keys)
+        with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
+            rows = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
+        return jax.device_get(self._compiled.call(("predict",), agent, keys, self._put(rows)))
+
+    # ------------------------------------------------------------------------------------- lanes
+
+    def _open(self, keys: jax.Array, num_lanes: int, evaluation: bool = False) -> HostEnvironment:
+        numbers = jax.vmap(lambda key: lane_seeds(named(key, "lanes"), num_lanes))(keys)
+        return self._system.env.open(np.asarray(numbers), evaluation=evaluation)
+
+    @staticmethod
+    def _num_lanes(num_episodes: int) -> int:
+        return min(num_episodes, MAX_LANES)
+
+    def _carry(self, num_lanes: int) -> PyTree:
+        """Where acting starts from in lanes [S, E]."""
+        shape = (self.num_seeds, num_lanes)
+        carry = self._system.agent.initial_carry()
+        lanes = jax.tree.map(lambda x: np.broadcast_to(x, shape + np.shape(x)), carry)
+        return self._put(lanes)
+
+    def _put(self, tree: PyTree) -> PyTree:
+        return jax.device_put(tree, self._sharding)
+
+    def _stored(self, state: TrainState) -> TrainState:
+        """The state with what came from the lanes put on the devices."""
+        timestep, episode = self._put((state.timestep, state.episode))
+        return state._replace(timestep=timestep, episode=episode)
+
+    # ---------------------------------------------------------------------------------- programs
+
+    def _jitted(self, name: tuple[Any, ...]):
+        entry, (kind, *options) = self._system.entry, name
+        if kind == "init":
+            return seeds.over_seeds(entry.init, self.num_seeds)
+        if kind == "act":
+            return seeds.over_seeds(entry.act, self.num_seeds, num_shared=2, donate=True)
+        if kind == "learn":
+            return seeds.over_seeds(entry.learn, self.num_seeds, num_shared=1, donate=True)
+        if kind == "evaluate":
+            fn = functools.partial(entry.evaluate, options[0])
+            return seeds.over_seeds(fn, self.num_seeds, num_shared=1, donate=True)
+        fn = functools.partial(entry.predict, self._experiment.open_loop_context)
+        return seeds.over_seeds(fn, self.num_seeds)
+
+    def _evaluate_args(self, lanes: int, agent: AgentState, keys: jax.Array) -> tuple:
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        return self._carry(lanes), agent, keys, self._timesteps(lanes), step
+
+    def _evaluating(self, explore: bool, lanes: int, agent: AgentState, keys: jax.Array):
+        """(carry, timestep, step) -> (carry, action): act in lanes [S, E]."""
+        args = self._evaluate_args(lanes, agent, keys)
+        program = self._compiled.get(("evaluate", explore, lanes), *args)
+        return lambda carry, timestep, step: program(carry, agent, keys, timestep, step)
+
+    def _template(self, tree: PyTree) -> PyTree:
+        return template_like(tree, self._sharding)
+
+    def _timesteps(self, *axes: int) -> Timestep:
+        """Template of timesteps [S, *axes]."""
+        lane = first_timestep(example_observation(self._system.env.spec.observation))
+        shape = (self.num_seeds, *axes)
+        lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape + x.shape, x.dtype), lane)
+        return self._template(lanes)
+
+    def _rows(self, length: int) -> Step:
+        """Template of rows [S, T]."""
+        action = zero_action(self._system.env.spec.action)
+        shape = (self.num_seeds, length) + action.shape
+        return Step(
+            self._timesteps(length), self._template(jax.ShapeDtypeStruct(shape, action.dtype))
+        )

@@ -1,0 +1,182 @@
+"""EnvPool's tasks in our convention: shapes, flags, actions, lanes."""
+
+import envpool as bare
+import numpy as np
+import pytest
+
+from mbrl_jax.envs import envpool
+from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec
+
+STATES = {
+    "CheetahRun-v1": (ArraySpec((17,), "float32"), BoundedSpec(6)),
+    "WalkerWalk-v1": (ArraySpec((24,), "float32"), BoundedSpec(6)),  # with a leaf of rank 0
+    "HalfCheetah-v5": (ArraySpec((17,), "float32"), BoundedSpec(6)),
+    "MiniGrid-Empty-5x5-v0": (ArraySpec((244,), "float32"), DiscreteSpec(7)),
+    "CartPole-v1": (ArraySpec((4,), "float32"), DiscreteSpec(2)),
+}
+
+
+def _open(config, shape=(2, 3)):
+    """Lanes with seeds that depend on their place."""
+    seeds = 10 + np.arange(shape[0])[:, None] * 100 + np.arange(shape[1])
+    return config.make().open(seeds, evaluation=False)
+
+
+def _random(spec, rng, shape):
+    if isinstance(spec, DiscreteSpec):
+        return rng.integers(0, spec.num_actions, shape)
+    return rng.uniform(-1, 1, (*shape, spec.size)).astype(np.float32)
+
+
+def _play(env, spec, steps, shape=(2, 3)):
+    """Rows of random play, the first ones included."""
+    rng, rows = np.random.default_rng(0), [env.reset()]
+    for _ in range(steps):
+        env.send(_random(spec.action, rng, shape))
+        rows.append(env.receive())
+    return rows
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_rows_are_what_the_spec_says(name):
+    config = envpool.Config(name)
+    spec = config.make().spec
+    assert (spec.observation, spec.action) == STATES[name] and spec.seam == "separate"
+    for row in _play(_open(config), spec, 3):
+        assert row.observation.shape == (2, 3, *spec.observation.shape)
+        assert row.observation.dtype == spec.observation.dtype
+        assert np.isfinite(row.observation).all()
+        assert (row.reward.shape, row.reward.dtype) == ((2, 3), np.float32)
+        for flag in row[2:]:
+            assert (flag.shape, flag.dtype) == ((2, 3), bool)
+
+
+def test_dictionaries_are_flattened_in_their_order():
+    pool = bare.make_gymnasium("CheetahRun-v1", num_envs=6, seed=[10, 11, 12, 110, 111, 112])
+    raw, _ = pool.reset()
+    found = _open(envpool.Config("CheetahRun-v1")).reset().observation
+    wanted = np.concatenate([raw["position"], raw["velocity"]], axis=1).astype(np.float32)
+    np.testing.assert_array_equal(found.reshape(6, -1), wanted)
+
+
+def test_leaves_can_be_chosen():
+    config = envpool.Config("MiniGrid-Empty-5x5-v0", leaves=("image",))
+    spec = config.make().spec
+    assert spec.observation == ArraySpec((7, 7, 3), "uint8")
+    assert _open(config).reset().observation.shape == (2, 3, 7, 7, 3)
+    both = envpool.Config("MiniGrid-Empty-5x5-v0", leaves=("direction", "image")).make()
+    assert both.spec.observation == ArraySpec((148,), "float32")
+    with pytest.raises(ValueError, match="no observation 'picture'; it has direction, image"):
+        envpool.Config("MiniGrid-Empty-5x5-v0", leaves=("picture",)).make()
+    with pytest.raises(ValueError, match="one only: leave env.leaves empty"):
+        envpool.Config("CartPole-v1", leaves=("position",)).make()
+
+
+def test_a_time_limit_is_last_and_not_terminal_and_the_next_row_is_first():
+    config = envpool.Config("Pendulum-v1")  # 200 steps, then cut
+    rows = _play(_open(config), config.make().spec, 410)
+    last = np.array([row.is_last.all() for row in rows])
+    assert np.flatnonzero(last).tolist() == [200, 401]  # in all lanes: row 201 is a first one
+    assert not any(row.is_terminal.any() for row in rows)
+    firsts = [t for t, row in enumerate(rows) if row.is_first.any()]
+    assert firsts == [0, 201, 402]
+    assert all((rows[t].reward == 0).all() and rows[t].is_first.all() for t in firsts)
+    assert (rows[200].reward != 0).all()
+
+
+def test_a_terminal_end_is_last_and_terminal():
+    config = envpool.Config("CartPole-v1")
+    rows = _play(_open(config), config.make().spec, 60)
+    last = np.stack([row.is_last for row in rows])
+    assert last.any()
+    np.testing.assert_array_equal(last, np.stack([row.is_terminal for row in rows]))
+    first = np.stack([row.is_first for row in rows])
+    np.testing.assert_array_equal(first[1:], last[:-1])
+
+
+def test_the_action_after_the_last_row_is_ignored():
+    config = envpool.Config("CartPole-v1")
+    left, right = _open(config), _open(config)
+    rng = np.random.default_rng(0)
+    a, b = left.reset(), right.reset()
+    for _ in range(60):
+        action = rng.integers(0, 2, (2, 3))
+        left.send(action)
+        right.send(np.where(b.is_last, 1 - action, action))
+        a, b = left.receive(), right.receive()
+        np.testing.assert_array_equal(a.observation, b.observation)
+
+
+def test_actions_are_rescaled_to_the_bounds_and_clipped():
+    adaptor = envpool.make_adaptor(envpool.Config("Pendulum-v1"))  # torques in -2 … 2
+    actions = np.array([[-1.0], [0.0], [0.25], [7.0]], np.float32)
+    np.testing.assert_allclose(adaptor.to_env(actions), [[-2.0], [0.0], [0.5], [2.0]])
+    humanoid = envpool.make_adaptor(envpool.Config("Humanoid-v5"))  # -0.4 … 0.4
+    full = humanoid.to_env(np.ones((2, 17), np.float32))
+    np.testing.assert_allclose(full, 0.4, rtol=1e-6)
+    assert full.dtype == np.float64
+
+
+def test_lanes_differ_and_do_not_depend_on_their_number():
+    config = envpool.Config("HalfCheetah-v5")
+    spec = config.make().spec
+    many, few = _open(config, (3, 2)), _open(config, (1, 2))
+    a, b = many.reset(), few.reset()
+    assert len(np.unique(a.observation.reshape(6, -1), axis=0)) == 6
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        action = _random(spec.action, rng, (3, 2))
+        many.send(action)
+        few.send(action[:1])
+        a, b = many.receive(), few.receive()
+        np.testing.assert_array_equal(a.observation[:1], b.observation)
+        np.testing.assert_array_equal(a.reward[:1], b.reward)
+
+
+def test_some_lanes_can_begin_anew():
+    config = envpool.Config("Pendulum-v1")
+    env = _open(config)
+    before = _play(env, config.make().spec, 10)[-1]
+    chosen = np.array([[True, False, False], [False, False, True]])
+    after = env.reset(chosen)
+    np.testing.assert_array_equal(after.is_first, chosen)
+    np.testing.assert_array_equal(after.observation[~chosen], before.observation[~chosen])
+    np.testing.assert_array_equal(after.reward[~chosen], before.reward[~chosen])
+    assert (after.observation[chosen] != before.observation[chosen]).any(axis=-1).all()
+    assert (after.reward[chosen] == 0).all()
+    env.send(np.zeros((2, 3, 1), np.float32))
+    assert not env.receive().is_first.any()
+    lasts = []
+    for _ in range(200):
+        env.send(np.zeros((2, 3, 1), np.float32))
+        lasts.append(env.receive().is_last)
+    # Of the 200 steps of an episode the others had made 10 before.
+    first_last = np.argmax(np.stack(lasts), axis=0)
+    np.testing.assert_array_equal(first_last, np.where(chosen, 198, 188))
+
+
+def test_rows_that_were_returned_stay_as_they_are():
+    config = envpool.Config("CheetahRun-v1")
+    spec = config.make().spec
+    env, rng = _open(config), np.random.default_rng(0)
+    rows, copies = [env.reset()], []
+    for _ in range(50):
+        copies.append([np.array(x) for x in rows[-1]])
+        env.send(_random(spec.action, rng, (2, 3)))
+        rows.append(env.receive())
+    for row, copy in zip(rows, copies, strict=False):
+        for x, y in zip(row, copy, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_unknown_tasks_are_named_with_the_nearest_ones():
+    with pytest.raises(ValueError, match="nearest EnvPool names are .*CheetahRun-v1"):
+        envpool.Config("CheetahRunn-v1").make()
+    with pytest.raises(ValueError, match="unknown environment 'Pong-v5'"):
+        envpool.Config("Pong-v5").make()  # Atari games have options: envs.atari
+
+
+def test_actions_that_are_no_single_choice_or_vector_are_refused():
+    described = {"action": bare.make_spec("CartPole-v1").action_array_spec["action"]}
+    with pytest.raises(ValueError, match="actions that are not supported"):
+        envpool.action_adaptor("Two", described | {"other": described["action"]})
