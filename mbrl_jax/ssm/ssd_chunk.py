@@ -149,8 +149,8 @@ def _apply_backward(part, residuals, bars):
     gain = _with_ones(part, chunk, gain)
     scores_bar = chunking.weighted_sum(gain[:, None], seen_bar)
     decay_bar = _crossing(part, chunk, seen_bar * scores[None] * gain[:, None])
-    B_bar = _product(C.T, scores_bar, dtype)[:, :size].T
-    C_bar = _product(scores_bar, B, dtype)[:size] if part.y else jnp.zeros_like(chunk.C)
+    B_bar = _product(C.T, scores_bar, scores_bar.dtype)[:, :size].T
+    C_bar = _product(scores_bar, B, scores_bar.dtype)[:size] if part.y else jnp.zeros_like(chunk.C)
     bars = Chunk(x_bar, gain_bar * fine, decay_bar, B_bar, C_bar, None)
     bars = jax.tree.map(lambda bar, leaf: bar.astype(leaf.dtype), bars, chunk._replace(reset=None))
     return bars, D_bar, start_bar
