@@ -23,6 +23,8 @@ from mbrl_jax.ssm import chunking, shapes, ssd_chunk, ssd_group
 Array = jax.Array
 
 METHODS = ("auto", "chunked", "chunked_sequential", "recurrent")
+# So that what `ssd_chunk` takes as near to 1 is: 1024 quanta, of 2⁻⁶.
+_LONGEST_CHUNK = 1024
 
 
 class SSDEntries(NamedTuple):
@@ -138,7 +140,7 @@ def ssd_stream(
     method = auto_method(jax.default_backend()) if method == "auto" else method
     if reset is None:
         reset = jnp.zeros((length,), bool)
-    chunks = _cut(x, dt, A, B, C, reset, chunk_size)
+    chunks = _cut(x, dt, A, B, C, reset, min(chunk_size, _LONGEST_CHUNK))
     if initial_state is not None:
         initial_state = initial_state.astype(chunks.dt.dtype)
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)

@@ -1,18 +1,22 @@
 """One chunk of the Mamba-2 recurrence, for heads that share B and C, as a product with one matrix.
 
-With the state before a chunk put under its rows of x, and the state after it under its rows of y,
-the recurrence is linear, for each head:
+With the state before the chunk put under its rows of x, and the state after it under those of y,
+the recurrence is, for each head,
 
-    [ y   ]   [ decay ∘ (C Bᵀ) · dt + D    decay ∘ C   ] [ x     ]
-    [ end ] = [ decay ∘ Bᵀ · dt            decay · I   ] [ start ]
+    [ y - D·x ]   [ seen ∘ C Bᵀ    seen ∘ C ] [ dt·x  ]
+    [ end     ] = [ seen ∘ Bᵀ      kept · I ] [ start ]
 
-`decay` is what is left at an output of what came in at an input. All blocks but the last are one
-expression, with C and B extended by unit rows for the states and dt by ones, so one loop makes the
-matrix and one product applies it. The last block stays out of the product, as `kept`: the state is
-never rounded to the dtype of products.
+where `seen` is what is left at an output of what came in at an input: exp of the decays between.
+Three blocks are one expression, seen ∘ C Bᵀ with unit rows in C and B for the states, so one loop
+makes the matrix and one product applies it. The last block stays out of it: so the state is never
+rounded to the dtype of products.
 
 Axes as in `ssd.py`: Q rows of the chunk, H heads, P channels, N state size; R outputs (rows of the
-matrix) and S inputs (columns) of the part of the matrix in use.
+matrix) and S inputs (columns), in the part of the matrix that is used.
+
+Measured on CPU, and the reason for the form of much below: a loop over [H, R, S] is slow where XLA
+cannot vectorise it (concatenations, running sums or slices fused into it), and costs a third more
+where XLA shares it out between threads, as it does when a loop has more operations than bytes.
 """
 
 import functools
@@ -74,7 +78,7 @@ def run(chunk: Chunk, D: Array, start: Array) -> tuple[Array, Array]:
     size, num_states = chunk.B.shape
     if num_states <= size:
         y, added = _apply(Part(y=True, end=True, start=True), chunk, D, start)
-    else:  # one product would be mostly the zeros from state to state
+    else:  # the zeros from state to state would be most of one product
         y, added = outputs(D, chunk, start), added_state(chunk)
     return y, added + kept_state(chunk)[:, None, None] * start
 
@@ -122,8 +126,8 @@ def _apply_forward(part, chunk, D, start):
 def _apply_backward(part, residuals, bars):
     """By hand, for two reasons.
 
-    Speed: the transposed matrix is built anew, which costs less than to transpose it; and gradients
-    of what scales rows of x come from that of the matrix, without sums over P.
+    Speed: the transposed matrix is built anew, which costs less than to transpose it; gradients of
+    dt and D come from that of a matrix that had them in it, without sums over P.
     Digits: row k's decay gets Σ W[i, j] over i ≥ k > j, of what crosses it. As a difference of
     running sums it would be rounded to the largest W of the chunk, also where nothing crosses.
     """
@@ -139,7 +143,9 @@ def _apply_backward(part, residuals, bars):
     x_bar = _scaled(jnp.swapaxes(columns_bar[:, :size], 0, 1), gain)
     start_bar = columns_bar[:, size:] if part.start else None
 
-    full_bar = _product_transposed(result_bar, columns, dtype)  # of the matrix with gain and skip
+    full_bar = _product_transposed(
+        result_bar, columns, dtype
+    )  # as if gain and D were in the matrix
     D_bar = jnp.zeros_like(D)
     if part.y:
         x_bar = x_bar + D[None, :, None] * bars[0]
@@ -151,7 +157,10 @@ def _apply_backward(part, residuals, bars):
     decay_bar = _crossing(part, chunk, seen_bar * scores[None] * gain[:, None])
     B_bar = _product(C.T, scores_bar, scores_bar.dtype)[:, :size].T
     C_bar = _product(scores_bar, B, scores_bar.dtype)[:size] if part.y else jnp.zeros_like(chunk.C)
-    bars = Chunk(x_bar, gain_bar * fine, decay_bar, B_bar, C_bar, None)
+    # Through a product, or XLA:CPU would take these sums into a transpose that uses them.
+    unit = jnp.eye(size, dtype=decay_bar.dtype)
+    dt_bar, decay_bar = exact_product(gain_bar * fine, unit), exact_product(decay_bar, unit)
+    bars = Chunk(x_bar, dt_bar, decay_bar, B_bar, C_bar, None)
     bars = jax.tree.map(lambda bar, leaf: bar.astype(leaf.dtype), bars, chunk._replace(reset=None))
     return bars, D_bar, start_bar
 
@@ -211,47 +220,45 @@ def _scores(part: Part, chunk: Chunk) -> tuple[Array, Array, Array]:
 
 
 def _with_ones(part: Part, chunk: Chunk, gain: Array) -> Array:
-    """[H, S] gain [H, Q] of x, and 1 for the state before.
-
-    As product and sum: XLA:CPU takes a concatenation into loops over [H, R, S], as a branch that it
-    cannot vectorise.
-    """
+    """[H, S] gain [H, Q] of rows of x, and 1 for the state: a product in place of concatenation."""
+    if not part.start:
+        return gain
     _, inputs = _places(part, chunk)
     own = np.arange(len(chunk.reset))[:, None] == inputs[None]
-    return exact_product(gain, jnp.asarray(own, gain.dtype)) + jnp.asarray(inputs < 0, gain.dtype)
+    ones = jnp.asarray(inputs < 0, gain.dtype)
+    return exact_product(gain, jnp.asarray(own, gain.dtype)) + ones[None]
 
 
 def _coarse(decay: Array) -> Array:
     """Decay [H, Q] as multiples of a quantum so coarse that sums and differences are exact.
 
-    A plain running sum to -1000 has no digits left beside -0.001.
+    A plain running sum to -1000 has no digits left beside -0.001. What is left sums to so little
+    that its exp is taken at inputs and outputs apart.
     """
     quantum = 2.0 ** (math.ceil(math.log2(-_MIN_LOG_DECAY * decay.shape[1])) - 23)
     return jnp.round(decay / quantum) * quantum
 
 
 def _fine(chunk: Chunk) -> Array:
-    """[H, Q] the inverse of what `_coarse` leaves of the decay up to each row: 1 ± Q quanta."""
+    """[H, Q] what `_coarse` leaves of the decay up to each row, at inputs: 1 within Q quanta."""
     rest = chunk.decay - _coarse(chunk.decay)
     return jnp.exp(-_sum_upto(np.arange(rest.shape[1]), rest))
 
 
 def _seen(part: Part, chunk: Chunk, transposed: bool = False) -> Array:
-    """[H, R, S], or transposed, what is left at output i of what input j times `_fine` brought."""
+    """[H, R, S], or transposed, what is left at output i of what came in at j, but for `_fine`."""
     results, inputs = _places(part, chunk)
     lag = results[:, None] - inputs[None]
-    sees = jnp.asarray((lag >= 0) & (lag <= len(chunk.reset)))  # but no state the other
-    # Counts of resets as products too: XLA:CPU would fuse a running sum into the comparisons for
-    # all [H, R, S], which it then cannot vectorise.
+    sees = jnp.asarray((lag >= 0) & (lag <= len(chunk.reset)))  # and no state the other
     resets, coarse = chunk.reset.astype(chunk.dt.dtype), _coarse(chunk.decay)
     count_i, count_j = _sum_upto(results, resets), _sum_upto(inputs, resets)
     sum_i, sum_j = _sum_upto(results, coarse), _sum_upto(inputs, coarse)
-    rest_i = jnp.exp(_sum_upto(results, chunk.decay - coarse))
+    fine_i = jnp.exp(_sum_upto(results, chunk.decay - coarse))
     if transposed:
         sees = sees.T & (count_i[None] == count_j[:, None])
-        return masked_exp(sees[None], sum_i[:, None] - sum_j[:, :, None]) * rest_i[:, None]
+        return masked_exp(sees[None], sum_i[:, None] - sum_j[:, :, None]) * fine_i[:, None]
     sees &= count_i[:, None] == count_j[None]
-    return masked_exp(sees[None], sum_i[:, :, None] - sum_j[:, None]) * rest_i[:, :, None]
+    return masked_exp(sees[None], sum_i[:, :, None] - sum_j[:, None]) * fine_i[:, :, None]
 
 
 def _crossing(part: Part, chunk: Chunk, weight: Array) -> Array:

@@ -51,11 +51,11 @@ over_chunks.defvjp(_forward, _backward)
 def _all_forward(chunks, D, initial_state):
     """For L lanes: all arguments and results have them in front."""
 
-    def turn(own, place, is_first, carry):
-        start, results = carry
-        start = jnp.where(is_first, own.take(initial_state), start)
-        y, end = lanes.each(ssd_chunk.run, place.take(chunks), own.take(D), start)
-        return end, (*place.put(results[:2], (y, start)), own.put(results[2], end))
+    def turn(own, place, start, results):
+        y, starts, final_state = results
+        y_here, end = lanes.each(ssd_chunk.run, place.take(chunks), own.take(D), start)
+        y, starts = place.put((y, starts), (y_here, start))
+        return end, (y, starts, own.put(final_state, end))
 
     rows, state = chunks.x.shape, initial_state.shape
     shapes = rows, rows[:2] + state[1:], state
@@ -65,7 +65,6 @@ def _all_forward(chunks, D, initial_state):
 
 def _all_backward(chunks, D, starts, bars):
     y_bar, starts_bar, final_bar = bars
-    no_resets = chunks._replace(reset=None)
 
     def one_chunk(chunk, D, start, bars):
         def rerun(rows, D, start):
@@ -73,25 +72,26 @@ def _all_backward(chunks, D, starts, bars):
 
         return jax.vjp(rerun, chunk._replace(reset=None), D, start)[1](bars)
 
-    def turn(own, place, is_first, carry):
-        end_bar, results = carry
-        end_bar = jnp.where(is_first, own.take(final_bar), end_bar)
-        chunk, start, y_bar_here, start_bar_here = place.take((chunks, starts, y_bar, starts_bar))
-        *more, start_bar = lanes.each(one_chunk, chunk, own.take(D), start, (y_bar_here, end_bar))
-        start_bar = start_bar + start_bar_here
-        return start_bar, (*place.put(results[:2], tuple(more)), own.put(results[2], start_bar))
+    def turn(own, place, end_bar, results):
+        chunks_bar, D_bars, initial_bar = results
+        chunk, start, y_bar_here, more = place.take((chunks, starts, y_bar, starts_bar))
+        bars = y_bar_here, end_bar
+        chunk_bar, D_bar, start_bar = lanes.each(one_chunk, chunk, own.take(D), start, bars)
+        start_bar = start_bar + more
+        chunks_bar, D_bars = place.put((chunks_bar, D_bars), (chunk_bar, D_bar))
+        return start_bar, (chunks_bar, D_bars, own.put(initial_bar, start_bar))
 
     D_bars = jnp.zeros(chunks.x.shape[:2] + D.shape[1:], D.dtype)
-    results = (jax.tree.map(jnp.zeros_like, no_resets), D_bars, jnp.zeros_like(final_bar))
-    chunks_bar, D_bars, state_bar = _in_turns(turn, final_bar, chunks.x, results, reverse=True)
-    return chunks_bar, D_bars.sum(1), state_bar
+    results = jax.tree.map(jnp.zeros_like, (chunks._replace(reset=None), D_bars, final_bar))
+    chunks_bar, D_bars, initial_bar = _in_turns(turn, final_bar, chunks.x, results, reverse=True)
+    return chunks_bar, D_bars.sum(1), initial_bar
 
 
-def _in_turns(turn: Callable, state: Array, x: Array, results: Any, reverse: bool = False) -> Any:
-    """The results of `turn`, for x [L, K, Q, H, P] and state [L, H, N, P].
+def _in_turns(turn: Callable, first: Array, x: Array, results: Any, reverse: bool = False) -> Any:
+    """`results` after all turns, for states `first` [L, H, N, P] and x [L, K, Q, H, P].
 
-    turn: (place of its lanes, place of one of their chunks, whether it is the lanes' first turn,
-      (their state, results)) -> (their state, results).
+    turn: (place of its lanes, place of one of their chunks, their state, results) -> (state,
+      results).
     """
     num_lanes, num_chunks = x.shape[:2]
     group = num_lanes
@@ -99,13 +99,16 @@ def _in_turns(turn: Callable, state: Array, x: Array, results: Any, reverse: boo
         group = lanes.largest_divisor(num_lanes, TURN_ELEMENTS // math.prod(x.shape[2:]))
 
     def body(i, carry):
+        state, results = carry
         lane, count = i // num_chunks * group, i % num_chunks
         chunk = num_chunks - 1 - count if reverse else count
         own, place = _Place((group,), (lane,)), _Place((group, 1), (lane, chunk))
-        return turn(own, place, count == 0, carry)
+        # States are carried beside `results`: XLA copies what a turn both reads and writes.
+        state = jnp.where(count == 0, own.take(first), state)
+        return turn(own, place, state, results)
 
-    start = jnp.zeros((group, *state.shape[1:]), state.dtype)
-    return jax.lax.fori_loop(0, num_lanes // group * num_chunks, body, (start, results))[1]
+    state = jnp.zeros((group, *first.shape[1:]), first.dtype)
+    return jax.lax.fori_loop(0, num_lanes // group * num_chunks, body, (state, results))[1]
 
 
 class _Place(NamedTuple):
