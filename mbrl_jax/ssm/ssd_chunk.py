@@ -32,7 +32,7 @@ from mbrl_jax.ssm import chunking
 Array = jax.Array
 
 # exp(-128) is 0 in float32: a deeper decay keeps no more, and its gradient is 0 as it is here.
-_MIN_LOG_DECAY = -128.0
+MIN_LOG_DECAY = -128.0
 
 
 class Chunk(NamedTuple):
@@ -47,17 +47,16 @@ class Chunk(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a chunk's matrix; the columns of x are in all of them."""
+    """A part of a chunk's matrix: its rows, and the columns of x; with y those of the state too."""
 
     y: bool  # rows that make y
     end: bool  # rows that make the state after the chunk
-    start: bool  # columns of the state before the chunk
 
 
 def step_log_decay(dt: Array, A: Array) -> Array:
     """dt·A of each row, clamped, for dt [..., H] and A [H]."""
     decay = dt * A.astype(dt.dtype).reshape((1,) * (dt.ndim - 1) + (-1,))
-    return jnp.maximum(decay, _MIN_LOG_DECAY)
+    return jnp.maximum(decay, MIN_LOG_DECAY)
 
 
 def masked_exp(mask: Array, x: Array) -> Array:
@@ -77,21 +76,21 @@ def run(chunk: Chunk, D: Array, start: Array) -> tuple[Array, Array]:
     """y [Q, H, P] and the state [H, N, P] after the chunk, from the state before it; D [H]."""
     size, num_states = chunk.B.shape
     if num_states <= size:
-        y, added = _apply(Part(y=True, end=True, start=True), chunk, D, start)
+        y, added = _apply(Part(y=True, end=True), chunk, D, start)
     else:  # the zeros from state to state would be most of one product
-        y, added = outputs(D, chunk, start), added_state(chunk)
+        y, added = outputs(chunk, D, start), added_state(chunk)
     return y, added + kept_state(chunk)[:, None, None] * start
 
 
-def outputs(D: Array, chunk: Chunk, start: Array | None = None) -> Array:
-    """y [Q, H, P], from the state [H, N, P] before the chunk; None: zeros."""
-    return _apply(Part(y=True, end=False, start=start is not None), chunk, D, start)[0]
+def outputs(chunk: Chunk, D: Array, start: Array) -> Array:
+    """y [Q, H, P], from the state [H, N, P] before the chunk; D [H]."""
+    return _apply(Part(y=True, end=False), chunk, D, start)[0]
 
 
 def added_state(chunk: Chunk) -> Array:
     """What the chunk adds to the state: [H, N, P]."""
     no_skip = jnp.zeros_like(chunk.dt[:, 0])
-    return _apply(Part(y=False, end=True, start=False), chunk, no_skip, None)[1]
+    return _apply(Part(y=False, end=True), chunk, no_skip, None)[1]
 
 
 def kept_state(chunk: Chunk) -> Array:
@@ -115,7 +114,7 @@ def _apply_forward(part, chunk, D, start):
     matrix = _seen(part, chunk) * scores[None]
     gain = chunk.dt * _fine(chunk)
     columns = _stack(_scaled(chunk.x, gain), start, chunk.x.dtype)
-    result = _product(matrix, columns, chunk.x.dtype)
+    result = product(matrix, columns, chunk.x.dtype)
     y, size = None, 0
     if part.y:
         size = len(chunk.reset)
@@ -138,14 +137,11 @@ def _apply_backward(part, residuals, bars):
     fine = _fine(chunk)
     gain = chunk.dt * fine
 
-    matrix = _seen(part, chunk, transposed=True) * _product(B, C.T, dtype)[None]
-    columns_bar = _product(matrix, result_bar, dtype)
+    matrix = _seen(part, chunk, transposed=True) * product(B, C.T, dtype)[None]
+    columns_bar = product(matrix, result_bar, dtype)
     x_bar = _scaled(jnp.swapaxes(columns_bar[:, :size], 0, 1), gain)
-    start_bar = columns_bar[:, size:] if part.start else None
 
-    full_bar = _product_transposed(
-        result_bar, columns, dtype
-    )  # as if gain and D were in the matrix
+    full_bar = product_transposed(result_bar, columns, dtype)  # as if gain and D were in the matrix
     D_bar = jnp.zeros_like(D)
     if part.y:
         x_bar = x_bar + D[None, :, None] * bars[0]
@@ -155,14 +151,11 @@ def _apply_backward(part, residuals, bars):
     gain = _with_ones(part, chunk, gain)
     scores_bar = chunking.weighted_sum(gain[:, None], seen_bar)
     decay_bar = _crossing(part, chunk, seen_bar * scores[None] * gain[:, None])
-    B_bar = _product(C.T, scores_bar, scores_bar.dtype)[:, :size].T
-    C_bar = _product(scores_bar, B, scores_bar.dtype)[:size] if part.y else jnp.zeros_like(chunk.C)
-    # Through a product, or XLA:CPU would take these sums into a transpose that uses them.
-    unit = jnp.eye(size, dtype=decay_bar.dtype)
-    dt_bar, decay_bar = exact_product(gain_bar * fine, unit), exact_product(decay_bar, unit)
-    bars = Chunk(x_bar, dt_bar, decay_bar, B_bar, C_bar, None)
+    B_bar = product(C.T, scores_bar, scores_bar.dtype)[:, :size].T
+    C_bar = product(scores_bar, B, scores_bar.dtype)[:size] if part.y else jnp.zeros_like(chunk.C)
+    bars = Chunk(x_bar, gain_bar * fine, decay_bar, B_bar, C_bar, None)
     bars = jax.tree.map(lambda bar, leaf: bar.astype(leaf.dtype), bars, chunk._replace(reset=None))
-    return bars, D_bar, start_bar
+    return bars, D_bar, columns_bar[:, size:] if part.y else None
 
 
 _apply.defvjp(_apply_forward, _apply_backward)
@@ -180,13 +173,13 @@ def _scaled(rows: Array, factor: Array) -> Array:
     return factor.T[:, :, None] * rows.astype(factor.dtype)
 
 
-def _product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
+def product(a: Array, b: Array, dtype: jnp.dtype) -> Array:
     """a @ b with operands in `dtype`, sums in at least float32."""
     wide = jnp.promote_types(dtype, jnp.float32)
     return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=wide)
 
 
-def _product_transposed(a: Array, b: Array, dtype: jnp.dtype) -> Array:
+def product_transposed(a: Array, b: Array, dtype: jnp.dtype) -> Array:
     """a @ bᵀ for a [H, M, P] and b [H, L, P], as `_product`: nothing is transposed in memory."""
     wide = jnp.promote_types(dtype, jnp.float32)
     axes = (((2,), (2,)), ((0,), (0,)))
@@ -202,7 +195,7 @@ def _places(part: Part, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(size)
     before, after = np.full(num_states, -1), np.full(num_states, size)
     results = np.concatenate([rows] * part.y + [after] * part.end)
-    return results, np.concatenate([rows] + [before] * part.start)
+    return results, np.concatenate([rows] + [before] * part.y)
 
 
 def _sum_upto(places: np.ndarray, rows: Array) -> Array:
@@ -214,14 +207,14 @@ def _sum_upto(places: np.ndarray, rows: Array) -> Array:
 def _scores(part: Part, chunk: Chunk) -> tuple[Array, Array, Array]:
     """B [S, N] and C [R, N] with unit rows for the states, and C Bᵀ [R, S], shared by heads."""
     unit = jnp.eye(chunk.B.shape[1], dtype=chunk.B.dtype)
-    B = jnp.concatenate([chunk.B] + [unit] * part.start)
+    B = jnp.concatenate([chunk.B] + [unit] * part.y)
     C = jnp.concatenate([chunk.C] * part.y + [unit] * part.end)
-    return B, C, _product(C, B.T, chunk.x.dtype)
+    return B, C, product(C, B.T, chunk.x.dtype)
 
 
 def _with_ones(part: Part, chunk: Chunk, gain: Array) -> Array:
     """[H, S] gain [H, Q] of rows of x, and 1 for the state: a product in place of concatenation."""
-    if not part.start:
+    if not part.y:
         return gain
     _, inputs = _places(part, chunk)
     own = np.arange(len(chunk.reset))[:, None] == inputs[None]
@@ -235,7 +228,7 @@ def _coarse(decay: Array) -> Array:
     A plain running sum to -1000 has no digits left beside -0.001. What is left sums to so little
     that its exp is taken at inputs and outputs apart.
     """
-    quantum = 2.0 ** (math.ceil(math.log2(-_MIN_LOG_DECAY * decay.shape[1])) - 23)
+    quantum = 2.0 ** (math.ceil(math.log2(-MIN_LOG_DECAY * decay.shape[1])) - 23)
     return jnp.round(decay / quantum) * quantum
 
 

@@ -3,7 +3,6 @@
 All heads share B and C here, so `C Bᵀ` is computed once for them. Axes as in `ssd.py`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax import lanes
-from mbrl_jax.ssm import chunking, ssd_chunk, ssd_turns
+from mbrl_jax.ssm import chunking, ssd_chunk, ssd_single, ssd_turns
 
 Array = jax.Array
 
@@ -52,17 +51,17 @@ def chunked(
         start = jnp.zeros((heads, num_states, channels), dt.dtype)
     else:
         start = jnp.swapaxes(initial_state, 0, 1)
-    outputs = functools.partial(ssd_chunk.outputs, D)
+    all_D = jnp.broadcast_to(D, (num_chunks, *D.shape))
     if initial_state is None and num_chunks == 1:
         # Nothing is carried into the only chunk: columns of zeros would double the cost.
-        y, starts = lanes.each(outputs, rows), start[None]
+        y, starts = lanes.each(ssd_single.outputs, rows, all_D), start[None]
         final_state = lanes.each(ssd_chunk.added_state, rows)[0]
     elif sequential:
         y, starts, final_state = ssd_turns.over_chunks(rows, D, start)
     else:
         kept, added = (lanes.each(f, rows) for f in (ssd_chunk.kept_state, ssd_chunk.added_state))
         starts, final_state = _starts(kept, added, start)
-        y = lanes.each(outputs, rows, starts)
+        y = lanes.each(ssd_chunk.outputs, rows, all_D, starts)
     return y, jnp.swapaxes(starts, 1, 2), jnp.swapaxes(final_state, 0, 1)
 
 
