@@ -75,7 +75,7 @@ def exact_product(a: Array, b: Array) -> Array:
 def run(chunk: Chunk, D: Array, start: Array) -> tuple[Array, Array]:
     """y [Q, H, P] and the state [H, N, P] after the chunk, from the state before it; D [H]."""
     size, num_states = chunk.B.shape
-    if num_states <= size:
+    if 2 * num_states <= size:
         y, added = _apply(Part(y=True, end=True), chunk, D, start)
     else:  # the zeros from state to state would be most of one product
         y, added = outputs(chunk, D, start), added_state(chunk)
