@@ -18,11 +18,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, shapes, ssd_blocks, ssd_group
+from mbrl_jax.ssm import chunking, shapes, ssd_chunk, ssd_group
 
 Array = jax.Array
 
 METHODS = ("auto", "chunked", "chunked_sequential", "recurrent")
+# So that what `ssd_chunk` takes as near to 1 is: 1024 quanta, of 2⁻⁶.
+_LONGEST_CHUNK = 1024
 
 
 class SSDEntries(NamedTuple):
@@ -138,14 +140,11 @@ def ssd_stream(
     method = auto_method(jax.default_backend()) if method == "auto" else method
     if reset is None:
         reset = jnp.zeros((length,), bool)
-    chunks = _cut(x, dt, A, B, C, reset, chunk_size)
+    chunks = _cut(x, dt, A, B, C, reset, min(chunk_size, _LONGEST_CHUNK))
     if initial_state is not None:
         initial_state = initial_state.astype(chunks.dt.dtype)
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
-    run = _RUN[method]
-    if method != "recurrent" and ssd_blocks.pays(chunks.x):
-        run = functools.partial(run, over_blocks=ssd_blocks.over_blocks)
-    y, starts, final_state = ssd_group.over_groups(run, chunks, skip, initial_state)
+    y, starts, final_state = ssd_group.over_groups(_RUN[method], chunks, skip, initial_state)
 
     y = y.reshape(-1, *x.shape[1:])[:length].astype(x.dtype)
     entries = SSDEntries(starts, chunks.x, chunks.dt, chunks.step_decay, chunks.segment, chunks.B)
@@ -167,9 +166,9 @@ def ssd_state_at(entries: SSDEntries, t: Array | int) -> Array:
     alive = past & (chunk.segment == segment)
     decay = jnp.where(past[:, None], chunk.step_decay, 0)
     later = jnp.triu(jnp.ones((size, size), decay.dtype), 1)
-    since = ssd_group.exact_product(later, decay)  # [Q, H] the sum over the rows after this one
-    weight = chunk.dt * ssd_group.masked_exp(alive[:, None], since)
-    carried = ssd_group.masked_exp(segment == 0, decay.sum(0))  # [H]
+    since = ssd_chunk.exact_product(later, decay)  # [Q, H] the sum over the rows after this one
+    weight = chunk.dt * ssd_chunk.masked_exp(alive[:, None], since)
+    carried = ssd_chunk.masked_exp(segment == 0, decay.sum(0))  # [H]
 
     num_groups, num_states = chunk.B.shape[1:]
     inputs = weight[..., None] * chunk.x.astype(weight.dtype)  # [Q, H, P]
@@ -211,7 +210,7 @@ def ssd_step(
     num_groups = B.shape[0]
     _check_groups(x.shape[0], num_groups)
     dt = dt.astype(state.dtype)
-    rows = (x, dt, ssd_group.step_log_decay(dt, A))
+    rows = (x, dt, ssd_chunk.step_log_decay(dt, A))
     if num_groups == 1:
         state, y = ssd_group.step(state, *rows, B[0], C[0])
     else:
@@ -264,6 +263,6 @@ def _cut(
         chunking.to_chunks(rows, chunk_size)
         for rows in (x, dt.astype(chunking.state_dtype(x)), B, C, reset)
     )
-    step_decay = ssd_group.step_log_decay(dt, A)
+    step_decay = ssd_chunk.step_log_decay(dt, A)
     segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
     return ssd_group.Chunks(x, dt, step_decay, B, C, reset, segment)

@@ -145,6 +145,17 @@ def test_chunk_size_changes_nothing():
         assert cases.error(run(case, "chunked", chunk_size)[0], y) < 1e-5
 
 
+def test_equal_steps_in_the_longest_chunks():
+    # What is left of a rounded decay is the same in every row here: it adds up over a chunk.
+    case = cases.ssd(10, 6000, 1, 2, 1, 2)
+    case["dt"] = np.full_like(case["dt"], 0.0123)
+    case["A"] = np.full_like(case["A"], -3.0)
+    y, states = oracles.ssd(**case)
+    got_y, got_final = run(case, "auto", 6000)
+    assert cases.error(got_y, y) < 1e-5
+    assert cases.error(got_final, states[:, -1]) < 1e-5
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

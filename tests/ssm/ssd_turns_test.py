@@ -1,4 +1,4 @@
-"""Block by block in the cache: the same numbers as all at once, for every way to map over it."""
+"""Chunk after chunk, lanes in turns: the same numbers as the recurrence, however it is mapped."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import ssm
-from mbrl_jax.ssm import ssd_blocks
+from mbrl_jax.ssm import ssd_turns
 from tests.ssm import cases
 
 CHUNK = 4
@@ -17,10 +17,9 @@ ELEMENTS = CHUNK * 4 * 3  # of x in one chunk
 METHODS = ("chunked", "chunked_sequential")
 
 
-@pytest.fixture(params=[1, 2, 5], ids=lambda chunks: f"blocks of {chunks} chunks")
-def _blocks(request, monkeypatch):
-    monkeypatch.setattr(ssd_blocks, "LEAST_ELEMENTS", 1)
-    monkeypatch.setattr(ssd_blocks, "BLOCK_ELEMENTS", request.param * ELEMENTS)
+@pytest.fixture(params=[1, 2, 5], ids=lambda number: f"{number} lanes at a time")
+def _turns(request, monkeypatch):
+    monkeypatch.setattr(ssd_turns, "TURN_ELEMENTS", request.param * ELEMENTS)
 
 
 def _loss(method, case):
@@ -45,14 +44,14 @@ def _assert_equal(found, wanted):
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("length", [1, 7, 21, 40])
-@pytest.mark.usefixtures("_blocks")
-def test_blocks_give_what_all_rows_at_once_give(length, groups):
+@pytest.mark.usefixtures("_turns")
+def test_turns_give_what_the_recurrence_gives(length, groups):
     case = cases.ssd(length, length, groups=groups, **SIZES)
     for method in METHODS:
         _assert_equal(jax.jit(functools.partial(_run, method))(case), _recurrence(case))
 
 
-@pytest.mark.usefixtures("_blocks")
+@pytest.mark.usefixtures("_turns")
 def test_seeds_and_what_they_share():
     first, second = (cases.ssd(seed, 21, **SIZES) for seed in (1, 2))
     both = {k: np.stack([first[k], second[k]]) for k in first}
@@ -64,7 +63,7 @@ def test_seeds_and_what_they_share():
         _assert_equal(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
 
 
-@pytest.mark.usefixtures("_blocks")
+@pytest.mark.usefixtures("_turns")
 def test_entries_rebuild_the_state_after_any_row():
     case = {k: v if k in "AD" else v[1] for k, v in cases.ssd(3, 21, **SIZES).items()}
     options = {"reset": case.pop("reset"), "initial_state": case.pop("initial_state")}
@@ -74,10 +73,3 @@ def test_entries_rebuild_the_state_after_any_row():
         until = options | {"reset": options["reset"][: t + 1]}
         _, wanted, _ = ssm.ssd_stream(**upto, **until, chunk_size=CHUNK, method="recurrent")
         assert cases.error(ssm.ssd_state_at(entries, t), wanted) < 2e-6
-
-
-def test_small_streams_and_accelerators_go_without(monkeypatch):
-    small, large = (jax.ShapeDtypeStruct((2, 4, 2, n), jnp.float32) for n in (3, 4096))
-    assert ssd_blocks.pays(large) and not ssd_blocks.pays(small)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not ssd_blocks.pays(large)
