@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import optim, returns
-from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
+from mbrl_jax import acting, optim, returns
+from mbrl_jax.acting import Config as ActingConfig
+from mbrl_jax.envs.spec import random_action, zero_action
 from mbrl_jax.imagination import imagine_rollout
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
@@ -27,12 +28,12 @@ from mbrl_jax.types import (
     Replay,
     ReplayState,
     Starts,
-    Step,
     Timestep,
     Trajectory,
     Transition,
     WorldModel,
     bind,
+    switch,
 )
 
 
@@ -41,9 +42,29 @@ class Config:
     """How world model and behaviour meet."""
 
     num_starts: int = 1024  # M imagination starts of one update
+    starts: Literal["trained", "contexts"] = switch(
+        "trained",
+        published="contexts",
+        better="trained",
+        why="imagine from rows of the windows that the model was just trained on, or behind "
+        "windows drawn for it (replay.context_length rows each), which are encoded anew: at the "
+        "published size that is two thirds of a behaviour update",
+    )
+    acting: ActingConfig = ActingConfig()
     # 0: the behaviour imagines by itself from the replayed rows (Dreamer, Drama).
     # k > 0: branched rollouts of k steps feed a model buffer (Dyna, MBPO).
     branch_length: int = 0
+
+    def validate(self) -> None:
+        """Raise ValueError for parts that do not go together."""
+        self.acting.validate()
+        if self.branch_length and self.starts != "trained":
+            raise ValueError("agent.branch_length > 0 has starts of its own: leave agent.starts")
+
+    @property
+    def num_contexts(self) -> int:
+        """Windows that an update draws to imagine from."""
+        return self.num_starts if self.branch_length or self.starts == "contexts" else 0
 
 
 class Parts(NamedTuple):
@@ -82,7 +103,10 @@ def make_agent(
         by distance to an expert, priorities.
     """
     parts = Parts(config, spec, world_model, behaviour, replay, annotate)
-    learn = _learn_from_branches if config.branch_length else _learn_from_entries
+    config.validate()
+    learn = _learn_from_entries if config.starts == "trained" else _learn_from_contexts
+    if config.branch_length:
+        learn = _learn_from_branches
     return Agent(
         init=functools.partial(init, parts),
         initial_carry=functools.partial(initial_carry, parts),
@@ -103,7 +127,7 @@ def init(parts: Parts, key: Key) -> AgentState:
 def initial_carry(parts: Parts) -> AgentCarry:
     """What acting starts from in one environment."""
     return AgentCarry(
-        parts.world_model.initial_latent(),
+        acting.empty(parts.config.acting, parts.spec, parts.world_model.initial_latent()),
         zero_action(parts.spec.action),
         parts.behaviour.initial_carry(),
     )
@@ -119,12 +143,17 @@ def act(
     explore: bool,
 ) -> tuple[AgentCarry, PyTree]:
     """See one row of one environment and choose the action that follows it."""
-    model = bind(parts.world_model, state.world_model)
-    latent = model.observe(named(key, "observe"), carry.latent, timestep, carry.prev_action)
+    model, config = bind(parts.world_model, state.world_model), parts.config.acting
+    memory, latent = acting.see(
+        config, parts.spec, model, key, carry.memory, carry.prev_action, timestep
+    )
     behaviour_carry, action = parts.behaviour.act(
         state.behaviour, named(key, "act"), carry.behaviour, latent, model, explore=explore
     )
-    return AgentCarry(latent, action, behaviour_carry), action
+    if config.latent == "prior":
+        blind = random_action(parts.spec.action, named(key, "blind"))
+        action = jax.tree.map(lambda b, a: jnp.where(timestep.is_first, b, a), blind, action)
+    return AgentCarry(memory, action, behaviour_carry), action
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -235,14 +264,35 @@ def _learn_from_branches(
     return state, counters, trained.metrics | metrics
 
 
+def _learn_from_contexts(
+    parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
+) -> tuple[AgentState, PyTree, Metrics]:
+    """Imagination starts behind contexts of their own, as the published Drama does.
+
+    The first imagined action follows the state that is expected after the last row of a context.
+    """
+    trained = _train_model(parts, state, key, replay)
+    model = bind(parts.world_model, trained.world_model)
+    counters, contexts, _ = parts.replay.sample(
+        trained.replay, named(key, "contexts"), stream="imagine"
+    )
+    starts = _observe_contexts(parts, model, named(key, "observe"), contexts)
+    keys = jax.random.split(named(key, "expect"), parts.config.num_starts)
+    last_actions = jax.tree.map(lambda x: x[:, -1], contexts.action)
+    starts = starts._replace(latent=jax.vmap(model.imagine)(keys, starts.latent, last_actions))
+    behaviour, metrics = parts.behaviour.update(
+        state.behaviour, named(key, "behaviour"), model, starts, trained.batch, iteration
+    )
+    state = state._replace(world_model=trained.world_model, behaviour=behaviour)
+    return state, counters, trained.metrics | metrics
+
+
 def _observe_contexts(parts: Parts, model: BoundModel, key: Key, contexts: Trajectory) -> Starts:
-    """Latents [M] of the last rows of contexts [M, T]."""
+    """Latents [M] of the last rows of contexts [M, T], before which nothing is known."""
     num, length = contexts.timestep.reward.shape
 
     def last_latent(context_key, context):
-        entries = model.observe_sequence(
-            context_key, model.initial_latent(), zero_action(parts.spec.action), context
-        )
+        entries = acting.observe_from_nothing(parts.spec, model, context_key, context)
         return model.latent_at(entries, length - 1)
 
     latents = jax.vmap(last_latent)(jax.random.split(key, num), contexts)
@@ -284,8 +334,3 @@ def branch(
     keys = jax.random.split(key, starts.weight.shape[0])
     rows = jax.vmap(rollout)(keys, starts.latent, starts.weight)
     return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), rows)
-
-
-def example_row(spec: EnvSpec) -> Step:
-    """One row as the replay stores it, all zeros."""
-    return Step(first_timestep(example_observation(spec.observation)), zero_action(spec.action))

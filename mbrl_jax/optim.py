@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.types import Array, PyTree, number
+from mbrl_jax.types import Array, PyTree, number, switch
 
 FLAT_AT_MOST = 2**20  # numbers that one vector holds for the optimiser
 
@@ -74,6 +74,14 @@ class Config:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-20
+    weight_decay: float = switch(
+        0.0,
+        published=0.0,
+        better=0.0,
+        number=True,
+        why="share of every parameter that a step takes away, whatever the learning rate; a later "
+        "version of the code has 1e-4: against slow growth of weights in long runs",
+    )
 
     def make(self, steps_of_update: int = 1) -> optax.GradientTransformation:
         """Build the optax transformation for updates of so many optimiser steps.
@@ -91,8 +99,23 @@ class Config:
         chain = optax.chain(
             clip_by_global_norm(self.clip_norm),
             rule(rate, b1=self.b1, b2=self.b2, eps=self.eps),
+            decay_weights(self.weight_decay),
         )
         return flat_if_small(chain)
+
+
+def decay_weights(share: float | Array) -> optax.GradientTransformation:
+    """Take `share` of every parameter away in each step: p ← p + Δp - share·p.
+
+    Unlike AdamW's (arXiv 1711.05101) it is not multiplied by the learning rate: LaProp's own form.
+    """
+    if isinstance(share, float) and not share:
+        return optax.identity()
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda u, p: u - share * p, updates, params), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def apply_gradients(

@@ -128,6 +128,22 @@ def number(default: float, doc: str = "") -> Any:
     return dataclasses.field(default=default, metadata={"number": True, "doc": doc})
 
 
+def switch(default: Any, *, published: Any, better: Any, why: str, number: bool = False) -> Any:
+    """A config field where a published system does something odd, or leaves something out.
+
+    `python -m launch.switches` lists all of them.
+
+    Args:
+      default: of the field: one of the two.
+      published: what the published code does.
+      better: what we would choose.
+      why: when to want which, in a line.
+      number: as for `number`.
+    """
+    metadata = {"published": published, "better": better, "why": why, "number": number, "doc": why}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 def cached_make(make: Callable) -> Callable:
     """Cache `make(config, …)`: equal configs give the same record and so a single compile.
 
@@ -236,7 +252,7 @@ class AgentState(NamedTuple):
 class AgentCarry(NamedTuple):
     """What acting carries from row to row in one environment."""
 
-    latent: PyTree
+    memory: PyTree  # of the episode so far: `mbrl_jax.acting`
     prev_action: PyTree
     behaviour: PyTree
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import agent
+from mbrl_jax.envs.spec import example_row
 from mbrl_jax.replay import ring, samplers
 from mbrl_jax.types import (
     ArraySpec,
@@ -72,11 +73,11 @@ def _make(num_starts=4):
 def test_the_carry_holds_latent_and_action_of_the_row_before():
     made, _ = _make()
     state = made.init(jax.random.key(0))
-    timestep = agent.example_row(SPEC).timestep._replace(observation=jnp.array([5.0]))
+    timestep = example_row(SPEC).timestep._replace(observation=jnp.array([5.0]))
     carry, action = made.act(state, jax.random.key(0), made.initial_carry(), timestep, explore=True)
-    assert (carry.latent, carry.prev_action, action) == (5.0, 6, 6)
+    assert (carry.memory, carry.prev_action, action) == (5.0, 6, 6)
     carry, action = made.act(state, jax.random.key(0), carry, timestep, explore=False)
-    assert (carry.latent, action) == (11.0, 11)
+    assert (carry.memory, action) == (11.0, 11)
 
 
 def test_the_behaviour_is_built_for_the_features_of_the_model():
@@ -151,7 +152,7 @@ def _filled(replay, key):
             state, Step(Timestep(observation, reward, no, no, no), jnp.zeros(1, jnp.int32))
         )
 
-    return jax.lax.fori_loop(0, 10, add, replay.init(agent.example_row(SPEC)))
+    return jax.lax.fori_loop(0, 10, add, replay.init(example_row(SPEC)))
 
 
 @pytest.fixture(scope="module")

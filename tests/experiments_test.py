@@ -11,7 +11,7 @@ from mbrl_jax.train import config
 from mbrl_jax.train.experiment import build, for_debug, with_steps
 from mbrl_jax.train.loop import Phase
 from mbrl_jax.train.metrics import read_metrics
-from mbrl_jax.train.run import run
+from mbrl_jax.train.run import chunk_bounds, run
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -75,8 +75,14 @@ def test_ppo_takes_over_what_the_actor_critic_was_told(tmp_path):
     assert result.frozen_at == [-1] and rows[-1]["behaviour/kl"] >= 0
 
 
-def test_steps_change_the_last_phase_only():
-    experiment = with_steps(_get("drama_catch"), 2_000)
+def test_steps_change_the_last_phase_or_stop_before_it():
+    whole = _get("drama_catch")
+    experiment = with_steps(whole, 2_000)
     assert [phase.iterations for phase in experiment.phases] == [500, 1_400, 100]
-    with pytest.raises(config.ConfigError, match="at least 1900 steps"):
-        with_steps(experiment, 1_899)
+    short = with_steps(experiment, 700)
+    assert short.steps == 700 and short.phases == experiment.phases
+    bounds = [(start, stop) for _, start, stop in chunk_bounds(short, 450)]
+    assert bounds == [(450, 500), (500, 600), (600, 700)]
+    assert with_steps(short, whole.steps) == whole  # a run that stopped early can go on
+    with pytest.raises(config.ConfigError, match="must be positive"):
+        with_steps(whole, 0)

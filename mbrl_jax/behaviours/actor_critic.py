@@ -7,7 +7,7 @@ with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from mbrl_jax import distributions, optim, returns
 from mbrl_jax.imagination import imagine_rollout
+from mbrl_jax.networks import running
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import orthogonal
 from mbrl_jax.types import (
@@ -32,6 +33,7 @@ from mbrl_jax.types import (
     Starts,
     cached_make,
     number,
+    switch,
 )
 
 
@@ -52,6 +54,39 @@ class Config:
     range_decay: float = number(0.01)  # share of the batch that enters the return range
     low_fraction: float = 0.05
     high_fraction: float = 0.95
+    rewards: Literal["aligned", "shifted"] = switch(
+        "aligned",
+        published="shifted",
+        better="aligned",
+        why="a return begins with what the action brought, or with what had arrived before it; "
+        "shifted, credit comes a step late",
+    )
+    mixed_value: Literal["next", "same"] = switch(
+        "next",
+        published="same",
+        better="next",
+        why="value that the λ-return mixes in: of the next state (textbook) or of the same one",
+    )
+    ends: Literal["probability", "threshold"] = switch(
+        "probability",
+        published="threshold",
+        better="probability",
+        why="imagined discounts: the probability of going on, or 0 or 1 by its half",
+    )
+    weigh_reached: bool = switch(
+        True,
+        published=False,
+        better=True,
+        why="steps weigh the probability that imagination got there; without, steps behind a "
+        "predicted end are trained on too",
+    )
+    normalise_input: bool = switch(
+        False,
+        published=True,
+        better=False,
+        why="the actor sees features less their running mean, over their deviation; saved here, "
+        "forgotten in the published evaluation",
+    )
     optimiser: optim.Config = optim.Config(clip_norm=100.0)
 
     def make(self, spec: EnvSpec) -> Behaviour:
@@ -65,6 +100,7 @@ class Stats(NamedTuple):
     target_critic: PyTree
     low: Array  # [] moving average of the low order statistic of the returns
     high: Array  # []
+    features: running.Running | tuple  # of all features that were imagined; () if not asked for
 
 
 class Parts(NamedTuple):
@@ -120,12 +156,15 @@ def init(parts: Parts, key: Key, features: Array) -> LearnerState:
         "actor": parts.actor.init(actor_key, features)["params"],
         "critic": parts.critic.init(critic_key, features)["params"],
     }
-    stats = Stats(params["critic"], jnp.zeros(()), jnp.zeros(()))
+    seen = running.fresh(features.shape) if parts.config.normalise_input else ()
+    stats = Stats(params["critic"], jnp.zeros(()), jnp.zeros(()), seen)
     return LearnerState(params, stats, parts.optimiser.init(params))
 
 
-def log_policy(parts: Parts, params: PyTree, features: Array) -> Array:
-    """Log-probabilities [..., A]."""
+def log_policy(parts: Parts, params: PyTree, stats: Stats, features: Array) -> Array:
+    """Log-probabilities [..., A] of the actor for features [..., F]."""
+    if parts.config.normalise_input:
+        features = running.normalise(stats.features, features)
     return jax.nn.log_softmax(parts.actor.apply({"params": params}, features))
 
 
@@ -140,7 +179,7 @@ def act(
     explore: bool,
 ) -> tuple[tuple, Array]:
     """Sample an action [], or take the most probable one when not exploring."""
-    log_probs = log_policy(parts, state.params["actor"], model.features(latent))
+    log_probs = log_policy(parts, state.params["actor"], state.stats, model.features(latent))
     if explore:
         return carry, jax.random.categorical(key, log_probs)
     return carry, jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
@@ -150,15 +189,27 @@ class Imagined(NamedTuple):
     """Imagined rollouts of M starts."""
 
     features: Array  # [M, H+1, F]
-    prediction: Prediction  # [M, H+1]; row 0 arrived with the start and is not used
+    prediction: Prediction  # [M, H+1]; row 0 arrived with the start
     actions: Array  # [M, H]
     weight: Array  # [M] of the starts
 
 
 def imagine(
     parts: Parts, state: LearnerState, key: Key, model: BoundModel, starts: Starts
-) -> Imagined:
-    """Let the policy act H steps in the model from each of M starts."""
+) -> tuple[LearnerState, Imagined]:
+    """Let the policy act H steps in the model from each of M starts.
+
+    What normalises the actor's input takes in the starts before and the rest afterwards. (As
+    published it does so at every step, and in acting: one row beside M · H.)
+    """
+
+    def take_in(state, features):
+        if not parts.config.normalise_input:
+            return state
+        seen = running.take_in(state.stats.features, features.reshape(-1, features.shape[-1]))
+        return state._replace(stats=state.stats._replace(features=seen))
+
+    state = take_in(state, jax.vmap(model.features)(starts.latent))
 
     def policy(policy_key, latent):
         return act(parts, state, policy_key, (), latent, model, explore=True)[1]
@@ -171,7 +222,8 @@ def imagine(
     # Heads read all rows at once, outside of the loop over steps. Of the latents only what they
     # read is stored: XLA drops the core states from the loop (tested).
     features, prediction = (jax.vmap(jax.vmap(f))(latents) for f in (model.features, model.predict))
-    return Imagined(features, prediction, actions, starts.weight)
+    state = take_in(state, features[:, 1:])
+    return state, Imagined(features, prediction, actions, starts.weight)
 
 
 class Targets(NamedTuple):
@@ -199,12 +251,18 @@ def make_targets(
       logits: [M, H+1, num_bins] of the live critic.
     """
     config = parts.config
-    reward, discount = (x[:, 1:] for x in imagined.prediction[:2])
+    reached, rows = imagined.prediction.discount[:, 1:], slice(1, None)
+    if config.rewards == "shifted":
+        rows = slice(-1)
+    reward, discount = (x[:, rows] for x in imagined.prediction[:2])
+    if config.ends == "threshold":
+        discount = (discount >= 0.5).astype(discount.dtype)
     gamma_discount = config.gamma * discount
 
     def lambda_returns(values):  # [M, H+1]
+        mixed = values[:, 1:] if config.mixed_value == "next" else values[:, :-1]
         return jax.vmap(returns.lambda_return, (0, 0, 0, 0, None))(
-            reward, gamma_discount, values[:, 1:], values[:, -1], config.lambda_
+            reward, gamma_discount, mixed, values[:, -1], config.lambda_
         )
 
     slow_logits = parts.critic.apply({"params": stats.target_critic}, imagined.features)
@@ -219,7 +277,9 @@ def make_targets(
         stats.high, returns.order_statistic(live, config.high_fraction), rate
     )
     advantage = (live - values[:, :-1]) / jnp.maximum(1.0, high - low)
-    weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(discount, imagined.weight))
+    weight = jnp.ones_like(reward)
+    if config.weigh_reached:
+        weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(reached, imagined.weight))
     return Targets(advantage, live, slow, weight), stats._replace(low=low, high=high)
 
 
@@ -235,7 +295,7 @@ def loss(
     features = jax.lax.stop_gradient(imagined.features)
     logits = parts.critic.apply({"params": params["critic"]}, features)
     targets, stats = make_targets(parts, stats, imagined, logits)
-    log_probs = log_policy(parts, params["actor"], features[:, :-1])
+    log_probs = log_policy(parts, params["actor"], stats, features[:, :-1])
     entropy = distributions.categorical_entropy(log_probs)
     chosen = log_prob_of(log_probs, imagined.actions)
     weight = targets.weight
@@ -280,7 +340,7 @@ def update(
 ) -> tuple[LearnerState, Metrics]:
     """Imagine from M starts and take one optimiser step."""
     del batch, iteration  # imagined data only, no schedule
-    imagined = imagine(parts, state, key, model, starts)
+    state, imagined = imagine(parts, state, key, model, starts)
     gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
     (_, (stats, metrics)), grads = gradient(state.params, state.stats, imagined)
     state, norm = apply_gradients(parts, state, stats, grads)

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 
 from mbrl_jax import distributions
 from mbrl_jax.behaviours import actor_critic
-from mbrl_jax.behaviours.actor_critic import Imagined, Parts, Targets, log_policy, log_prob_of
+from mbrl_jax.behaviours.actor_critic import (
+    Imagined,
+    Parts,
+    Stats,
+    Targets,
+    log_policy,
+    log_prob_of,
+)
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
     Array,
@@ -86,10 +93,10 @@ def kl_estimate(log_ratio: Array) -> Array:
     return jnp.expm1(log_ratio) - log_ratio
 
 
-def loss(parts: Parts, params: PyTree, rows: Rows) -> tuple[Array, dict[str, Array]]:
+def loss(parts: Parts, params: PyTree, stats: Stats, rows: Rows) -> tuple[Array, dict[str, Array]]:
     """PPO's loss [] over rows [R], and what to report of it."""
     config, targets, weight = parts.config, rows.targets, rows.targets.weight
-    log_probs = log_policy(parts, params["actor"], rows.features)
+    log_probs = log_policy(parts, params["actor"], stats, rows.features)
     log_ratio = log_prob_of(log_probs, rows.action) - rows.old_log_prob
     ratio = jnp.exp(log_ratio)
     entropy = distributions.categorical_entropy(log_probs)
@@ -124,7 +131,7 @@ def epoch(
 
     def step(state, minibatch):
         gradient = jax.grad(functools.partial(loss, parts), has_aux=True)
-        grads, values = gradient(state.params, minibatch)
+        grads, values = gradient(state.params, state.stats, minibatch)
         state, norm = actor_critic.apply_gradients(parts, state, state.stats, grads)
         stats = state.stats
         return state, values | {"gradient_norm": norm, "return_range": stats.high - stats.low}
@@ -147,8 +154,9 @@ def update(
     Raises ValueError where the minibatches do not divide the M · horizon rows.
     """
     del batch, iteration  # imagined data only, no schedule
-    imagined = actor_critic.imagine(parts, state, named(key, "imagine"), model, starts)
-    log_probs = log_policy(parts, state.params["actor"], imagined.features[:, :-1])
+    state, imagined = actor_critic.imagine(parts, state, named(key, "imagine"), model, starts)
+    features = imagined.features[:, :-1]
+    log_probs = log_policy(parts, state.params["actor"], state.stats, features)
     old_log_prob = log_prob_of(log_probs, imagined.actions)
     keys = jax.random.split(named(key, "epochs"), parts.config.epochs)
     one = functools.partial(epoch, parts, imagined, old_log_prob)

@@ -20,7 +20,7 @@ from mbrl_jax.envs.envpool import (
     known_tasks,
     require_task,
 )
-from mbrl_jax.types import ArraySpec, EnvSpec, HostEnvironments
+from mbrl_jax.types import ArraySpec, EnvSpec, HostEnvironments, switch
 
 # The games of the benchmark with 100,000 steps (arXiv 1903.00374); EnvPool adds "-v5".
 ATARI_100K = (
@@ -50,7 +50,12 @@ class Protocol:
     life_loss: Literal["ignore", "terminal", "episode"] = "terminal"
     clip_rewards: bool = False  # to -1, 0, 1; in evaluation rewards are raw
     max_steps: int = 27_000  # time limit of an episode: 108,000 raw frames
-    seam: Literal["separate", "merged"] = "merged"  # see `types.EnvSpec`
+    seam: Literal["separate", "merged"] = switch(
+        "merged",
+        published="merged",
+        better="separate",
+        why="how episodes meet in the replay: merged, the last frame of one is never seen",
+    )
 
     def validate(self) -> None:
         """Raise ValueError for numbers that EnvPool takes without a word and cannot use."""

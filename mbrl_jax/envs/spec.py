@@ -20,6 +20,7 @@ from mbrl_jax.types import (
     EnvSpec,
     Key,
     PyTree,
+    Step,
     Timestep,
 )
 
@@ -61,6 +62,11 @@ def first_timestep(observation: PyTree) -> Timestep:
     """The first row of an episode."""
     no, yes = jnp.zeros((), bool), jnp.ones((), bool)
     return Timestep(observation, jnp.zeros((), jnp.float32), yes, no, no)
+
+
+def example_row(spec: EnvSpec) -> Step:
+    """One row as the replay stores it, all zeros."""
+    return Step(first_timestep(example_observation(spec.observation)), zero_action(spec.action))
 
 
 class EpisodicState(NamedTuple):

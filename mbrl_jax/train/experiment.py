@@ -28,6 +28,7 @@ class Experiment:
     replay: ring.Config
     agent: AgentConfig
     phases: tuple[loop.Phase, ...]
+    stop_after: int | None = None  # rows of each environment: the run ends there, within a phase
     model_buffer: dyna.Config | None = None  # with agent.branch_length > 0
     num_envs: int = 1  # N, environments of one seed
     log_every: int = 100  # iterations between rows of metrics.jsonl
@@ -40,7 +41,8 @@ class Experiment:
     @property
     def iterations(self) -> int:
         """Rows of each environment in the whole run."""
-        return sum(phase.iterations for phase in self.phases)
+        planned = sum(phase.iterations for phase in self.phases)
+        return planned if self.stop_after is None else min(planned, self.stop_after)
 
     @property
     def steps(self) -> int:
@@ -51,6 +53,8 @@ class Experiment:
         """Raise ValueError for numbers that cannot work together, before anything is traced."""
         if self.num_envs < 1 or not self.phases or min(p.iterations for p in self.phases) < 0:
             raise ValueError("num_envs and the phases' iterations must be positive")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise ValueError(f"stop_after={self.stop_after} must be positive, or None")
         if self.log_every < 1 or self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every} must be a multiple of "
@@ -60,8 +64,9 @@ class Experiment:
             raise ValueError(
                 "agent.branch_length > 0 and a model_buffer belong together: set both or neither"
             )
+        self.agent.validate()
         trained = self.replay.batch_size * self.replay.length
-        if not self.agent.branch_length and self.agent.num_starts > trained:
+        if not self.agent.num_contexts and self.agent.num_starts > trained:
             raise ValueError(
                 f"agent.num_starts={self.agent.num_starts} exceeds the {trained} rows of a batch "
                 "(replay.batch_size · replay.length); lower it or enlarge the batch"
@@ -78,14 +83,11 @@ class Experiment:
 
     @property
     def real_replay(self) -> ring.Config:
-        """The ring, with the streams that branched rollouts read from it."""
-        if self.model_buffer is None:
-            return self.replay
-        return dataclasses.replace(
-            self.replay,
-            num_contexts=self.agent.num_starts,
-            num_transitions=self.model_buffer.num_real_windows,
-        )
+        """The ring, with the streams that the agent reads from it."""
+        streams = {"num_contexts": self.agent.num_contexts}
+        if self.model_buffer is not None:
+            streams["num_transitions"] = self.model_buffer.num_real_windows
+        return dataclasses.replace(self.replay, **streams)
 
     def make_replay(self, spec: EnvSpec) -> Replay:
         """The ring, wrapped by the model buffer if there is one."""
@@ -128,7 +130,7 @@ def build(experiment: Experiment) -> System:
 
 
 def with_steps(experiment: Experiment, steps: int) -> Experiment:
-    """Lengthen or shorten the last phase so that a seed makes `steps` steps.
+    """Lengthen or shorten the last phase so that a seed makes `steps` steps, or stop before it.
 
     Raises ConfigError where that is impossible.
     """
@@ -137,14 +139,12 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
             f"--steps={steps} must be positive and a multiple of num_envs={experiment.num_envs}"
         )
     before = sum(phase.iterations for phase in experiment.phases[:-1])
-    last = steps // experiment.num_envs - before
-    if last < 0:
-        raise config.ConfigError(
-            f"--steps={steps} ends before the last phase begins; this experiment needs at least "
-            f"{before * experiment.num_envs} steps"
-        )
-    final = dataclasses.replace(experiment.phases[-1], iterations=last)
-    return dataclasses.replace(experiment, phases=experiment.phases[:-1] + (final,))
+    iterations = steps // experiment.num_envs
+    if iterations < before:
+        return dataclasses.replace(experiment, stop_after=iterations)
+    final = dataclasses.replace(experiment.phases[-1], iterations=iterations - before)
+    phases = (*experiment.phases[:-1], final)
+    return dataclasses.replace(experiment, phases=phases, stop_after=None)
 
 
 def for_debug(experiment: Experiment) -> Experiment:

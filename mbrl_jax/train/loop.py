@@ -12,8 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.agent import example_row
-from mbrl_jax.envs.spec import random_action
+from mbrl_jax.envs.spec import example_row, random_action
 from mbrl_jax.keys import at, named
 from mbrl_jax.types import (
     Agent,

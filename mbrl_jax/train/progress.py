@@ -5,13 +5,16 @@ import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from mbrl_jax.train.experiment import Experiment
+import jax
+
+from mbrl_jax.train import work
+from mbrl_jax.train.experiment import Experiment, System
 
 
 class Reporter(Protocol):
     """Where a run tells how it goes."""
 
-    def running(self, experiment: Experiment, num_seeds: int, meta: dict[str, Any]):
+    def running(self, experiment: Experiment, num_seeds: int, meta: dict[str, Any], system: System):
         """A context manager around the training."""
 
     def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
@@ -22,7 +25,7 @@ class Quiet:
     """Says nothing."""
 
     @contextlib.contextmanager
-    def running(self, experiment, num_seeds, meta):
+    def running(self, experiment, num_seeds, meta, system):
         """Nothing to set up."""
         yield
 
@@ -42,14 +45,18 @@ class Console:
         self._warned: set[int] = set()
 
     @contextlib.contextmanager
-    def running(self, experiment: Experiment, num_seeds: int, meta) -> Iterator[None]:
+    def running(
+        self, experiment: Experiment, num_seeds: int, meta: dict[str, Any], system: System
+    ) -> Iterator[None]:
         """Show the bar while the run lasts."""
         self._total, self._last = experiment.steps, meta["iteration"] * experiment.num_envs
         self._next_line = self._last
         if self._last:
             self.console.print(f"going on from step {self._last} of {self._total}")
         self.console.print(
-            f"{experiment.name}: {num_seeds} seeds, {self._total} steps each; compiling …"
+            f"{experiment.name}: {num_seeds} seeds, {self._total} steps each; "
+            f"{_size(system)}; compiling …",
+            soft_wrap=True,
         )
         if not self.console.is_terminal:
             yield
@@ -83,9 +90,11 @@ class Console:
         left = (self._total - step) * len(rows) / max(speed, 1e-9)
         returns = " ".join(_short(row.get("episode/return")) for row in rows[:8])
         more = " …" if len(rows) > 8 else ""
+        updates = rows[0]["count/updates"]
+        update = f"  {seconds / updates:.3g} s/update" if updates else ""
         return (
             f"step {step}/{self._total}  env steps {env_steps}  {speed:,.0f} steps/s (all seeds)"
-            f"  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
+            f"{update}  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
         )
 
     def _warn_of_frozen(self, step: int, rows: list[dict[str, Any]]) -> None:
@@ -98,6 +107,17 @@ class Console:
                     f"{step}; its agent stays at the last good value, the other seeds go on",
                     style="yellow",
                 )
+
+
+def _size(system: System) -> str:
+    """Parameters, and the work of an update in matrix products and convolutions."""
+    agent = jax.eval_shape(system.agent.init, jax.random.key(0))
+    model, behaviour = (work.count_numbers(part.params) for part in agent[:2])
+    gflop = work.flops_of_update(system) / 1e9
+    return (
+        f"world model {model:,} parameters, behaviour {behaviour:,}, "
+        f"{gflop:.3g} GFLOP for an update of both"
+    )
 
 
 def _short(value: float | None) -> str:

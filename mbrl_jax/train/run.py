@@ -60,11 +60,12 @@ def run(
     keys = seeds.seed_keys(seed, num_seeds)
     with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
         programs.compile_ahead(keys, fresh=resumed is None)
-        return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
+        return _run(experiment, system, programs, path, keys, resumed, reporter or Quiet())
 
 
 def _run(
     experiment: Experiment,
+    system: System,
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
@@ -74,7 +75,7 @@ def _run(
     """Train to the last step, evaluate, draw."""
     state, meta = _initial(path, programs, keys, resumed)
     with (
-        reporter.running(experiment, programs.num_seeds, meta),
+        reporter.running(experiment, programs.num_seeds, meta, system),
         MetricsWriter(
             path, programs.num_seeds, resumed and resumed * experiment.num_envs
         ) as writer,
@@ -131,7 +132,7 @@ def chunk_bounds(experiment: Experiment, start: int) -> Iterator[tuple[Phase, in
     """
     phase_end = 0
     for phase in experiment.phases:
-        phase_end += phase.iterations
+        phase_end = min(phase_end + phase.iterations, experiment.iterations)
         while start < phase_end:
             grid = (start // experiment.log_every + 1) * experiment.log_every
             stop = min(grid, phase_end)

@@ -14,16 +14,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import linen as nn
 
 from mbrl_jax import distributions, optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.cores.configs import CoreConfig
-from mbrl_jax.envs.spec import action_size, action_vector, example_observation
+from mbrl_jax.envs.spec import example_observation
+from mbrl_jax.keys import named
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.types import (
     Array,
@@ -33,13 +30,15 @@ from mbrl_jax.types import (
     Metrics,
     Prediction,
     PyTree,
-    SequenceCore,
     Timestep,
     Trajectory,
     WorldModel,
     cached_make,
     number,
+    switch,
 )
+from mbrl_jax.world_models import drama_nets as nets
+from mbrl_jax.world_models.drama_nets import Parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +64,21 @@ class Config:
     free_nats: float = number(1.0)
     dynamics_scale: float = number(1.0)
     representation_scale: float = number(0.1)
+    boundaries: Literal["reset", "ignored"] = switch(
+        "reset",
+        published="ignored",
+        better="reset",
+        why="where episodes meet inside a window: empty the core's state and mask the KL, or train "
+        "across the seam; reset wherever episodes are short",
+    )
+    dropped_groups: float = switch(
+        0.0,
+        published=0.0,
+        better=0.0,
+        number=True,
+        why="share of the one-hot groups that the core does not hear in imagination; an integer "
+        "buffer of the published code loses about 0.22: try it where scores do not match",
+    )
     optimiser: optim.Config = optim.Config()
 
     def make(self, spec: EnvSpec) -> WorldModel:
@@ -90,70 +104,15 @@ class Entries(NamedTuple):
     start: Latent  # carry and output before row 0
 
 
-class Parts(NamedTuple):
-    """Static pieces of one model."""
-
-    config: Config
-    spec: EnvSpec
-    core: SequenceCore
-    encoder: nn.Module
-    posterior: nn.Module
-    prior: nn.Module
-    reward: nn.Module
-    termination: nn.Module
-    decoder: nn.Module
-    optimiser: optax.GradientTransformation
-
-
 @cached_make
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Bind the functions of this module to one config and environment."""
-    parts = _make_parts(config, spec)
+    parts = nets.make_parts(config, spec)
     functions = (
         *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
         *(predict, features, decode, loss, update),
     )
     return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
-
-
-def _make_parts(config: Config, spec: EnvSpec) -> Parts:
-    size = config.groups * config.classes
-    core = config.core.make(size + action_size(spec.action))
-    head = functools.partial(Mlp, width=config.head_width, layers=config.head_layers)
-    # Posterior and prior heads keep torch's default init, biases included (specification 2).
-    prior_in = uniform_fan_in(config.head_width if config.prior_layers else core.width)
-    return Parts(
-        config=config,
-        spec=spec,
-        core=core,
-        encoder=config.encoder.make(spec.observation),
-        posterior=_PosteriorHead(size),
-        prior=Mlp(
-            size,
-            config.head_width,
-            config.prior_layers,
-            output_init=prior_in,
-            output_bias_init=prior_in,
-        ),
-        reward=head(
-            config.num_bins,
-            output_init=nn.initializers.zeros if config.zero_reward_output else glorot_truncated,
-        ),
-        termination=head(1),
-        decoder=config.decoder.make(spec.observation),
-        optimiser=config.optimiser.make(),
-    )
-
-
-class _PosteriorHead(nn.Module):
-    """One linear layer with torch's default init."""
-
-    size: int
-
-    @nn.compact
-    def __call__(self, x):
-        init = uniform_fan_in(x.shape[-1])
-        return nn.Dense(self.size, kernel_init=init, bias_init=init)(x)
 
 
 # ----------------------------------------------------------------------------------------- state
@@ -190,50 +149,6 @@ def initial_latent(parts: Parts) -> Latent:
     return Latent(parts.core.initial_carry(), jnp.zeros((parts.core.width,)), jnp.zeros((size,)))
 
 
-# ------------------------------------------------------------------------------- pieces of the net
-
-
-def _to_float(spec: EnvSpec, observation: Array) -> Array:
-    scale = 255.0 if spec.observation.dtype == "uint8" else 1.0
-    return observation.astype(jnp.float32) / scale
-
-
-def _categoricals(parts: Parts, logits: Array) -> Array:
-    """[..., groups · classes] -> log-probabilities [..., groups, classes]."""
-    shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
-    return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
-
-
-def _posterior(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
-    """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
-    encoded, stats = apply_with_stats(
-        parts.encoder, params["encoder"], stats, _to_float(parts.spec, observation), train
-    )
-    return _categoricals(parts, parts.posterior.apply({"params": params["posterior"]}, encoded)), (
-        stats
-    )
-
-
-def _prior(parts: Parts, params: PyTree, outputs: Array) -> Array:
-    """Log-probabilities [..., groups, classes] of p(z_{t+1} | d_t)."""
-    return _categoricals(parts, parts.prior.apply({"params": params["prior"]}, outputs))
-
-
-def _sample(key: Key, log_probs: Array) -> Array:
-    """One row: [groups, classes] -> [groups · classes]."""
-    return distributions.sample_one_hot(key, log_probs).reshape(-1)
-
-
-def _core_input(parts: Parts, sample: Array, action: Array) -> Array:
-    return jnp.concatenate([sample, action_vector(parts.spec.action, action)], axis=-1)
-
-
-def _advance(parts: Parts, params: PyTree, latent: Latent, action: Array) -> tuple[PyTree, Array]:
-    """Feed (z_t, a_t) to the core: its carry after row t, and d_t."""
-    x = _core_input(parts, latent.sample, action)
-    return parts.core.step(params["core"], latent.carry, x, None)
-
-
 # ------------------------------------------------------------------------------------ the record
 
 
@@ -241,17 +156,25 @@ def observe(
     parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
 ) -> Latent:
     """Filter one real row; `is_first` forgets latent and action."""
-    carry, output = _advance(parts, state.params, latent, prev_action)
+    carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
     fresh = initial_latent(parts)
     carry, output = jax.tree.map(
         lambda new, old: jnp.where(timestep.is_first, new, old),
         (fresh.carry, fresh.output),
         (carry, output),
     )
-    log_probs, _ = _posterior(
+    log_probs, _ = nets.posterior(
         parts, state.params, state.stats["encoder"], timestep.observation, False
     )
-    return Latent(carry, output, _sample(key, log_probs))
+    return Latent(carry, output, nets.sample(key, log_probs))
+
+
+def _resets(parts: Parts, rows: Trajectory) -> Array:
+    """Where the core's state is emptied: [..., T]; ignored boundaries do so at row 0 alone."""
+    is_first = rows.timestep.is_first
+    if parts.config.boundaries == "reset":
+        return is_first
+    return jnp.zeros_like(is_first).at[..., 0].set(is_first[..., 0])
 
 
 def observe_sequence(
@@ -263,16 +186,16 @@ def observe_sequence(
     trajectory: Trajectory,
 ) -> Entries:
     """Filter rows [T] in parallel, continuing `latent`; row t samples with split(key, T)[t]."""
-    timestep = trajectory.timestep
-    log_probs, _ = _posterior(
+    timestep, resets = trajectory.timestep, _resets(parts, trajectory)
+    log_probs, _ = nets.posterior(
         parts, state.params, state.stats["encoder"], timestep.observation, False
     )
-    samples = jax.vmap(_sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
-    carry, output = _advance(parts, state.params, latent, prev_action)
-    xs = _core_input(parts, samples, trajectory.action)
-    _, outputs, core = parts.core.unroll(state.params["core"], carry, xs, timestep.is_first)
+    samples = jax.vmap(nets.sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
+    carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
+    xs = nets.core_input(parts, samples, trajectory.action)
+    _, outputs, core = parts.core.unroll(state.params["core"], carry, xs, resets)
     start = Latent(carry, output, jnp.zeros_like(latent.sample))
-    return Entries(core, outputs, samples, timestep.is_first, start)
+    return Entries(core, outputs, samples, resets, start)
 
 
 def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
@@ -296,8 +219,18 @@ def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
 
 def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action: Array) -> Latent:
     """One imagined row: z from the prior."""
-    carry, output = _advance(parts, state.params, latent, action)
-    return Latent(carry, output, _sample(key, _prior(parts, state.params, output)))
+    heard = _drop_groups(parts, key, latent.sample)
+    carry, output = nets.advance(parts, state.params, latent.carry, heard, action)
+    return Latent(carry, output, nets.sample(key, nets.prior(parts, state.params, output)))
+
+
+def _drop_groups(parts: Parts, key: Key, sample: Array) -> Array:
+    """What the core hears of a sample [groups · classes] in imagination."""
+    share = parts.config.dropped_groups
+    if isinstance(share, float) and not share:
+        return sample
+    kept = jax.random.uniform(named(key, "drop"), (parts.config.groups, 1)) >= share
+    return (kept * sample.reshape(parts.config.groups, -1)).reshape(-1)
 
 
 def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
@@ -325,54 +258,48 @@ def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
 # -------------------------------------------------------------------------------------- learning
 
 
-def _reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
-    """Summed over the observation, mean over all rows: []."""
-    target = _to_float(parts.spec, observation)
-    if parts.config.reconstruction == "bernoulli":
-        error = distributions.bernoulli_nll(raw, target)
-    else:
-        mean = jax.nn.sigmoid(raw) if parts.config.reconstruction == "sigmoid" else raw
-        error = jnp.square(mean - target)
-    rows = raw.shape[: raw.ndim - len(parts.spec.observation.shape)]
-    return error.reshape(rows + (-1,)).sum(axis=-1).mean()
-
-
 def loss(
     parts: Parts, params: PyTree, stats: PyTree, key: Key, batch: Trajectory
 ) -> tuple[Array, tuple[Entries, PyTree, Metrics]]:
     """Loss [] over windows [B, L+1]; entries [B] of the first L rows.
 
-    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`. Targets on first rows are masked:
-    nothing predicts a reset.
+    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`. Nothing predicts a reset: where
+    the core is emptied the KL is masked, and so are rewards and ends on first rows, which mean
+    nothing there unless the seam is merged (`types.EnvSpec`).
     """
-    config, timestep = parts.config, batch.timestep
+    config, timestep, resets = parts.config, batch.timestep, _resets(parts, batch)
     windows, length = timestep.reward.shape
-    posterior, encoder_stats = _posterior(
+    posterior, encoder_stats = nets.posterior(
         parts, params, stats["encoder"], timestep.observation, True
     )
     keys = jax.vmap(lambda k: jax.random.split(k, length))(jax.random.split(key, windows))
-    samples = jax.vmap(jax.vmap(_sample))(keys, posterior)
+    samples = jax.vmap(jax.vmap(nets.sample))(keys, posterior)
     raw, decoder_stats = apply_with_stats(
         parts.decoder, params["decoder"], stats["decoder"], samples, True
     )
 
-    past = jax.tree.map(lambda x: x[:, :-1], (samples, batch.action, timestep.is_first))
+    past = jax.tree.map(lambda x: x[:, :-1], (samples, batch.action, resets))
     unroll = functools.partial(parts.core.unroll, params["core"], None)
-    _, outputs, core = jax.vmap(unroll)(_core_input(parts, *past[:2]), past[2])
+    _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
 
-    weight = 1.0 - timestep.is_first[:, 1:].astype(jnp.float32)
+    merged = parts.spec.seam == "merged"
+    empty = jnp.zeros_like(resets) if merged else timestep.is_first
+    arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
 
     def masked_mean(x):
-        return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+        return (x * arrived).sum() / jnp.maximum(arrived.sum(), 1.0)
 
     reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
     terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
     terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
     dynamics, representation, kl = distributions.kl_losses(
-        posterior[:, 1:], _prior(parts, params, outputs), weight, config.free_nats
+        posterior[:, 1:],
+        nets.prior(parts, params, outputs),
+        1.0 - resets[:, 1:].astype(jnp.float32),
+        config.free_nats,
     )
     terms = {
-        "reconstruction": _reconstruction_loss(parts, raw, timestep.observation),
+        "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
         "reward": masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])),
         "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
         "dynamics": config.dynamics_scale * dynamics,

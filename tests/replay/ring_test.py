@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.agent import example_row
+from mbrl_jax.envs.spec import example_row
 from mbrl_jax.replay import ring, samplers
 from mbrl_jax.types import ArraySpec, BoundedSpec, EnvSpec, Step, Timestep
 

@@ -16,7 +16,7 @@ from mbrl_jax.cores import gru, mamba, mamba2, storm
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.published import load_published, load_published_agent
 from mbrl_jax.types import DiscreteSpec, bind
-from mbrl_jax.world_models import drama
+from mbrl_jax.world_models import drama, drama_nets
 from tests.world_models import published_layout as layout
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -72,7 +72,7 @@ def test_the_state_is_one_of_the_model(backbone):
 @pytest.mark.parametrize("way", ["step", "unroll"])
 def test_core_and_prior(backbone, way):
     checkpoint, (config, spec, state) = _case(backbone)
-    parts = drama._make_parts(config, spec)
+    parts = drama_nets.make_parts(config, spec)
     xs = np.concatenate([_samples(9), np.eye(ACTIONS, dtype=np.float32)[np.arange(9) % 6]], 1)
 
     @jax.jit
@@ -82,7 +82,7 @@ def test_core_and_prior(backbone, way):
         else:
             step = lambda carry, x: parts.core.step(params["core"], carry, x, None)  # noqa: E731
             _, outputs = jax.lax.scan(step, parts.core.initial_carry(), xs)
-        return outputs, drama._prior(parts, params, outputs)
+        return outputs, drama_nets.prior(parts, params, outputs)
 
     outputs, log_probs = run(state.params, xs)
     expected = layout.core(checkpoint, backbone, xs.astype(np.float64))
@@ -93,9 +93,11 @@ def test_core_and_prior(backbone, way):
 def test_encoder_and_posterior():
     """Frames are channel-last here; the flattened map is channel-first on both sides."""
     checkpoint, (config, spec, state) = _case("Mamba2")
-    parts = drama._make_parts(config, spec)
+    parts = drama_nets.make_parts(config, spec)
     frames = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-    encode = jax.jit(lambda s, x: drama._posterior(parts, s.params, s.stats["encoder"], x, False))
+    encode = jax.jit(
+        lambda s, x: drama_nets.posterior(parts, s.params, s.stats["encoder"], x, False)
+    )
     expected = layout.posterior(checkpoint, frames.transpose(0, 3, 1, 2) / 255.0)
     _close(encode(state, frames)[0], expected, "posterior")
 

@@ -16,7 +16,7 @@ from mbrl_jax.cores import gru, mamba, storm
 from mbrl_jax.envs.spec import zero_action
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Step, Timestep
-from mbrl_jax.world_models import drama
+from mbrl_jax.world_models import drama, drama_nets
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -99,8 +99,8 @@ def test_published_parameters_of_the_other_backbones_golden(core, own, expected)
 
 
 def _reconstruction_loss(config, raw, observation):
-    parts = drama._make_parts(config, EnvSpec(IMAGE, DiscreteSpec(2)))
-    return drama._reconstruction_loss(parts, raw, observation)
+    parts = drama_nets.make_parts(config, EnvSpec(IMAGE, DiscreteSpec(2)))
+    return drama_nets.reconstruction_loss(parts, raw, observation)
 
 
 @pytest.fixture(scope="module")

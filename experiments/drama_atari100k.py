@@ -1,0 +1,81 @@
+"""Drama as published (arXiv 2410.08893), on Atari with 100,000 steps: 26 games, Pong by default.
+
+    python -m launch.train --experiment=drama_atari100k --set=env.name=Pong-v5 --workdir=runs/pong
+
+Everything is as the published code has it, oddities included; `python -m launch.switches` lists
+those, and what we would choose. Differences that remain: one no-op frame before a game (EnvPool
+cannot do without) and games that do not all begin alike; float32 throughout; the next to last frame
+of a window is the last whose reward is learned; statistics of the actor's input take in no rows
+seen while acting; random actions end at step 1,034 whatever lane.
+
+Expect (published, one row of many): human-normalised mean 1.05 and median 0.27 over the 26 games;
+Pong 15. Not reproduced here: a game takes about ten days of two CPU cores (98,969 updates of 10
+CPU-seconds or more each). `python -m mbrl_jax.evaluate.scores` shows the tables.
+
+The other backbones: --set=model.core=mamba and --set=model.core=storm, the other learner:
+--set=behaviour=ppo. The games: `mbrl_jax.envs.atari.ATARI_100K`.
+"""
+
+from mbrl_jax import acting, agent
+from mbrl_jax.behaviours import actor_critic
+from mbrl_jax.envs import atari
+from mbrl_jax.replay import ring, samplers
+from mbrl_jax.train.experiment import Experiment
+from mbrl_jax.train.loop import Phase
+from mbrl_jax.world_models import drama
+
+
+def get_experiment() -> Experiment:
+    """The experiment."""
+    return Experiment(
+        name="drama_atari100k",
+        env=atari.Config("Pong-v5", atari.PROTOCOLS["drama"]),
+        model=drama.Config(boundaries="ignored"),
+        behaviour=actor_critic.Config(
+            rewards="shifted",
+            mixed_value="same",
+            ends="threshold",
+            weigh_reached=False,
+            normalise_input=True,
+        ),
+        replay=ring.Config(
+            capacity=100_000,
+            batch_size=16,
+            length=127,  # windows of 128 frames
+            context_length=8,
+            sampler=samplers.DynamicFrequency(),
+        ),
+        agent=agent.Config(
+            num_starts=1024, starts="contexts", acting=acting.Config(latent="prior", rows=16)
+        ),
+        phases=(
+            Phase(1_032, learn=False, random_share=1.0),
+            Phase(2, random_share=1.0),
+            Phase(98_967),
+            Phase(4_999, learn=False),  # lets the last episodes end
+        ),
+        log_every=250,
+        checkpoint_every=2_000,
+        eval_episodes=100,
+        eval_max_steps=27_000,
+        open_loop_context=8,
+        debug=(
+            "model.core.width=16",
+            "model.core.layers=1",
+            "model.encoder.depth=1",
+            "model.decoder.depth=1",
+            "model.groups=4",
+            "model.classes=4",
+            "model.head_width=8",
+            "behaviour.horizon=3",
+            "behaviour.actor_width=8",
+            "behaviour.critic_width=8",
+            "behaviour.layers=1",
+            "replay.capacity=200",
+            "replay.batch_size=2",
+            "replay.length=7",
+            "replay.context_length=4",
+            "agent.num_starts=8",
+            "agent.acting.rows=4",
+        ),
+    )
