@@ -61,6 +61,7 @@ def get_experiment() -> Experiment:
         open_loop_context=8,
         debug=(
             "model.core.width=16",
+            "model.core.head_size=8",
             "model.core.layers=1",
             "model.encoder.depth=1",
             "model.decoder.depth=1",

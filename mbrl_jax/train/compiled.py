@@ -4,6 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from mbrl_jax.train import work
+
 
 class Compiled:
     """Compiles at the first call of a program, unless `begin` was called before."""
@@ -14,12 +16,15 @@ class Compiled:
         # XLA releases Python's lock while it compiles; threads beyond the cores gain nothing.
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._programs: dict[tuple, Future] = {}
+        self.flops: dict[tuple, float] = {}  # of those that were traced; see `work.count_flops`
 
     def begin(self, name: tuple, *args: Any) -> None:
         """Begin to compile a program for these arguments (arrays, or shapes)."""
 
         def compile_now():
-            return self._jitted(name).lower(*args).compile()
+            traced = self._jitted(name).trace(*args)
+            self.flops[name] = work.count_flops(traced.jaxpr)
+            return traced.lower().compile()
 
         self._programs[name] = self._pool.submit(compile_now)
 

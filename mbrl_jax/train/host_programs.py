@@ -11,7 +11,7 @@ import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.keys import at, lane_seeds, named
-from mbrl_jax.train import host_loop, seeds
+from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
@@ -55,6 +55,14 @@ class HostPrograms:
             ("evaluate", True, 1): self._evaluate_args(1, state.agent, keys),
             ("predict",): (state.agent, keys, self._rows(OPEN_LOOP_ROWS)),
         }
+
+    def parameters(self) -> dict[str, int]:
+        """Numbers that the learners of one seed train."""
+        return work.parameters(self._system.agent)
+
+    def flops_of_update(self) -> float:
+        """Work of an update of one seed; when it was compiled."""
+        return self._compiled.flops[("learn",)] / self.num_seeds
 
     def close(self) -> None:
         """Close the lanes, and give up what has not begun to compile."""

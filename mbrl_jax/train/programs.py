@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.train import seeds
+from mbrl_jax.train import seeds, work
 from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
@@ -45,6 +45,15 @@ class Programs:
         episodes = self._experiment.eval_episodes
         self._compiled.begin(("evaluate", episodes, False), state.agent, keys, number)
         self._compiled.begin(("open_loop",), state.agent, keys)
+
+    def parameters(self) -> dict[str, int]:
+        """Numbers that the learners of one seed train."""
+        return work.parameters(self._system.agent)
+
+    def flops_of_update(self) -> float:
+        """Work of an update of one seed, and of the acting before it; when it was compiled."""
+        chunks = [flops for name, flops in self._compiled.flops.items() if name[0] == "chunk"]
+        return max(chunks) / self.num_seeds
 
     def close(self) -> None:
         """Give up what has not begun to compile."""

@@ -5,16 +5,13 @@ import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-import jax
-
-from mbrl_jax.train import work
-from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.train.experiment import Experiment
 
 
 class Reporter(Protocol):
     """Where a run tells how it goes."""
 
-    def running(self, experiment: Experiment, num_seeds: int, meta: dict[str, Any], system: System):
+    def running(self, experiment: Experiment, programs: Any, meta: dict[str, Any]):
         """A context manager around the training."""
 
     def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
@@ -25,7 +22,7 @@ class Quiet:
     """Says nothing."""
 
     @contextlib.contextmanager
-    def running(self, experiment, num_seeds, meta, system):
+    def running(self, experiment, programs, meta):
         """Nothing to set up."""
         yield
 
@@ -46,16 +43,18 @@ class Console:
 
     @contextlib.contextmanager
     def running(
-        self, experiment: Experiment, num_seeds: int, meta: dict[str, Any], system: System
+        self, experiment: Experiment, programs: Any, meta: dict[str, Any]
     ) -> Iterator[None]:
         """Show the bar while the run lasts."""
         self._total, self._last = experiment.steps, meta["iteration"] * experiment.num_envs
         self._next_line = self._last
         if self._last:
             self.console.print(f"going on from step {self._last} of {self._total}")
+        self._flops_of_update = programs.flops_of_update
+        parameters = ", ".join(f"{name} {n:,}" for name, n in programs.parameters().items())
         self.console.print(
-            f"{experiment.name}: {num_seeds} seeds, {self._total} steps each; "
-            f"{_size(system)}; compiling …",
+            f"{experiment.name}: {programs.num_seeds} seeds, {self._total} steps each; "
+            f"parameters: {parameters}; compiling …",
             soft_wrap=True,
         )
         if not self.console.is_terminal:
@@ -91,7 +90,10 @@ class Console:
         returns = " ".join(_short(row.get("episode/return")) for row in rows[:8])
         more = " …" if len(rows) > 8 else ""
         updates = rows[0]["count/updates"]
-        update = f"  {seconds / updates:.3g} s/update" if updates else ""
+        update = ""
+        if updates:
+            gflop = self._flops_of_update() / 1e9
+            update = f"  {seconds / updates:.3g} s/update of {gflop:.3g} GFLOP a seed"
         return (
             f"step {step}/{self._total}  env steps {env_steps}  {speed:,.0f} steps/s (all seeds)"
             f"{update}  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
@@ -107,17 +109,6 @@ class Console:
                     f"{step}; its agent stays at the last good value, the other seeds go on",
                     style="yellow",
                 )
-
-
-def _size(system: System) -> str:
-    """Parameters, and the work of an update in matrix products and convolutions."""
-    agent = jax.eval_shape(system.agent.init, jax.random.key(0))
-    model, behaviour = (work.count_numbers(part.params) for part in agent[:2])
-    gflop = work.flops_of_update(system) / 1e9
-    return (
-        f"world model {model:,} parameters, behaviour {behaviour:,}, "
-        f"{gflop:.3g} GFLOP for an update of both"
-    )
 
 
 def _short(value: float | None) -> str:

@@ -60,12 +60,11 @@ def run(
     keys = seeds.seed_keys(seed, num_seeds)
     with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
         programs.compile_ahead(keys, fresh=resumed is None)
-        return _run(experiment, system, programs, path, keys, resumed, reporter or Quiet())
+        return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
 
 
 def _run(
     experiment: Experiment,
-    system: System,
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
@@ -75,7 +74,7 @@ def _run(
     """Train to the last step, evaluate, draw."""
     state, meta = _initial(path, programs, keys, resumed)
     with (
-        reporter.running(experiment, programs.num_seeds, meta, system),
+        reporter.running(experiment, programs, meta),
         MetricsWriter(
             path, programs.num_seeds, resumed and resumed * experiment.num_envs
         ) as writer,

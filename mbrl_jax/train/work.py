@@ -1,19 +1,23 @@
-"""How large a system is: parameters, and floating-point work of an update, from its jaxpr."""
+"""How large programs are: parameters, and floating-point work, read off a jaxpr."""
 
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from mbrl_jax.envs.spec import example_row
-from mbrl_jax.train.experiment import System
-from mbrl_jax.types import PyTree
+from mbrl_jax.types import Agent, PyTree
 
 
 def count_numbers(tree: PyTree) -> int:
     """Numbers in all leaves, which may be shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def parameters(agent: Agent) -> dict[str, int]:
+    """Numbers that are trained, by learner."""
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    learners = {"world model": state.world_model, "behaviour": state.behaviour}
+    return {name: count_numbers(learner.params) for name, learner in learners.items()}
 
 
 def count_flops(closed: Any) -> float:
@@ -41,7 +45,8 @@ def _flops_of(equation: Any) -> float:
     if name == "cond":
         return max(count_flops(branch) for branch in params["branches"])
     inner = sum(count_flops(jaxpr) for jaxpr in _inner_jaxprs(params))
-    return inner * (params["length"] if name == "scan" else 1)
+    times = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}
+    return inner * times.get(name, lambda: 1)()
 
 
 def _dilution(params: dict[str, Any]) -> int:
@@ -54,15 +59,3 @@ def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
     for value in params.values():
         found += value if isinstance(value, tuple | list) else [value]
     return [value for value in found if hasattr(getattr(value, "jaxpr", value), "eqns")]
-
-
-def flops_of_update(system: System) -> float:
-    """Work of one update of one seed's agent."""
-
-    def update(state, key, replay):
-        return system.agent.update(state, key, replay, jnp.int32(0))
-
-    key = jax.random.key(0)
-    row = example_row(system.env.spec)
-    shapes = jax.eval_shape(system.agent.init, key), key, jax.eval_shape(system.replay.init, row)
-    return count_flops(jax.make_jaxpr(update)(*shapes))
