@@ -300,5 +300,6 @@ def test_the_host_path_is_timed(tmp_path, quick_compile):
     assert (tmp_path / "host.csv").read_text().count("\n") == 1 + len(rows)
     sides = {(row["program"], row["lanes"]): row for row in rows if row["side"] == "ours"}
     assert set(sides) == {(f"lanes, {t}", n) for t in ("Pong-v5", "HalfCheetah-v5") for n in (1, 8)}
-    assert all(row["bar"] == host.LANES_BAR and row["ratio"] > 0 for row in sides.values())
-    assert rows[-1]["side"] == "a row" and rows[-1]["bar"] == host.SHARE_BAR
+    assert all(row["ratio"] > 0 for row in sides.values())
+    assert [row["bar"] for row in rows if "bar" in row] == [host.LANES_BAR] * 2 + [host.SHARE_BAR]
+    assert rows[-1]["side"] == "a row"

@@ -201,8 +201,8 @@ def action_adaptor(task: str, described: dict[str, Any]):
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
 
     def rescale(actions):
-        scaled = middle + half * np.clip(actions, -1.0, 1.0)
-        return scaled.astype(dtype, copy=False).reshape((-1, *shape))
+        clipped = np.minimum(np.maximum(actions, -1.0), 1.0)  # np.clip takes five times as long
+        return (middle + half * clipped).astype(dtype, copy=False).reshape((-1, *shape))
 
     return BoundedSpec(size), rescale
 

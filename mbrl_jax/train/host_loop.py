@@ -26,6 +26,7 @@ from mbrl_jax.train.loop import (
     TrainState,
     account,
     choose,
+    episode_metrics,
     fresh_state,
     update,
 )
@@ -139,7 +140,7 @@ def run_chunk(
     phase: Phase,
     start: int,
     stop: int,
-) -> tuple[TrainState, list[Metrics]]:
+) -> tuple[TrainState, Metrics]:
     """Iterations start … stop - 1 of S seeds in one phase.
 
     Args:
@@ -151,11 +152,11 @@ def run_chunk(
       start, stop: bounds.
 
     Returns:
-      (state with NumPy's arrays for what came from the lanes, metrics [S] of every half iteration).
+      (state with NumPy's arrays for what came from the lanes, metrics [S] of what was done).
     """
     acting, agent = Acting(state.replay, state.carry), state.agent
     timestep, episode = state.timestep, jax.device_get(state.episode)
-    share, found = np.float32(phase.random_share), []
+    share, arrivals, learned = np.float32(phase.random_share), [], []
     for iteration in range(start, stop):
         now = np.int32(iteration)
         if phase.collect:
@@ -166,13 +167,21 @@ def run_chunk(
             stored = Stored(storage, position)
             (agent, counters), metrics = learn(Learning(agent, counters), state.key, stored, now)
             acting = acting._replace(replay=ReplayState(storage, counters, position))
-            found.append(metrics)
+            learned.append(metrics)
         if phase.collect:
             timestep = env.receive()
-            episode, metrics = account(spec, episode, timestep)
-            found.append(metrics)
+            episode, arrival = account(spec, episode, timestep)
+            arrivals.append(arrival)
     state = state._replace(agent=agent, timestep=timestep, episode=episode, **acting._asdict())
-    return state, found
+    collected = [episode_metrics(_stacked(arrivals))] if arrivals else []
+    learned = [_stacked(jax.device_get(learned))] if learned else []
+    totals = jax.tree.map(lambda x: x.sum(0), collected + learned)
+    return state, {name: total for half in totals for name, total in half.items()}
+
+
+def _stacked(trees: list[PyTree]) -> PyTree:
+    """One pytree with a leading axis."""
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def restart(

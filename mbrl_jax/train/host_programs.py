@@ -95,13 +95,11 @@ class HostPrograms:
         """Run `host_loop.run_chunk`: (state, metrics on the host, seconds without compiling)."""
         act, learn = self._compiled.get(("act",)), self._compiled.get(("learn",))
         began = time.perf_counter()
-        spec = self._system.env.spec
-        state, found = host_loop.run_chunk(spec, act, learn, self._env, state, phase, start, stop)
-        total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), learn.out_info[1])
-        for metrics in jax.device_get(found):
-            for name, new in metrics.items():
-                total[name] = jax.tree.map(np.add, total[name], new) if name in total else new
-        return self._stored(state), total, time.perf_counter() - began
+        state, metrics = host_loop.run_chunk(
+            self._system.env.spec, act, learn, self._env, state, phase, start, stop
+        )
+        idle = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), learn.out_info[1])
+        return self._stored(state), idle | metrics, time.perf_counter() - began
 
     def evaluate(
         self, num_episodes: int, explore: bool, agent: AgentState, keys: jax.Array, max_steps: int

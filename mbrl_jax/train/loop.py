@@ -168,27 +168,38 @@ def choose(
     return Acting(parts.replay.add(acting.replay, Step(timestep, action)), carry), action
 
 
-def account(spec: EnvSpec, episode: Episode, timestep: Timestep) -> tuple[Episode, Metrics]:
-    """Count what arrived in the lanes [..., N]: (running episodes, metrics [...]).
+class Arrival(NamedTuple):
+    """What one step of the lanes [..., N] meant for their episodes."""
 
-    For JAX arrays and NumPy's alike.
-    """
+    episode_return: Array  # [..., N] so far
+    length: Array  # [..., N]
+    done: Array  # [..., N] bool: an episode is over
+    is_step: Array  # [..., N] bool: an environment step, and not the row that begins an episode
+
+
+def account(spec: EnvSpec, episode: Episode, timestep: Timestep) -> tuple[Episode, Arrival]:
+    """Count what arrived in the lanes [..., N], for JAX arrays and NumPy's alike."""
     xp = timestep.reward.__array_namespace__()
     total, length = episode.episode_return + timestep.reward, episode.length + 1
     if spec.seam == "merged":  # every row is what a step led to; a first one ends an episode
-        is_step, done = xp.ones_like(timestep.is_first), timestep.is_first
+        done = timestep.is_first
         running = Episode(xp.where(done, 0.0, total), xp.where(done, 0, length))
-    else:  # a first row begins an episode and is no environment step
-        is_step, done = ~timestep.is_first, timestep.is_last
-        running = Episode(xp.where(is_step, total, 0.0), xp.where(is_step, length, 0))
-        total, length = running
-    count = done.sum(-1).astype("float32")
-    metrics = {
-        "episode/return": (xp.where(done, total, 0.0).sum(-1), count),
-        "episode/length": (xp.where(done, length, 0).sum(-1).astype("float32"), count),
-        "count/env_steps": (is_step.sum(-1).astype("float32"), xp.ones_like(count)),
+        return running, Arrival(total, length, done, xp.ones_like(done))
+    is_step = ~timestep.is_first
+    running = Episode(xp.where(is_step, total, 0.0), xp.where(is_step, length, 0))
+    return running, Arrival(*running, timestep.is_last, is_step)
+
+
+def episode_metrics(arrival: Arrival) -> Metrics:
+    """Metrics [...] of what arrived in lanes [..., N]."""
+    xp = arrival.done.__array_namespace__()
+    sum_done = lambda x: xp.where(arrival.done, x, 0).sum(-1).astype("float32")  # noqa: E731
+    count = sum_done(1)
+    return {
+        "episode/return": (sum_done(arrival.episode_return), count),
+        "episode/length": (sum_done(arrival.length), count),
+        "count/env_steps": (arrival.is_step.sum(-1).astype("float32"), xp.ones_like(count)),
     }
-    return running, metrics
 
 
 def collect(
@@ -206,9 +217,9 @@ def collect(
     )
     env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
     env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
-    episode, metrics = account(parts.env.spec, state.episode, timestep)
+    episode, arrival = account(parts.env.spec, state.episode, timestep)
     state = state._replace(env=env, timestep=timestep, episode=episode, **acting._asdict())
-    return state, metrics
+    return state, episode_metrics(arrival)
 
 
 def update(

@@ -16,7 +16,7 @@ from mbrl_jax.testing import assert_close
 from mbrl_jax.train import host_loop, run, seeds
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Episode, Phase, account
+from mbrl_jax.train.loop import Episode, Phase, account, episode_metrics
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
@@ -143,8 +143,8 @@ def test_episodes_are_counted_alike_at_both_seams():
         while queue:
             lanes.send(np.array([[0 if row.is_last.any() else queue.pop(0)]]))
             row = lanes.receive()
-            episode, metrics = account(env.spec, episode, row)
-            totals.append(metrics)
+            episode, arrival = account(env.spec, episode, row)
+            totals.append(episode_metrics(arrival))
         sums = {name: sum(m[name][0] for m in totals) for name in totals[0]}
         found.append((sums, sum(m["episode/return"][1] for m in totals), episode))
     assert_equal(*found)
