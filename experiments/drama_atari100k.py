@@ -56,7 +56,7 @@ def get_experiment() -> Experiment:
         ),
         log_every=250,
         checkpoint_every=2_000,
-        eval_episodes=100,
+        eval_episodes=10,  # 100 in `launch.evaluate`
         eval_max_steps=27_000,
         open_loop_context=8,
         debug=(
