@@ -52,19 +52,6 @@ def test_updates_begin_at_step_1032_and_number_98969():
     assert sum(p.iterations for p in PUBLISHED.phases if p.random_share == 1.0) == 1_034
 
 
-def test_legal_starts_at_the_first_update():
-    # 1,033 rows are there; counted from what the sampler calls possible, not from the formula.
-    ring = PUBLISHED.real_replay
-    rows = samplers.Ring(2_000, 1, jnp.int32(1_033))
-    sampler = ring.sampler.make()
-    for stream, expected in (("model", 906), ("imagine", 1_026)):
-        _, length = ring.streams()[stream]
-        draw = functools.partial(sampler.sample, length=length, num=1_100, stream=stream)
-        _, slot, _ = draw(sampler.init(2_000, 1), jax.random.key(0), rows)
-        legal = np.asarray(slot)[: expected + 1]  # without replacement: legal ones come first
-        assert sorted(legal[:expected]) == list(range(expected)) and legal[expected] >= expected
-
-
 def test_windows_and_contexts_have_the_published_sizes():
     ring = PUBLISHED.real_replay
     assert ring.streams()["model"] == (16, 128) and ring.streams()["imagine"] == (1_024, 8)
