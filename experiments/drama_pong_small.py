@@ -2,7 +2,13 @@
 
     python -m launch.train --experiment=drama_pong_small --workdir=runs/pong_small
 
-TODO
+Expect: over 1,250 updates the error of a reconstruction, summed over 12,288 values, falls from
+about 900 (mean of the first 50 updates) to about 6, and the background, the scores' places and the
+borders are drawn; the policy is still random (returns of -20 to -21), because two or three games
+are far too few to learn Pong. 7 CPU-minutes; 11 minutes on 2 busy CPU cores. Nothing was tuned.
+
+The protocol is Drama's, with every episode's last frame kept (`env.protocol.seam=separate`).
+Others: `--set=env.protocol=dreamerv3`; other games: `--set=env.name=Freeway-v5`.
 """
 
 import dataclasses
