@@ -17,7 +17,10 @@ from launch import flags as launch_flags
 _NAME = flags.DEFINE_string("name", None, "Name of the files to write.")
 _WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
 FOLDER = Path(__file__).resolve().parent
-COLUMNS = ("run_seed", "seed", "step", "env_steps", "episode/return", "episode/count")
+COLUMNS = (
+    *("run_seed", "seed", "step", "env_steps", "episode/return", "episode/count"),
+    *("model/reconstruction", "model/kl"),
+)
 
 
 def main() -> None:
@@ -47,7 +50,8 @@ def main() -> None:
     plot_learning_curve(curve, FOLDER / f"{_NAME.value}.png", _NAME.value)
     print("run seed  lane  last fifth  greedy (episodes)")
     for seed, lane, final, mean, episodes in summary:
-        print(f"{seed:8d}  {lane:4d}  {final:10.3f}  {mean:.3f} ({episodes})")
+        last = "no episode" if final is None else f"{final:.3f}"
+        print(f"{seed:8d}  {lane:4d}  {last:>10}  {mean:.3f} ({episodes})")
 
 
 if __name__ == "__main__":
