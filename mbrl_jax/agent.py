@@ -36,6 +36,8 @@ from mbrl_jax.types import (
     switch,
 )
 
+_ROWS_AT_ONCE = 1024  # of contexts that are encoded to imagine from
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -295,7 +297,12 @@ def _observe_contexts(parts: Parts, model: BoundModel, key: Key, contexts: Traje
         entries = acting.observe_from_nothing(parts.spec, model, context_key, context)
         return model.latent_at(entries, length - 1)
 
-    latents = jax.vmap(last_latent)(jax.random.split(key, num), contexts)
+    # In groups: all of the published contexts at once would take gigabytes in the encoder.
+    latents = jax.lax.map(
+        lambda one: last_latent(*one),
+        (jax.random.split(key, num), contexts),
+        batch_size=min(num, max(1, _ROWS_AT_ONCE // length)),
+    )
     weight = 1.0 - contexts.timestep.is_terminal[:, -1].astype(jnp.float32)
     return Starts(latents, weight)
 
