@@ -63,8 +63,8 @@ class Protocol:
         """Raise ValueError for numbers that EnvPool takes without a word and cannot use."""
         if self.noops < 1:
             raise ValueError(
-                f"noops={self.noops} would never begin a game: EnvPool plays 1 … noops frames of "
-                "no action; use noops=1"
+                f"noops={self.noops} would crash EnvPool, which plays 1 … noops frames of no "
+                "action when a game begins; use noops=1"
             )
         if min(self.size, self.stack, self.frame_skip, self.max_steps) < 1:
             raise ValueError("size, stack, frame_skip and max_steps must be positive")
