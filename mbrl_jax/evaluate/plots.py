@@ -271,7 +271,8 @@ def write_animation(frames: Any, path: str | Path) -> Path:
         return image
 
     first, *rest = (picture(frame) for frame in indices)
-    options = {"duration": GIF_MILLISECONDS, "loop": 0, "optimize": False}
+    # With the palette named here, it is written once and not for every frame.
+    options = {"duration": GIF_MILLISECONDS, "loop": 0, "optimize": False, "palette": palette}
     first.save(path, "gif", save_all=True, append_images=rest, **options)
     return Path(path)
 

@@ -244,8 +244,8 @@ def play_first_episodes(
     This is how the published Drama counts (its `eval.py`, with 32 lanes and 100 episodes): while a
     lane plays one long episode the others finish several short ones, and what is still running at
     the end is dropped. Where long episodes are the good ones, the mean is too low; where they are
-    the bad ones, too high. Only the counting is the published one: there, what the agent remembers
-    is not emptied between episodes.
+    the bad ones, too high. Only the counting is the published one: there, the agent's memory is not
+    emptied between episodes, and the statistics of the actor's input begin anew.
 
     Args as for `play_episodes`. Returns episodes [S, E] in the order in which they ended, at one
     step by lane.

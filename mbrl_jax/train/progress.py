@@ -181,6 +181,8 @@ def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list
             f"{PUBLISHED_LANES} lanes. Short episodes are favoured, so that the mean is biased; "
             "that of --protocol=clean is not"
         )
+    if not evaluation.finished.all():
+        notes.append("episodes that were cut at eval_max_steps count as far as they went")
     if normalised:
         notes.append(
             f"human-normalised: 0 is random play ({normalised['random']}), 1 a human tester "
