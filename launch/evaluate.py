@@ -1,6 +1,11 @@
 """Evaluate the newest checkpoint of a run: complete episodes, greedy by default.
 
-python -m launch.evaluate --workdir=runs/catch --num_episodes=100
+    python -m launch.evaluate --workdir=runs/catch --num_episodes=100
+    python -m launch.evaluate --workdir=runs/pong --protocol=published --gif=pong.gif
+
+`--protocol` says which episodes count. clean: every lane plays a number that is fixed before.
+published: the first to end in any of 32 lanes, as in Drama's own evaluation; short episodes are
+favoured, so that its mean is biased and good only for comparison with published scores.
 """
 
 from absl import flags
@@ -9,6 +14,12 @@ from launch import flags as launch_flags
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _NUM_EPISODES = flags.DEFINE_integer("num_episodes", 100, "Complete episodes of each seed.")
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol", "clean", ["clean", "published"], "Which episodes count; see above."
+)
+_GIF = flags.DEFINE_string(
+    "gif", None, "Write a greedy episode there, of several seeds as NAME_0.gif, NAME_1.gif, …"
+)
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
 
 
@@ -22,11 +33,14 @@ def main() -> None:
         raise config.ConfigError(f"--num_episodes={_NUM_EPISODES.value} must be at least 1")
     runtime.configure_runtime()
     runtime.require_devices()
-    from mbrl_jax.train.progress import print_evaluation
-    from mbrl_jax.train.run import evaluate_run
+    from mbrl_jax.train.progress import print_evaluation, print_films
+    from mbrl_jax.train.run import evaluate_seeds, film_seeds, restore_run
 
-    evaluation = evaluate_run(_WORKDIR.value, _NUM_EPISODES.value, explore=_EXPLORE.value)
-    print_evaluation(evaluation, _WORKDIR.value)
+    run = restore_run(_WORKDIR.value)
+    if _GIF.value is not None:
+        print_films(film_seeds(*run, _GIF.value))
+    evaluation = evaluate_seeds(*run, _NUM_EPISODES.value, _EXPLORE.value, _PROTOCOL.value)
+    print_evaluation(evaluation, run[0], _WORKDIR.value, _PROTOCOL.value)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def test_a_workdir_that_cannot_be_written_is_refused():
 def test_evaluate_refuses_what_is_no_run(tmp_path):
     assert "holds no run" in _sentence(_launch("evaluate", f"--workdir={tmp_path}"))
     assert "--workdir is missing" in _sentence(_launch("evaluate"))
+    assert "clean|published" in _sentence(_launch("evaluate", "--protocol=best"))
 
 
 def test_an_accelerator_that_is_not_there_is_named(tmp_path):

@@ -11,6 +11,9 @@ import numpy as np
 
 MAX_COLUMNS = 12
 _MAX_DIMENSIONS = 6  # of a vector observation that are drawn
+GIF_MILLISECONDS = 60  # of a frame: with four frames skipped, Atari's own pace
+_GIF_SIDE = 256  # pixels that the longer side of an animation has at most
+_SAMPLED_FRAMES = 32  # of an episode, to choose its 256 colours from
 _INK = "#30343b"
 _MEAN = "#c2410c"
 _SEEDS = "#2563a8"
@@ -242,3 +245,60 @@ def _to_matrix(values: Any) -> np.ndarray:
     """[T] or [T, D] as float [T, D]."""
     values = np.asarray(values, float)
     return values.reshape(len(values), -1)
+
+
+# -------------------------------------------------------------------------------------- animations
+
+
+def write_animation(frames: Any, path: str | Path) -> Path:
+    """Write an episode as an animated GIF that repeats: every pixel enlarged to a square.
+
+    Args:
+      frames: [F, H, W] or [F, H, W, C]: uint8, else in units of their own; C is 1 for gray, 3 for
+        colours, and otherwise the channels of a grid get a colour each.
+      path: of the GIF to write.
+
+    Frames that equal the one before make it last longer.
+    """
+    from PIL import Image
+
+    indices, palette = _quantise(_to_bytes(np.asarray(frames)))
+    factor = max(_GIF_SIDE // max(indices.shape[1:]), 1)
+
+    def picture(frame):
+        image = Image.fromarray(frame.repeat(factor, 0).repeat(factor, 1), "P")
+        image.putpalette(palette)
+        return image
+
+    first, *rest = (picture(frame) for frame in indices)
+    # With the palette named here, it is written once and not for every frame.
+    options = {"duration": GIF_MILLISECONDS, "loop": 0, "optimize": False, "palette": palette}
+    first.save(path, "gif", save_all=True, append_images=rest, **options)
+    return Path(path)
+
+
+def _to_bytes(frames: np.ndarray) -> np.ndarray:
+    """[F, H, W] or [F, H, W, C] as RGB [F, H, W, 3] of uint8."""
+    frames = frames[..., None] if frames.ndim == 3 else frames
+    if frames.dtype == np.uint8 and frames.shape[-1] in (1, 3):
+        return np.broadcast_to(frames, (*frames.shape[:-1], 3))
+    unit, _ = _to_unit(frames, frames)
+    return np.stack([np.rint(255 * _to_colour(frame)).astype(np.uint8) for frame in unit])
+
+
+def _quantise(images: np.ndarray) -> tuple[np.ndarray, bytes]:
+    """RGB [F, H, W, 3] as (indices [F, H, W] of uint8, their palette), one for all frames.
+
+    Exact for up to 256 colours.
+    """
+    from PIL import Image
+
+    packed = images.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colours, indices = np.unique(packed, return_inverse=True)
+    if len(colours) <= 256:
+        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
+        return indices.reshape(packed.shape).astype(np.uint8), palette.tobytes()
+    sample = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLED_FRAMES).astype(int))]
+    known = Image.fromarray(np.concatenate(sample)).quantize(256)
+    quantised = [Image.fromarray(x).quantize(palette=known, dither=0) for x in images]
+    return np.stack([np.asarray(x) for x in quantised]), bytes(known.getpalette())

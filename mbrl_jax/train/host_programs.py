@@ -20,6 +20,7 @@ from mbrl_jax.train.report import OPEN_LOOP_ROWS
 from mbrl_jax.types import AgentState, HostEnvironment, PyTree, Step, Timestep
 
 MAX_LANES = 16  # of one seed in evaluation: each plays several episodes, one after the other
+PUBLISHED_LANES = 32  # of one seed where episodes are counted as the published Drama does
 
 
 class HostPrograms:
@@ -102,13 +103,27 @@ class HostPrograms:
         return self._stored(state), idle | metrics, time.perf_counter() - began
 
     def evaluate(
-        self, num_episodes: int, explore: bool, agent: AgentState, keys: jax.Array, max_steps: int
+        self,
+        num_episodes: int,
+        explore: bool,
+        agent: AgentState,
+        keys: jax.Array,
+        max_steps: int,
+        protocol: str = "clean",
     ) -> Evaluation:
-        """Evaluation [S, E] in lanes of its own."""
-        lanes = self._num_lanes(num_episodes)
+        """Evaluation [S, E] in lanes of its own; "published" counts the first episodes to end."""
+        lanes, play = self._num_lanes(num_episodes), host_loop.play_episodes
+        if protocol == "published":
+            lanes, play = PUBLISHED_LANES, host_loop.play_first_episodes
         act = self._evaluating(explore, lanes, agent, keys)
         with contextlib.closing(self._open(keys, lanes, evaluation=True)) as env:
-            return host_loop.play_episodes(env, act, self._carry(lanes), num_episodes, max_steps)
+            return play(env, act, self._carry(lanes), num_episodes, max_steps)
+
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+        """A greedy episode of each seed: with the keys of an evaluation, its first one."""
+        act = self._evaluating(False, 1, agent, keys)
+        with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
+            return host_loop.play_film(env, act, self._carry(1), max_steps)
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.train import seeds, work
+from mbrl_jax.envs import stepped
+from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
@@ -85,15 +86,37 @@ class Programs:
         return state, metrics, time.perf_counter() - began
 
     def evaluate(
-        self, num_episodes: int, explore: bool, agent: AgentState, keys: jax.Array, max_steps: int
+        self,
+        num_episodes: int,
+        explore: bool,
+        agent: AgentState,
+        keys: jax.Array,
+        max_steps: int,
+        protocol: str = "clean",
     ) -> Evaluation:
-        """Run `loop.evaluate`: Evaluation [S, E] on the host."""
+        """Run `loop.evaluate`: Evaluation [S, E] on the host; other protocols lane by lane."""
+        if protocol != "clean":
+            args = (num_episodes, explore, agent, keys, max_steps, protocol)
+            return self._stepped.evaluate(*args)
         name = ("evaluate", num_episodes, explore)
         return jax.device_get(self._compiled.call(name, agent, keys, jnp.int32(max_steps)))
+
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+        """A greedy episode of each seed, with what was seen."""
+        return self._stepped.film(agent, keys, max_steps)
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
         return jax.device_get(self._compiled.call(("open_loop",), agent, keys))
+
+    @functools.cached_property
+    def _stepped(self) -> HostPrograms:
+        """The programs of the same system in lanes that are stepped from outside of jit."""
+        env, (_, world_model, agent, replay, _) = stepped.on_host(self._system.env), self._system
+        num_envs = self._experiment.num_envs
+        entry = host_loop.make_entry_points(env, agent, world_model, replay, num_envs)
+        system = self._system._replace(env=env, entry=entry)
+        return HostPrograms(self._experiment, system, self.num_seeds)
 
     def _jitted(self, name: tuple[Any, ...]):
         entry, (kind, *options) = self._system.entry, name

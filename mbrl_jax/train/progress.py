@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from mbrl_jax.train.experiment import Experiment
+from mbrl_jax.train.host_programs import PUBLISHED_LANES
+from mbrl_jax.train.report import human_normalised
 
 
 class Reporter(Protocol):
@@ -150,15 +152,58 @@ def print_table(result, directory) -> None:
     )
 
 
-def print_evaluation(evaluation, directory) -> None:
-    """One row for each seed."""
+def print_evaluation(evaluation, experiment: Experiment, directory, protocol: str) -> None:
+    """One row for each seed, and below how the episodes were counted and scores normalised."""
     from rich.console import Console as RichConsole
     from rich.table import Table
 
     table = Table(title=f"evaluation of {directory}")
-    for name in ("seed", "return", "length", "finished"):
+    normalised = human_normalised(experiment, evaluation)
+    names = ("seed", "return", "length", "finished")
+    for name in (*names, "human-normalised") if normalised else names:
         table.add_column(name, justify="right")
     for i, lengths in enumerate(evaluation.length):
         mean, finished = _evaluation_columns(evaluation, i)
-        table.add_row(str(i), mean, f"{lengths.mean():.1f}", finished)
-    RichConsole().print(table)
+        score = [f"{normalised['mean'][i]:.3f}"] if normalised else []
+        table.add_row(str(i), mean, f"{lengths.mean():.1f}", finished, *score)
+    console = RichConsole()
+    console.print(table)
+    for line in _notes(evaluation, normalised, protocol):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list[str]:
+    """What has to be known to read the table."""
+    notes = []
+    if protocol == "published":
+        notes.append(
+            f"published protocol: the first {evaluation.length.shape[1]} episodes to end in any of "
+            f"{PUBLISHED_LANES} lanes. Short episodes are favoured, so that the mean is biased; "
+            "that of --protocol=clean is not"
+        )
+    if not evaluation.finished.all():
+        notes.append("episodes that were cut at eval_max_steps count as far as they went")
+    if normalised:
+        notes.append(
+            f"human-normalised: 0 is random play ({normalised['random']}), 1 a human tester "
+            f"({normalised['human']}) in {normalised['game']}; references to one decimal as "
+            "printed in arXiv 1511.06581"
+        )
+    return notes
+
+
+def print_films(films) -> None:
+    """What each GIF shows, and where it lies."""
+    from rich.console import Console as RichConsole
+
+    console = RichConsole()
+    for seed, (path, film) in enumerate(films):
+        thinned = f", every {film.every}th step is shown" if film.every > 1 else ""
+        cut = "" if film.finished else " (cut there)"
+        console.print(
+            f"seed {seed}, one episode: return {film.episode_return:g} in {film.length} steps{cut}"
+            f"{thinned}: {path}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )

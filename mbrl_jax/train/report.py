@@ -7,8 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from mbrl_jax.envs import atari
+from mbrl_jax.evaluate import scores
 from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
-from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop
+from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
+from mbrl_jax.train import config
 from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.types import AgentState
@@ -17,16 +20,61 @@ OPEN_LOOP_ROWS = 12
 MAX_EXAMPLES = 4
 
 
-def write_evaluation(path: Path, evaluation: Evaluation, step: int) -> None:
+def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation) -> None:
     """Write the greedy episodes of every seed to `evaluation.json`."""
     data = {
-        "step": step,
+        "step": experiment.steps,
         "episodes": int(evaluation.episode_return.shape[1]),
         "mean": evaluation.episode_return.mean(axis=1).tolist(),
         "finished": evaluation.finished.sum(axis=1).tolist(),
         "returns": evaluation.episode_return.tolist(),
     }
+    if normalised := human_normalised(experiment, evaluation):
+        data["human_normalised"] = normalised
     (path / "evaluation.json").write_text(json.dumps(data) + "\n")
+
+
+def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any] | None:
+    """(return - random) / (human - random) of every seed, with the references; see `scores`.
+
+    None unless the experiment plays one of the 26 Atari games (MinAtar's are others).
+    """
+    if not isinstance(experiment.env, atari.Config):
+        return None
+    try:
+        game = scores.game_of(experiment.env.name)
+    except ValueError:  # a game without references
+        return None
+    means = evaluation.episode_return.mean(axis=1).tolist()
+    normalised = [scores.human_normalised(game, mean) for mean in means]
+    return {"game": game, **scores.references()[game]._asdict(), "mean": normalised}
+
+
+def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[Path]:
+    """Where the episode of each seed goes: PATH, or of several seeds NAME_0.gif, NAME_1.gif, …
+
+    Raises ConfigError where there is nothing to show, or nowhere to put it.
+    """
+    path, shape = Path(path), experiment.env.make().spec.observation.shape
+    if len(shape) < 2:
+        raise config.ConfigError(
+            f"there is nothing to show: {experiment.env.name} is seen as vectors of shape {shape}, "
+            "and not as images or grids; leave out --gif"
+        )
+    if path.suffix.lower() != ".gif" or not path.parent.is_dir():
+        raise config.ConfigError(f"--gif={path} must end in .gif and lie in an existing directory")
+    if num_seeds == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}_{seed}") for seed in range(num_seeds)]
+
+
+def write_film(path: Path, experiment: Experiment, frames: np.ndarray) -> None:
+    """Write what was seen, [F, *observation], as an animated GIF."""
+    if isinstance(experiment.env, atari.Config):  # of stacked frames, the newest
+        frames = frames[..., -3 if experiment.env.protocol.colour else -1 :]
+    elif np.issubdtype(frames.dtype, np.integer):  # kinds of things, and not brightness
+        frames = frames / max(frames.max(), 1)
+    write_animation(frames, path)
 
 
 def open_loop_of_seed(

@@ -12,14 +12,17 @@ import numpy as np
 from mbrl_jax.keys import named
 from mbrl_jax.train import checkpoint, config, seeds, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
+from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Evaluation, Phase, TrainState
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
-from mbrl_jax.train.report import write_evaluation, write_pictures
+from mbrl_jax.train.report import gif_paths, write_evaluation, write_film, write_pictures
 from mbrl_jax.train.runtime import versions
 from mbrl_jax.types import AgentState
+
+PROTOCOLS = ("clean", "published")  # of an evaluation
 
 
 class Result(NamedTuple):
@@ -82,7 +85,7 @@ def _run(
     ):
         state = _train(experiment, programs, state, meta, writer, saver, reporter)
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
-    write_evaluation(path, evaluation, experiment.steps)
+    write_evaluation(path, experiment, evaluation)
     rows = read_metrics(path)
     picture_keys = jax.vmap(lambda key: named(key, "open_loop"))(keys)
     predictions = programs.open_loop(state.agent, picture_keys)
@@ -184,11 +187,53 @@ def evaluate_seeds(
     keys: jax.Array,
     num_episodes: int | None = None,
     explore: bool = False,
+    protocol: str = "clean",
 ) -> Evaluation:
-    """Complete episodes [S, E] with keys of their own; `explore` samples the actions."""
+    """Complete episodes [S, E] with keys of their own.
+
+    Args:
+      experiment, programs, agent, keys: as `restore_run` returns them.
+      num_episodes: E; by default the experiment's.
+      explore: sample the actions instead of taking the best.
+      protocol: which episodes count. "clean": a number for each lane that is fixed before.
+        "published": the first E that end in any of 32 lanes, as in Drama's `eval.py`; this favours
+        short ones (see `host_loop.play_first_episodes`).
+
+    Raises ConfigError for another protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
     episodes = num_episodes or experiment.eval_episodes
-    eval_keys = jax.vmap(lambda key: named(key, "evaluate"))(keys)
-    return programs.evaluate(episodes, explore, agent, eval_keys, experiment.eval_max_steps)
+    max_steps = experiment.eval_max_steps
+    return programs.evaluate(episodes, explore, agent, _eval_keys(keys), max_steps, protocol)
+
+
+def film_seeds(
+    experiment: Experiment,
+    programs: Programs | HostPrograms,
+    agent: AgentState,
+    keys: jax.Array,
+    path: str | Path,
+) -> list[tuple[Path, Film]]:
+    """Play a greedy episode of each seed and write it as an animated GIF.
+
+    On the host it is the first episode of an evaluation. Arguments as for `evaluate_seeds`, and
+
+    Args:
+      path: of the GIF; of several seeds, seed i goes to NAME_i.gif.
+
+    Returns (where it lies, what it shows) of each seed. Raises ConfigError where observations are
+    vectors, or the path cannot be written.
+    """
+    paths = gif_paths(path, experiment, programs.num_seeds)
+    films = programs.film(agent, _eval_keys(keys), experiment.eval_max_steps)
+    for target, film in zip(paths, films, strict=True):
+        write_film(target, experiment, film.frames)
+    return list(zip(paths, films, strict=True))
+
+
+def _eval_keys(keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: named(key, "evaluate"))(keys)
 
 
 def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
@@ -213,11 +258,26 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
     return act, system.agent.initial_carry()
 
 
-def evaluate_run(directory: str | Path, num_episodes: int, *, explore: bool = False) -> Evaluation:
-    """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E]."""
+def restore_run(
+    directory: str | Path,
+) -> tuple[Experiment, Programs | HostPrograms, AgentState, jax.Array]:
+    """A run's newest checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
+
+    Raises ConfigError when the workdir holds no run.
+    """
     path = Path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
     keys = seeds.seed_keys(saved.seed, saved.num_seeds)
     _, state, _ = restore_state(path, programs, keys)
-    return evaluate_seeds(saved.experiment, programs, state.agent, keys, num_episodes, explore)
+    return saved.experiment, programs, state.agent, keys
+
+
+def evaluate_run(
+    directory: str | Path, num_episodes: int, *, explore: bool = False, protocol: str = "clean"
+) -> Evaluation:
+    """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E].
+
+    `explore` and `protocol` as for `evaluate_seeds`.
+    """
+    return evaluate_seeds(*restore_run(directory), num_episodes, explore, protocol)

@@ -21,6 +21,7 @@ from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
 from tests import small
+from tests.train.scripted import no_action, scripted
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -287,41 +288,9 @@ def named_keys(seed, purpose):
 # ------------------------------------------------------------------------------------- evaluation
 
 
-def scripted(lengths) -> HostEnvironment:
-    """Lanes [1, E'] whose episodes take the given steps, for ever the last; reward 1 a step."""
-    lanes = len(lengths)
-    box = {"episode": np.zeros(lanes, int), "step": np.zeros(lanes, int)}
-    box["over"] = np.zeros(lanes, bool)
-
-    def row(reward, is_first, is_last):
-        flat = (np.zeros((lanes, 1)), reward, is_first, is_last, np.zeros(lanes, bool))
-        return Timestep(*(np.array(x)[None] for x in flat))
-
-    def reset(chosen=None):
-        chosen = np.ones(lanes, bool) if chosen is None else chosen[0]
-        box["episode"] += chosen & (box["step"] > 0)
-        box["step"] *= ~chosen
-        box["over"] = box["over"] & ~chosen
-        return row(np.zeros(lanes), chosen, box["over"])
-
-    def receive():
-        fresh = box["over"]
-        box["episode"] += fresh
-        box["step"] = np.where(fresh, 0, box["step"] + 1)
-        wanted = [a[min(e, len(a) - 1)] for a, e in zip(lengths, box["episode"], strict=True)]
-        box["over"] = ~fresh & (box["step"] >= wanted)
-        return row(np.where(fresh, 0.0, 1.0), fresh, box["over"])
-
-    return HostEnvironment(reset, lambda actions: None, receive, lambda: None)
-
-
-def _nothing(carry, timestep, step):
-    return carry, np.zeros(timestep.reward.shape, np.int32)
-
-
 def test_each_lane_plays_a_number_of_episodes_that_is_fixed_before():
     env = scripted([[2, 3, 4], [50, 60], [7, 1]])
-    found = host_loop.play_episodes(env, _nothing, None, num_episodes=7, max_steps=1_000)
+    found = host_loop.play_episodes(env, no_action, None, num_episodes=7, max_steps=1_000)
     # Lanes 0, 1, 2 in turn; lane 0 has three. The first seven to finish would be other ones.
     np.testing.assert_array_equal(found.length, [[2, 50, 7, 3, 60, 1, 4]])
     np.testing.assert_array_equal(found.episode_return, found.length)
@@ -330,7 +299,7 @@ def test_each_lane_plays_a_number_of_episodes_that_is_fixed_before():
 
 def test_an_episode_that_does_not_end_is_cut():
     env = scripted([[30, 5], [4, 30, 3]])
-    found = host_loop.play_episodes(env, _nothing, None, num_episodes=5, max_steps=10)
+    found = host_loop.play_episodes(env, no_action, None, num_episodes=5, max_steps=10)
     np.testing.assert_array_equal(found.length, [[10, 4, 5, 10, 5]])
     np.testing.assert_array_equal(found.finished, [[False, True, True, False, True]])
 

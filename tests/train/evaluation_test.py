@@ -1,0 +1,204 @@
+"""Evaluation: which episodes count, human-normalised scores, films."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from mbrl_jax.envs import atari, envpool, gymnax
+from mbrl_jax.train import config, host_loop, progress, report, run, seeds
+from mbrl_jax.train.experiment import build
+from mbrl_jax.train.loop import Evaluation
+from mbrl_jax.train.programs import make_programs
+from tests import small
+from tests.train.scripted import no_action, scripted
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+KEYS = functools.partial(seeds.seed_keys, 3, 2)
+
+
+def evaluation(*returns) -> Evaluation:
+    returns = np.array(returns, np.float32)
+    return Evaluation(returns, np.full(returns.shape, 7), np.ones(returns.shape, bool))
+
+
+# ---------------------------------------------------------------------------------- which episodes
+
+
+def both_protocols(lengths, num_episodes, max_steps=1_000):
+    play = (host_loop.play_episodes, host_loop.play_first_episodes)
+    return [p(scripted(lengths), no_action, None, num_episodes, max_steps) for p in play]
+
+
+def test_the_published_protocol_is_biased_to_short_episodes():
+    # Lane 0 plays episodes of 3 steps, lane 1 of 20; a row between two episodes is no step.
+    clean, published = both_protocols([[3], [20]], num_episodes=6)
+    # Lane 0 ends episodes at rows 3, 7, 11, 15, 19, lane 1 its first one at row 20.
+    np.testing.assert_array_equal(published.length, [[3, 3, 3, 3, 3, 20]])
+    np.testing.assert_array_equal(clean.length, [[3, 20, 3, 20, 3, 20]])
+    assert clean.episode_return.mean() == (3 * 3 + 3 * 20) / 6 == 11.5
+    assert published.episode_return.mean() == (5 * 3 + 20) / 6
+    assert published.finished.all()
+
+
+def test_episodes_that_end_at_the_same_step_count_by_lane_and_the_rest_is_dropped():
+    _, published = both_protocols([[9], [4, 1], [4, 2], [4]], num_episodes=4)
+    np.testing.assert_array_equal(published.length, [[4, 4, 4, 1]])
+    _, published = both_protocols([[9], [4, 1], [4, 2], [4]], num_episodes=2)
+    np.testing.assert_array_equal(published.length, [[4, 4]])
+
+
+def test_an_episode_that_does_not_end_is_cut_under_the_published_protocol_too():
+    _, published = both_protocols([[30, 5], [4]], num_episodes=4, max_steps=10)
+    # Lane 1 ends at rows 4, 9, 14; lane 0 is cut at 10.
+    np.testing.assert_array_equal(published.length, [[4, 4, 10, 4]])
+    np.testing.assert_array_equal(published.finished, [[True, True, False, True]])
+
+
+@pytest.fixture(scope="module")
+def catch():
+    """Fresh agents on Catch, whose episodes all take nine steps: what `restore_run` returns."""
+    experiment = small.catch()
+    programs = make_programs(experiment, build(experiment), 2)
+    return experiment, programs, programs.init(KEYS()).agent, KEYS()
+
+
+def test_the_published_protocol_on_a_jax_environment(catch):
+    found = run.evaluate_seeds(*catch, 40, protocol="published")
+    assert found.length.shape == (2, 40) and (found.length == 9).all() and found.finished.all()
+    assert set(np.unique(found.episode_return)) <= {-1.0, 1.0}
+    # 32 lanes differ: their balls fall in other columns.
+    assert len(np.unique(found.episode_return[:, :32])) == 2
+
+
+def test_an_unknown_protocol_is_refused(catch):
+    with pytest.raises(config.ConfigError, match="'best' is none of clean, published"):
+        run.evaluate_seeds(*catch, 2, protocol="best")
+
+
+def test_the_table_says_what_the_published_protocol_does(capsys, catch):
+    progress.print_evaluation(evaluation([1.0, 1.0]), catch[0], "runs/x", "published")
+    said = capsys.readouterr().out
+    assert "the first 2 episodes to end in any of 32 lanes" in said and "biased" in said
+    progress.print_evaluation(evaluation([1.0, 1.0]), catch[0], "runs/x", "clean")
+    said = capsys.readouterr().out
+    assert not any(word in said for word in ("biased", "human", "cut"))
+    some_cut = evaluation([1.0, 1.0])._replace(finished=np.array([[True, False]]))
+    progress.print_evaluation(some_cut, catch[0], "runs/x", "clean")
+    assert "cut at eval_max_steps" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------ human-normalised scores
+
+
+def playing(env):
+    return dataclasses.replace(small.catch(), env=env)
+
+
+def test_pong_is_normalised_in_the_table_and_the_file(tmp_path, capsys):
+    experiment, found = playing(atari.Config("Pong-v5")), evaluation([13.0, 15.0], [-21.0, -20.0])
+    report.write_evaluation(tmp_path, experiment, found)
+    written = json.loads((tmp_path / "evaluation.json").read_text())["human_normalised"]
+    # Random play scores -20.7 and a human tester 14.6.
+    by_hand = [(14.0 + 20.7) / 35.3, (-20.5 + 20.7) / 35.3]
+    np.testing.assert_allclose(written.pop("mean"), by_hand, rtol=1e-6)
+    assert written == {"game": "Pong", "random": -20.7, "human": 14.6}
+    progress.print_evaluation(found, experiment, "runs/pong", "clean")
+    said = capsys.readouterr().out
+    assert "0.983" in said and "0.006" in said
+    assert "random play (-20.7)" in said and "human tester (14.6) in Pong" in said
+    assert "1511.06581" in said
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        gymnax.Config("Breakout-MinAtar"),  # not the game of that name
+        atari.Config("Tennis-v5"),
+        envpool.Config("CartPole-v1"),
+    ],
+)
+def test_other_tasks_have_no_human_score(tmp_path, env):
+    report.write_evaluation(tmp_path, playing(env), evaluation([1.0]))
+    assert "human_normalised" not in json.loads((tmp_path / "evaluation.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------- films
+
+
+def test_a_film_shows_an_episode_from_its_first_row_to_its_last():
+    (film,) = host_loop.play_film(scripted([[5, 3]]), no_action, None, 1_000)
+    np.testing.assert_array_equal(film.frames, np.arange(6)[:, None])
+    assert film[1:] == (1, 5.0, 5, True)
+    (film,) = host_loop.play_film(scripted([[5]]), no_action, None, 3)
+    np.testing.assert_array_equal(film.frames, np.arange(4)[:, None])
+    assert film[1:] == (1, 3.0, 3, False)
+
+
+@pytest.mark.parametrize(("length", "every"), [(7, 1), (8, 2), (14, 2), (15, 4), (50, 8)])
+def test_of_a_long_episode_every_kth_frame_is_kept_and_the_last(monkeypatch, length, every):
+    monkeypatch.setattr(host_loop, "MAX_FRAMES", 8)
+    (film,) = host_loop.play_film(scripted([[length]]), no_action, None, 1_000)
+    shown = film.frames[:, 0].tolist()
+    assert film.every == every and len(shown) <= 8
+    assert shown == [*range(0, length, every), length] and film.length == length
+
+
+def test_a_gif_of_each_seed_is_written(tmp_path, capsys, catch):
+    films = run.film_seeds(*catch, tmp_path / "play.gif")
+    assert [path.name for path, _ in films] == ["play_0.gif", "play_1.gif"]
+    for path, film in films:
+        assert film.frames.shape == (10, 10, 5) and film.length == 9
+        with Image.open(path) as gif:
+            # Ten by five pixels, 25 times as large; in Catch the ball moves at every step.
+            assert gif.n_frames == 10 and gif.size == (125, 250)
+            for i, frame in enumerate(film.frames):
+                gif.seek(i)
+                seen = np.asarray(gif.convert("L"))
+                np.testing.assert_array_equal(seen, 255 * np.kron(frame, np.ones((25, 25))))
+    progress.print_films(films)
+    said = capsys.readouterr().out
+    assert said.count("in 9 steps: ") == 2 and str(films[1][0]) in said
+
+
+def test_the_film_is_the_first_episode_of_the_evaluation():
+    experiment = playing(envpool.Config("CartPole-v1"))
+    programs = make_programs(experiment, build(experiment), 2)
+    keys = KEYS()
+    template = programs.arguments(keys)[("init",)][1]
+    rows = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+    with contextlib.closing(programs):
+        agent = programs._compiled.call(("init",), keys, rows).agent
+        found = run.evaluate_seeds(experiment, programs, agent, keys, 3)
+        films = programs.film(agent, run._eval_keys(keys), 10_000)
+    assert [film.length for film in films] == found.length[:, 0].tolist()
+    with pytest.raises(config.ConfigError, match="nothing to show: CartPole-v1 is seen as vectors"):
+        run.film_seeds(experiment, programs, agent, keys, "play.gif")
+
+
+def test_a_gif_that_cannot_be_written_is_refused(tmp_path):
+    for name in ("play.mp4", "no/such/play.gif"):
+        with pytest.raises(config.ConfigError, match=r"must end in \.gif and lie in"):
+            report.gif_paths(tmp_path / name, small.catch(), 1)
+    assert report.gif_paths(tmp_path / "a.gif", small.catch(), 1) == [tmp_path / "a.gif"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "shown"), [({}, slice(0, 3)), ({"colour": False, "stack": 4}, slice(3, 4))]
+)
+def test_of_stacked_frames_the_newest_is_shown(tmp_path, protocol, shown):
+    experiment = playing(atari.Config("Pong-v5", atari.Protocol(**protocol)))
+    channels = experiment.env.make().spec.observation.shape[-1]
+    frames = np.random.default_rng(0).integers(0, 4, (5, 64, 64, channels), np.uint8) * 80
+    report.write_film(tmp_path / "play.gif", experiment, frames)
+    with Image.open(tmp_path / "play.gif") as gif:
+        assert gif.n_frames == 5 and gif.size == (256, 256)
+        gif.seek(4)
+        seen = np.asarray(gif.convert("RGB"))[::4, ::4]
+    np.testing.assert_array_equal(seen, np.broadcast_to(frames[4][..., shown], (64, 64, 3)))
