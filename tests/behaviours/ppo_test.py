@@ -153,7 +153,9 @@ def _jax_rows(rows):
 
 def test_loss_against_plain_numpy(case):
     parts, params, rows = case
-    total, values = jax.jit(functools.partial(ppo.loss, parts))(params, _jax_rows(rows))
+    total, values = jax.jit(functools.partial(ppo.loss, parts, stats=None))(
+        params, rows=_jax_rows(rows)
+    )
     expected, ratio = _plain_loss(_float64(params), rows)
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(values["kl"], (ratio - 1 - np.log(ratio)).mean(), rtol=1e-4)
@@ -162,7 +164,7 @@ def test_loss_against_plain_numpy(case):
 
 def test_gradient_equals_finite_differences_of_plain_numpy(case):
     parts, params, rows = case
-    gradient = jax.jit(jax.grad(lambda p: ppo.loss(parts, p, _jax_rows(rows))[0]))(params)
+    gradient = jax.jit(jax.grad(lambda p: ppo.loss(parts, p, None, _jax_rows(rows))[0]))(params)
     leaves, tree = jax.tree.flatten(_float64(params))
     for leaf, actual in zip(leaves, jax.tree.leaves(gradient), strict=True):
         for index in np.ndindex(leaf.shape):
@@ -201,7 +203,8 @@ def _epoch(config, imagined):
     @jax.jit
     def run(key):
         state = behaviour.init(key, jnp.zeros(SIZE))
-        log_probs = actor_critic.log_policy(parts, state.params["actor"], imagined.features[:, :-1])
+        features = imagined.features[:, :-1]
+        log_probs = actor_critic.log_policy(parts, state.params["actor"], state.stats, features)
         old = actor_critic.log_prob_of(log_probs, imagined.actions)
         return state, *ppo.epoch(parts, imagined, old, state, key)
 
