@@ -65,11 +65,11 @@ def _run_forward(convolve, x, affine, kernel, bias):
     wide, wide_bias = _wide(affine, x.shape[2]), _wide(bias, out.shape[2])
 
     def one_group(_, x):
-        a = activate(_lines(x), wide).reshape(x.shape)
-        y = _lines(convolve(a, kernel)) + wide_bias
+        a = _activate_lines(_lines(x), wide).reshape(x.shape)
+        y = _lines(convolve(a, kernel))
         mean = y.mean((0, 1))
-        found = Moments(mean, jnp.square(y - mean).mean((0, 1)))
-        return None, (y.reshape((-1,) + out.shape[1:]), found)
+        found = Moments(mean + wide_bias, jnp.square(y - mean).mean((0, 1)))
+        return None, ((y + wide_bias).reshape((-1,) + out.shape[1:]), found)
 
     _, (y, found) = _over_groups(one_group, None, x, _group_size(x, out))
     # Every group and column has moments of its own; all stand for equally many numbers.
@@ -104,6 +104,12 @@ def _run_backward(convolve, kept, bars):
     affine_bar = jax.tree.map(lambda a: a.reshape(-1, x.shape[-1]).sum(0), affine_bar)
     bias_bar = bias_bar.reshape(-1, y.shape[-1]).sum(0)
     return x_bar.reshape(x.shape), affine_bar, kernel_bar, bias_bar
+
+
+def _activate_lines(x, wide):
+    if wide is None:
+        return x
+    return jax.lax.map(lambda frame: activate(frame, wide), x)
 
 
 def _activation(
