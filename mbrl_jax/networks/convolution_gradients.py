@@ -34,7 +34,7 @@ from mbrl_jax.networks.convolution_geometry import (
 
 FEW_CHANNELS = 16  # XLA's kernel library takes convolutions with more than this on one side
 CHANNEL_MULTIPLE = 8  # of output channels, where there are few
-GROUP_ELEMENTS = 2**18  # of the fine side, in one group of frames of the weight gradient
+GROUP_ELEMENTS = 2**18  # of the larger side, in one group of frames of the weight gradient
 UNROLL = 16  # at most so many lanes are written out one by one
 
 # -------------------------------------------------------------------------------- differentiable
@@ -180,16 +180,24 @@ def _weight_gradient(geometry: Geometry, x: Array, dy: Array) -> Array:
 
 def _sum_over_groups(x: Array, dy: Array, dilation: int, padding) -> Array:
     """Products of all windows of x with dy, summed over frames group by group."""
+    # The kernel library multiplies several windows of a line at once: lines are the axis with more.
+    num_rows, num_columns = (
+        a + sum(pads) - dilation * (b - 1)
+        for a, b, pads in zip(x.shape[1:3], dy.shape[1:3], padding, strict=True)
+    )
+    axes = (2, 1) if num_rows > num_columns else (1, 2)
+    if num_rows > num_columns:
+        padding = padding[::-1]
     num_frames = x.shape[0]
     size = _group_size(x, dy)
     whole = num_frames // size
 
     def product(x, dy):
-        x, dy = _wide(x).transpose(3, 1, 2, 0), _wide(dy).transpose(1, 2, 0, 3)
+        x, dy = _wide(x).transpose(3, *axes, 0), _wide(dy).transpose(*axes, 0, 3)
         return correlate(x, dy, 1, padding, dilation)  # [C, k, k, Co]
 
     if whole <= 1:
-        return product(x, dy).transpose(1, 2, 0, 3)
+        return product(x, dy).transpose(*axes, 0, 3)
 
     def groups(a):
         return a[: whole * size].reshape((whole, size) + a.shape[1:])
@@ -201,14 +209,13 @@ def _sum_over_groups(x: Array, dy: Array, dilation: int, padding) -> Array:
     )
     if whole * size < num_frames:
         total += product(x[whole * size :], dy[whole * size :])
-    return total.transpose(1, 2, 0, 3)
+    return total.transpose(*axes, 0, 3)
 
 
 def _group_size(x: Array, dy: Array) -> int:
     """Frames of one group: a power of two, so that small batches divide evenly."""
-    fit = GROUP_ELEMENTS // math.prod(x.shape[1:])
-    size = max(4, 1 << max(fit, 1).bit_length() - 1)
-    return size if dy.shape[-1] > FEW_CHANNELS else max(size, 2 * FEW_CHANNELS)
+    fit = GROUP_ELEMENTS // max(math.prod(x.shape[1:]), math.prod(dy.shape[1:]))
+    return max(4, 1 << max(fit, 1).bit_length() - 1)
 
 
 # --------------------------------------------------------------------------------------- helpers

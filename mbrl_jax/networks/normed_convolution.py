@@ -19,6 +19,7 @@ from mbrl_jax.networks.norms import Affine, Moments, activate
 from mbrl_jax.types import Array, PyTree
 
 GROUP_ELEMENTS = 2**20  # of the larger map of a layer, in one group of frames on CPU
+FEW_CHANNELS = 16  # up to here XLA:CPU writes the loop over them out, and the exp stays scalar
 
 
 def layer(
@@ -63,13 +64,15 @@ _layer.defvjp(_forward, _backward)
 def _run_forward(convolve, x, affine, kernel, bias):
     out = jax.eval_shape(convolve, x, kernel)
     wide, wide_bias = _wide(affine, x.shape[2]), _wide(bias, out.shape[2])
+    frame_by_frame = affine is not None and _leaves_lines(x, out)
 
     def one_group(_, x):
-        a = activate(_lines(x), wide).reshape(x.shape)
-        y = _lines(convolve(a, kernel)) + wide_bias
+        run = functools.partial(activate, affine=wide)
+        a = jax.lax.map(run, _lines(x)) if frame_by_frame else run(_lines(x))
+        y = _lines(convolve(a.reshape(x.shape), kernel))
         mean = y.mean((0, 1))
-        found = Moments(mean, jnp.square(y - mean).mean((0, 1)))
-        return None, (y.reshape((-1,) + out.shape[1:]), found)
+        found = Moments(mean + wide_bias, jnp.square(y - mean).mean((0, 1)))
+        return None, ((y + wide_bias).reshape((-1,) + out.shape[1:]), found)
 
     _, (y, found) = _over_groups(one_group, None, x, _group_size(x, out))
     # Every group and column has moments of its own; all stand for equally many numbers.
@@ -138,6 +141,16 @@ def _wide(vectors: PyTree, columns: int) -> PyTree:
     and finds every channel by a remainder.
     """
     return jax.tree.map(lambda a: jnp.tile(a, columns), vectors)
+
+
+def _leaves_lines(x, y) -> bool:
+    """Whether XLA:CPU would activate x in the shape that a convolution to y wants, and slowly.
+
+    It then loops over the channels of a pixel, which it does not vectorise if there are few. What
+    leaves a loop over frames stays in lines. A convolution without a stride takes lines of its own.
+    """
+    strided = y.shape[1] < x.shape[1]
+    return jax.default_backend() == "cpu" and strided and x.shape[-1] <= FEW_CHANNELS
 
 
 def _over_groups(one_group: Callable, carry: PyTree, maps: PyTree, size: int):
