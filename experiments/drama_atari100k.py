@@ -9,8 +9,9 @@ of a window is the last whose reward is learned; statistics of the actor's input
 seen while acting; random actions end at step 1,034 whatever lane.
 
 Expect (published, unconfirmed): human-normalised mean 1.05 and median 0.27 over the 26 games; Pong
-15. Not reproduced here: a game has 98,969 updates, each of 2.4 TFLOP and some 20 CPU-seconds. With
---steps=1050 it plays, learns 18 times and is evaluated: some ten minutes on two cores, 9 GB.
+15. Not reproduced here: a game has 98,969 updates, each of 2.4 TFLOP. With --steps=1050
+it plays, learns 18 times and is evaluated: 26 minutes on two cores beside other work (56 s for an
+update), and 9 GB.
 
 The other backbones: --set=model.core=mamba and --set=model.core=storm, the other learner:
 --set=behaviour=ppo. The games: `mbrl_jax.envs.atari.ATARI_100K`.

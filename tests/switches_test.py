@@ -14,6 +14,7 @@ import pytest
 
 from experiments import drama_atari100k
 from mbrl_jax import distributions, optim
+from mbrl_jax.agent import make_agent
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.networks import running
@@ -22,6 +23,7 @@ from mbrl_jax.testing import random_trajectory
 from mbrl_jax.train import config, switches
 from mbrl_jax.train.run import chunk_bounds
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction
+from mbrl_jax.world_models import drama
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 PUBLISHED = drama_atari100k.get_experiment()
@@ -244,8 +246,12 @@ def test_dropped_groups_are_not_heard_by_the_core(tiny_drama, tiny_spec):
     silent = latent._replace(sample=jnp.zeros_like(latent.sample))
     np.testing.assert_array_equal(output(1.0, latent), output(0.0, silent))
     assert not np.allclose(output(0.0, latent), output(0.0, silent))
-    some = [output(0.5, latent), output(0.0, latent), output(1.0, latent)]
-    assert not np.allclose(some[0], some[1]) or not np.allclose(some[0], some[2])
+    parts = dataclasses.replace(tiny_drama, dropped_groups=0.25).make(tiny_spec).imagine.args[0]
+    keys = jax.random.split(jax.random.key(4), 2_000)
+    heard = jax.vmap(lambda key: drama._drop_groups(parts, key, latent.sample))(keys)
+    groups = np.asarray(heard).reshape(len(keys), tiny_drama.groups, -1)
+    assert (groups == groups[..., :1]).all()  # a group vanishes as a whole
+    assert abs(groups.mean() - 0.75) < 0.03
 
 
 # ------------------------------------------------------------------------------------ optimiser
@@ -269,8 +275,6 @@ def test_a_whole_update_of_the_published_kind_runs():
     small = config.override(PUBLISHED, PUBLISHED.debug)
     spec = EnvSpec(ArraySpec((64, 64, 3), "uint8"), DiscreteSpec(6), "merged")
     small = dataclasses.replace(small, behaviour=dataclasses.replace(small.behaviour, horizon=2))
-    from mbrl_jax.agent import make_agent
-
     replay = small.make_replay(spec)
     parts = small.model.make(spec), small.behaviour.make(spec), replay
     agent = make_agent(small.agent, spec, *parts)
