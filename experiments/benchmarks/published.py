@@ -1,10 +1,11 @@
 """Whole updates of published-size Drama: this project against plain eager PyTorch on one thread.
 
-    python -m experiments.benchmarks.published
+    taskset -c 0 python -m experiments.benchmarks.published
 
 writes `published.csv`. Both sides start from the same weights and see the same windows and starts.
-CPU-seconds are compared, because XLA uses all cores and PyTorch one. Every update also runs in
-parts, each a program of its own, so that what bounds it can be named.
+On a CPU give both sides one core: two threads of XLA cost more CPU-seconds for the same work, how
+many depends on what the cores share. Every update also runs in parts, each a program of its own, so
+that what bounds it can be named.
 
 Work is counted by formula and not by a compiler: 2·k²·C_in·C_out·H·W for a convolution (H·W of the
 smaller map where it has stride 2), 2·in·out for a row of a linear layer; a backward pass counts

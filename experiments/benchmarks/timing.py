@@ -9,6 +9,7 @@ all of them.
 import contextlib
 import csv
 import functools
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
+
+from mbrl_jax.train.runtime import num_cores
 
 
 class Time(NamedTuple):
@@ -158,9 +161,25 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def machine() -> str:
+    """What measures: the accelerator, or the processor as Linux names it, with its cores."""
+    if not on_cpu():
+        return f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    about = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+    about = {name.strip(): value for name, value in about.items()}
+    name = about.get("model name", platform.processor() or platform.machine())
+    numbers = [f"{key} {about[key]}" for key in ("cpu family", "model") if key in about]
+    return ", ".join([name, *numbers, f"cores: {num_cores()}"])
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
-    """Write a table; a column that a row lacks stays empty."""
+    """Write a table, with the machine in its last column; what a row lacks stays empty."""
+    measured_on = machine()
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, [*columns, "machine"])
         writer.writeheader()
-        writer.writerows({k: shown(v) for k, v in row.items()} for row in rows)
+        for row in rows:
+            cells = {name: shown(value) for name, value in row.items()}
+            writer.writerow(cells | {"machine": measured_on})
