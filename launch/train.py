@@ -3,7 +3,9 @@
     python -m launch.train --experiment=drama_catch --num_seeds=4 --workdir=runs/catch
 
 The same command goes on from the newest checkpoint. `--set=path=value` changes any field of the
-experiment (repeatable), e.g. --set=model.core=gru --set=behaviour.entropy=1e-3.
+experiment (repeatable), e.g. --set=model.core=gru --set=behaviour.entropy=1e-3. Numbers that decide
+no shapes may vary inside one program: --sweep_inside=behaviour.entropy=1e-4,3e-4,1e-3 trains each
+value with each seed.
 """
 
 from absl import flags
@@ -17,6 +19,11 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: change one field; repea
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed i of the run derives from (seed, i).")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds trained in one program.")
+_SWEEP_INSIDE = flags.DEFINE_multi_string(
+    "sweep_inside",
+    [],
+    "path=value,value,…: a number that varies beside the seeds in the same program; repeatable.",
+)
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each seed; default: the experiment's.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Shrink the experiment to seconds.")
 _RESUME = flags.DEFINE_enum(
@@ -31,11 +38,8 @@ def main() -> None:
     for flag in (_EXPERIMENT, _WORKDIR):
         if not flag.value:
             raise config.ConfigError(f"--{flag.name} is missing; see --help")
-    runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=_NUM_SEEDS.value)
-    runtime.require_devices()
     from mbrl_jax.train.experiment import for_debug, with_steps
-    from mbrl_jax.train.progress import Console, print_table
-    from mbrl_jax.train.run import run
+    from mbrl_jax.train.members import Members, parse_inside
 
     experiment = launch_flags.load_experiment(_EXPERIMENT.value)
     if _DEBUG.value:
@@ -43,11 +47,18 @@ def main() -> None:
     experiment = config.override(experiment, _SET.value)
     if _STEPS.value is not None:
         experiment = with_steps(experiment, _STEPS.value)
+    members = Members(_SEED.value, _NUM_SEEDS.value, parse_inside(experiment, _SWEEP_INSIDE.value))
+    runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
+    runtime.require_devices()
+    from mbrl_jax.train.progress import Console, print_table
+    from mbrl_jax.train.run import run
+
     result = run(
         experiment,
         _WORKDIR.value,
-        seed=_SEED.value,
-        num_seeds=_NUM_SEEDS.value,
+        seed=members.seed,
+        num_seeds=members.num_seeds,
+        inside=members.inside,
         resume=_RESUME.value,
         reporter=Console(),
     )

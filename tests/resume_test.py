@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import checkpoint, run, seeds, workdir
+from mbrl_jax.train import checkpoint, run, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.metrics import read_metrics
 
@@ -56,8 +56,8 @@ def _kill_half_way(path: Path) -> int:
 
 def _final_state(path: Path):
     saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
-    return run.restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.members)
+    return run.restore_state(path, programs, saved.members.keys())
 
 
 def _plain(state):

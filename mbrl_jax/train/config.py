@@ -10,7 +10,7 @@ import importlib
 import math
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mbrl_jax.train.annotations import (
@@ -24,6 +24,7 @@ from mbrl_jax.train.annotations import (
     parse,
     tag,
 )
+from mbrl_jax.types import is_number
 
 SCHEMA_VERSION = 1  # of config.json; raise it when a field is renamed or changes its meaning
 _NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers: stored as {"float": "inf"}
@@ -194,6 +195,31 @@ def flatten(config: Any) -> dict[str, Any]:
         for path, value in _walk(config)
         if path and not (isinstance(value, tuple) and any(is_config(v) for v in value))
     }
+
+
+def numbers(config: Any) -> dict[str, float]:
+    """{path: value} of the fields that may be traced."""
+    return {
+        f"{path}.{field.name}".lstrip("."): getattr(value, field.name)
+        for path, value in _walk(config)
+        if is_config(value)
+        for field in dataclasses.fields(value)
+        if is_number(field)
+    }
+
+
+def with_numbers(config: Any, values: Mapping[str, Any]) -> Any:
+    """`config` with other numbers at these paths, traced ones perhaps."""
+    for path, value in values.items():
+        config = _with_number(config, path.split("."), value)
+    return config
+
+
+def _with_number(config: Any, keys: Sequence[str], number: Any) -> Any:
+    if not keys:
+        return number
+    new = _with_number(getattr(config, keys[0]), keys[1:], number)
+    return dataclasses.replace(config, **{keys[0]: new})
 
 
 def difference(old: Any, new: Any) -> list[str]:

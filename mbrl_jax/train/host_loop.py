@@ -30,6 +30,7 @@ from mbrl_jax.train.loop import (
     fresh_state,
     update,
 )
+from mbrl_jax.train.seeds import local
 from mbrl_jax.types import (
     Agent,
     AgentCarry,
@@ -147,9 +148,10 @@ def run_chunk(
 
     Args:
       spec: of the environments.
-      act, learn: for S seeds, compiled; they take the buffers of what they change.
+      act, learn: for S seeds, compiled; they take the buffers of what they change. Actions are
+        NumPy's arrays.
       env: open lanes [S, N].
-      state: TrainState [S]; its buffers are given away.
+      state: TrainState [S], what came from the lanes as NumPy's arrays; its buffers are given away.
       phase: how to go on.
       start, stop: bounds.
 
@@ -157,13 +159,13 @@ def run_chunk(
       (state with NumPy's arrays for what came from the lanes, metrics [S] of what was done).
     """
     acting, agent = Acting(state.replay, state.carry), state.agent
-    timestep, episode = state.timestep, jax.device_get(state.episode)
+    timestep, episode = state.timestep, state.episode
     share, arrivals, learned = np.float32(phase.random_share), [], []
     for iteration in range(start, stop):
         now = np.int32(iteration)
         if phase.collect:
             acting, action = act(acting, agent, state.key, timestep, share, now)
-            env.send(np.asarray(action))
+            env.send(action)
         if phase.learn and iteration % phase.learn_every == 0:
             storage, counters, position = acting.replay
             stored = Stored(storage, position)
@@ -176,7 +178,7 @@ def run_chunk(
             arrivals.append(arrival)
     state = state._replace(agent=agent, timestep=timestep, episode=episode, **acting._asdict())
     collected = [episode_metrics(_stacked(arrivals))] if arrivals else []
-    learned = [_stacked(jax.device_get(learned))] if learned else []
+    learned = [_stacked(local(learned))] if learned else []
     totals = jax.tree.map(lambda x: x.sum(0), collected + learned)
     return state, {name: total for half in totals for name, total in half.items()}
 
@@ -218,7 +220,7 @@ def play_episodes(
 
     Args:
       env: lanes [S, E'] with raw rewards.
-      act: (carry, timestep [S, E'], step) -> (carry, actions [S, E']).
+      act: (carry, timestep [S, E'], step) -> (carry, actions [S, E'], NumPy's).
       carry: to begin with, [S, E'].
       num_episodes: E of each seed; the k-th of lane i stands at k · E' + i.
       max_steps: environment steps after which an episode is cut (`finished` is False).
@@ -318,7 +320,7 @@ def _steps(
     length, step = np.zeros(timestep.reward.shape, np.int32), 0
     while True:
         carry, action = act(carry, timestep, np.int32(step))
-        env.send(np.asarray(action))
+        env.send(action)
         timestep, step = env.receive(), step + 1
         begun = ~timestep.is_first
         episode_return = np.where(begun, episode_return + timestep.reward, 0.0)
@@ -348,6 +350,6 @@ def play_rows(env: HostEnvironment, act: Callable, carry: AgentCarry, num_rows: 
     for step in range(num_rows):
         carry, action = act(carry, timestep, np.int32(step))
         rows.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], Step(timestep, action)))
-        env.send(np.asarray(action))
+        env.send(action)
         timestep = env.receive()
     return jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)

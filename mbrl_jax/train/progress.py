@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.train.host_programs import PUBLISHED_LANES
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.report import human_normalised
 
 
@@ -55,7 +56,7 @@ class Console:
         self._flops_of_update = programs.flops_of_update
         parameters = ", ".join(f"{name} {n:,}" for name, n in programs.parameters().items())
         self.console.print(
-            f"{experiment.name}: {programs.num_seeds} seeds, {self._total} steps each; "
+            f"{experiment.name}: {_count(programs.members)}, {self._total} steps each; "
             f"parameters: {parameters}; compiling …",
             soft_wrap=True,
         )
@@ -113,6 +114,11 @@ class Console:
                 )
 
 
+def _count(members: Members) -> str:
+    settings = len(members.settings)
+    return f"{settings} settings × " * (settings > 1) + f"{members.num_seeds} seeds"
+
+
 def _short(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
@@ -130,12 +136,15 @@ def print_table(result, directory) -> None:
     from rich.table import Table
 
     table = Table(title="returns per seed")
-    for name in ("seed", "training, last fifth", "greedy episodes", "finished", "state"):
+    varied = [path for path, _ in result.members.inside]
+    for name in (*varied, "seed", "training, last fifth", "greedy episodes", "finished", "state"):
         table.add_column(name, justify="right")
     for i, final in enumerate(result.final_return):
         frozen = result.frozen_at[i]
+        setting = result.members.setting(i)
         table.add_row(
-            str(i),
+            *(f"{setting[path]:g}" for path in varied),
+            str(i % result.members.num_seeds),
             "–" if final is None else f"{final:.3f}",
             *_evaluation_columns(result.evaluation, i),
             "ok" if frozen < 0 else f"frozen at iteration {frozen}",

@@ -15,6 +15,7 @@ from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Evaluation, Phase, TrainState
+from mbrl_jax.train.members import Inside, Members
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
@@ -32,6 +33,7 @@ class Result(NamedTuple):
     evaluation: Evaluation  # [S, E] greedy episodes
     pictures: list[Path]
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
+    members: Members  # what each of the S is
 
 
 def run(
@@ -40,6 +42,7 @@ def run(
     seed: int = 0,
     num_seeds: int = 1,
     *,
+    inside: Inside = (),
     resume: str = "auto",
     reporter: Reporter | None = None,
 ) -> Result:
@@ -50,18 +53,20 @@ def run(
       directory: the workdir; the same call goes on from its newest checkpoint.
       seed: lane i trains with `fold_in(key(seed), i)`.
       num_seeds: S.
+      inside: (path, values) of numbers that vary beside the seeds; then S below is the number of
+        members, every setting with every seed (see `members.Members`).
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; silent by default.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend.
     """
-    _check_seeds(seed, num_seeds)
+    members = Members(seed, num_seeds, inside)
     config.validate(experiment)
     system = _build(experiment)
     path = Path(directory)
-    resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
-    keys = seeds.seed_keys(seed, num_seeds)
-    with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
+    resumed = workdir.prepare(path, workdir.RunConfig(experiment, members), resume)
+    keys = members.keys()
+    with contextlib.closing(make_programs(experiment, system, members)) as programs:
         programs.compile_ahead(keys, fresh=resumed is None)
         return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
 
@@ -87,11 +92,10 @@ def _run(
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
     write_evaluation(path, experiment, evaluation)
     rows = read_metrics(path)
-    picture_keys = jax.vmap(lambda key: named(key, "open_loop"))(keys)
-    predictions = programs.open_loop(state.agent, picture_keys)
+    predictions = programs.open_loop(state.agent, _keys_of(keys, "open_loop"))
     pictures = write_pictures(path, experiment, predictions, rows)
-    frozen_at = np.asarray(state.agent.frozen_at).tolist()
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at)
+    frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
+    return Result(last_fifth(rows), evaluation, pictures, frozen_at, programs.members)
 
 
 def _build(experiment: Experiment) -> System:
@@ -100,13 +104,6 @@ def _build(experiment: Experiment) -> System:
         return build(experiment)
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
-
-
-def _check_seeds(seed: int, num_seeds: int) -> None:
-    if num_seeds < 1:
-        raise config.ConfigError(f"--num_seeds={num_seeds} must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise config.ConfigError(f"--seed={seed} must lie in 0 … 2^32 - 1")
 
 
 def restore_state(
@@ -205,7 +202,9 @@ def evaluate_seeds(
         raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
     episodes = num_episodes or experiment.eval_episodes
     max_steps = experiment.eval_max_steps
-    return programs.evaluate(episodes, explore, agent, _eval_keys(keys), max_steps, protocol)
+    return programs.evaluate(
+        episodes, explore, agent, _keys_of(keys, "evaluate"), max_steps, protocol
+    )
 
 
 def film_seeds(
@@ -226,14 +225,15 @@ def film_seeds(
     vectors, or the path cannot be written.
     """
     paths = gif_paths(path, experiment, programs.num_seeds)
-    films = programs.film(agent, _eval_keys(keys), experiment.eval_max_steps)
+    films = programs.film(agent, _keys_of(keys, "evaluate"), experiment.eval_max_steps)
     for target, film in zip(paths, films, strict=True):
         write_film(target, experiment, film.frames)
     return list(zip(paths, films, strict=True))
 
 
-def _eval_keys(keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: named(key, "evaluate"))(keys)
+def _keys_of(keys: jax.Array, purpose: str) -> jax.Array:
+    """A key of each seed for one purpose."""
+    return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
 
 
 def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
@@ -246,13 +246,14 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
     """
     path = Path(directory)
     saved = workdir.read_config(path)
-    if not 0 <= seed_index < saved.num_seeds:
+    if not 0 <= seed_index < len(saved.members):
         raise config.ConfigError(
-            f"seed_index={seed_index}: {path} holds the seeds 0 … {saved.num_seeds - 1}"
+            f"seed_index={seed_index}: {path} holds the seeds 0 … {len(saved.members) - 1}"
         )
-    system = build(saved.experiment)
-    programs = make_programs(saved.experiment, system, saved.num_seeds)
-    _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    experiment = config.with_numbers(saved.experiment, saved.members.setting(seed_index))
+    system = build(experiment)
+    programs = make_programs(experiment, system, saved.members)
+    _, state, _ = restore_state(path, programs, saved.members.keys())
     agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
     return act, system.agent.initial_carry()
@@ -267,8 +268,8 @@ def restore_run(
     """
     path = Path(directory)
     saved = workdir.read_config(path)
-    programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
-    keys = seeds.seed_keys(saved.seed, saved.num_seeds)
+    programs = make_programs(saved.experiment, _build(saved.experiment), saved.members)
+    keys = saved.members.keys()
     _, state, _ = restore_state(path, programs, keys)
     return saved.experiment, programs, state.agent, keys
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mbrl_jax.train import checkpoint
 from mbrl_jax.train.config import ConfigError, difference, from_json, to_json
 from mbrl_jax.train.experiment import Experiment, with_steps
+from mbrl_jax.train.members import Members
 
 CONFIG = "config.json"
 
@@ -16,8 +17,7 @@ class RunConfig(NamedTuple):
     """What `config.json` holds."""
 
     experiment: Experiment
-    seed: int
-    num_seeds: int
+    members: Members
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -27,8 +27,10 @@ def read_config(workdir: Path) -> RunConfig:
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
         data = json.loads(path.read_text())
-        return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        inside = tuple((path, tuple(values)) for path, values in data["sweep_inside"])
+        members = Members(data["seed"], data["num_seeds"], inside)
+        return RunConfig(from_json(data["experiment"]), members)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
 
@@ -82,16 +84,23 @@ def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
     except ConfigError:  # a different number of steps is the smaller difference
         saved_experiment = saved.experiment
     lines = difference(saved_experiment, run.experiment)
-    lines += [
-        f"--{name}: {getattr(saved, name)} -> {getattr(run, name)}"
-        for name in ("seed", "num_seeds")
-        if getattr(saved, name) != getattr(run, name)
-    ]
+    before, after = (_flags(one.members) for one in (saved, run))
+    lines += [f"--{n}: {before[n]} -> {after[n]}" for n in before if before[n] != after[n]]
     if lines:
         raise ConfigError(
             f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
             "--workdir or repeat the settings of that run"
         )
+
+
+def _flags(members: Members) -> dict[str, str]:
+    """The flags of `launch.train` that name the members."""
+    inside = [f"{path}={','.join(map(str, values))}" for path, values in members.inside]
+    return {
+        "seed": str(members.seed),
+        "num_seeds": str(members.num_seeds),
+        "sweep_inside": " ".join(inside) or "none",
+    }
 
 
 def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> None:
@@ -106,8 +115,9 @@ def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> 
 def _write_config(workdir: Path, run: RunConfig) -> None:
     data: dict[str, Any] = {
         "experiment": to_json(run.experiment),
-        "seed": run.seed,
-        "num_seeds": run.num_seeds,
+        "seed": run.members.seed,
+        "num_seeds": run.members.num_seeds,
+        "sweep_inside": run.members.inside,
     }
     temporary = workdir / (CONFIG + ".tmp")
     temporary.write_text(json.dumps(data, indent=2) + "\n")

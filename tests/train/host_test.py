@@ -17,6 +17,7 @@ from mbrl_jax.train import host_loop, run, seeds
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Episode, Phase, account, episode_metrics
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
@@ -217,7 +218,7 @@ def runs(tmp_path_factory):
 
 
 def _state(path, experiment):
-    programs = run.make_programs(experiment, build(experiment), NUM_SEEDS)
+    programs = run.make_programs(experiment, build(experiment), Members(SEED, NUM_SEEDS))
     return run.restore_state(path, programs, KEYS())[1]
 
 
