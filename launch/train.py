@@ -25,6 +25,14 @@ _RESUME = flags.DEFINE_enum(
 
 
 def main() -> None:
+    """Train, and end with status 75 where a signal asked for it and the same command goes on."""
+    from mbrl_jax.train import preemption
+
+    with preemption.listening():
+        train()
+
+
+def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.train import config, runtime
 
