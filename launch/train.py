@@ -26,12 +26,23 @@ _SWEEP_INSIDE = flags.DEFINE_multi_string(
 )
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each seed; default: the experiment's.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Shrink the experiment to seconds.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes; recognised by itself under Slurm."
+)
 _RESUME = flags.DEFINE_enum(
     "resume", "auto", ["auto", "never", "must"], "What to do with a workdir that holds a run."
 )
 
 
 def main() -> None:
+    """Train, and end with status 75 where a signal asked for it and the same command goes on."""
+    from mbrl_jax.train import preemption
+
+    with preemption.listening():
+        train()
+
+
+def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.train import config, runtime
 
@@ -48,9 +59,10 @@ def main() -> None:
     if _STEPS.value is not None:
         experiment = with_steps(experiment, _STEPS.value)
     members = Members(_SEED.value, _NUM_SEEDS.value, parse_inside(experiment, _SWEEP_INSIDE.value))
+    runtime.join_processes(_DISTRIBUTED.value)
     runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
     runtime.require_devices()
-    from mbrl_jax.train.progress import Console, print_table
+    from mbrl_jax.train.progress import Console, Quiet, print_table
     from mbrl_jax.train.run import run
 
     result = run(
@@ -60,9 +72,10 @@ def main() -> None:
         num_seeds=members.num_seeds,
         inside=members.inside,
         resume=_RESUME.value,
-        reporter=Console(),
+        reporter=Console() if runtime.is_first_process() else Quiet(),
     )
-    print_table(result, _WORKDIR.value)
+    if runtime.is_first_process():
+        print_table(result, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mbrl_jax.train import work
+from mbrl_jax.train import preemption, work
 
 
 class Compiled:
@@ -32,7 +32,8 @@ class Compiled:
         """The compiled program; waits for it."""
         if name not in self._programs:
             self.begin(name, *args)
-        return self._programs[name].result()
+        with preemption.at_once():
+            return self._programs[name].result()
 
     def call(self, name: tuple, *args: Any) -> Any:
         """Run a program."""

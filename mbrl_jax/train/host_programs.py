@@ -30,6 +30,8 @@ PUBLISHED_LANES = 32  # of one seed where episodes are counted as the published 
 class HostPrograms:
     """As `programs.Programs`, with lanes that are opened at `init` or `resume`."""
 
+    on_host = True
+
     def __init__(
         self,
         experiment: Experiment,
@@ -38,6 +40,7 @@ class HostPrograms:
         system_of: Callable[[Mapping[str, Any]], System] | None = None,
     ):
         self.members, self.num_seeds = members, len(members)
+        self.replay = system.replay
         self._rows = seeds.padded(self.num_seeds)
         self._experiment, self._system = experiment, system
         self._system_of = system_of or systems(experiment, system)
@@ -52,7 +55,7 @@ class HostPrograms:
 
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
-        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.int32)
+        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
         share = jax.ShapeDtypeStruct((), jnp.float32)
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position = state.replay

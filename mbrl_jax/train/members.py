@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mbrl_jax.train import config, seeds
@@ -49,9 +50,15 @@ class Members:
 
     def keys(self) -> Key:
         """Keys of all members, [padded]."""
-        keys = seeds.seed_keys(self.seed, self.num_seeds)
-        rows = np.arange(len(self)) % self.num_seeds
-        return seeds.pad(keys[rows], len(self))
+        make = jax.jit(
+            lambda: seeds.seed_keys(self.seed, self.num_seeds)[self._rows() % self.num_seeds],
+            out_shardings=seeds.seed_sharding(len(self)),
+        )
+        return make()
+
+    def _rows(self) -> np.ndarray:
+        """The member of each row [padded]."""
+        return np.minimum(np.arange(seeds.padded(len(self))), len(self) - 1)
 
     def over(
         self,
@@ -70,9 +77,9 @@ class Members:
         def of_member(numbers, *args):
             return pick(system_of(numbers))(*args)
 
-        rows = np.minimum(np.arange(seeds.padded(len(self))), len(self) - 1) // self.num_seeds
+        of_row = self._rows() // self.num_seeds
         table = {
-            path: np.array([setting[path] for setting in self.settings], np.float32)[rows]
+            path: np.array([setting[path] for setting in self.settings], np.float32)[of_row]
             for path, _ in self.inside
         }
         return seeds.over_seeds(of_member, len(self), num_shared, donate, table)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.train import host_loop, seeds, work
@@ -32,8 +33,11 @@ def make_programs(
 class Programs:
     """Of a JAX environment: whole chunks of iterations are one program."""
 
+    on_host = False
+
     def __init__(self, experiment: Experiment, system: System, members: Members):
         self.members, self.num_seeds = members, len(members)
+        self.replay = system.replay
         self._experiment, self._system = experiment, system
         self._system_of = systems(experiment, system)
         self._compiled = Compiled(self._jitted)
@@ -41,14 +45,14 @@ class Programs:
     def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
         state = self.state_template(keys)
-        number = jax.ShapeDtypeStruct((), jnp.int32)
+        number = jax.ShapeDtypeStruct((), jnp.uint32)
         pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
         first = self._experiment.phases[0]
         self._compiled.begin(("chunk", first.collect), state, pace, number, number)
         if fresh:
             self._compiled.begin(("init",), keys)
-        episodes = self._experiment.eval_episodes
-        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, number)
+        episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
+        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         self._compiled.begin(("open_loop",), state.agent, keys)
 
     def parameters(self) -> dict[str, int]:
@@ -82,7 +86,7 @@ class Programs:
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
         """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
-        args = state, cadence(phase), jnp.int32(start), jnp.int32(stop)
+        args = state, cadence(phase), np.uint32(start), np.uint32(stop)
         program = self._compiled.get(("chunk", phase.collect), *args)
         began = time.perf_counter()
         state, metrics = program(*args)
@@ -103,7 +107,7 @@ class Programs:
             args = (num_episodes, explore, agent, keys, max_steps, protocol)
             return self._stepped.evaluate(*args)
         name = ("evaluate", num_episodes, explore)
-        played = self._compiled.call(name, agent, keys, jnp.int32(max_steps))
+        played = self._compiled.call(name, agent, keys, np.int32(max_steps))
         return seeds.gather(played, self.num_seeds)
 
     def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:

@@ -89,11 +89,13 @@ def over_seeds(
 # ------------------------------------------------------------- between devices, processes and NumPy
 
 
-def pad(tree: PyTree, num_seeds: int) -> PyTree:
-    """Arrays of at least S rows as [padded(S), …] on the devices: the last seed is repeated."""
-    rows = np.minimum(np.arange(padded(num_seeds)), num_seeds - 1)
-    take = lambda x: jax.tree.map(lambda a: a[rows], x)  # noqa: E731
-    return jax.jit(take, out_shardings=seed_sharding(num_seeds))(tree)
+def any_process(here: bool) -> bool:
+    """Whether something holds in one of the processes; all have to ask."""
+    if jax.process_count() == 1:
+        return here
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 def local(tree: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl_jax.train import checkpoint
+from mbrl_jax.train import checkpoint, files
 from mbrl_jax.train.config import ConfigError, difference, from_json, to_json
 from mbrl_jax.train.experiment import Experiment, with_steps
 from mbrl_jax.train.members import Members
@@ -26,10 +26,7 @@ def read_config(workdir: Path) -> RunConfig:
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
-        data = json.loads(path.read_text())
-        inside = tuple((path, tuple(values)) for path, values in data["sweep_inside"])
-        members = Members(data["seed"], data["num_seeds"], inside)
-        return RunConfig(from_json(data["experiment"]), members)
+        return _from_json(json.loads(path.read_text()))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
@@ -46,7 +43,7 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     Raises ConfigError where the directory cannot be used, or belongs to another configuration.
     """
     workdir = Path(workdir)
-    _check_usable(workdir)
+    check_usable(workdir)
     iteration = checkpoint.latest_iteration(workdir)
     exists = (workdir / CONFIG).exists()
     if resume == "must" and (iteration is None or not exists):
@@ -64,7 +61,8 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     return iteration
 
 
-def _check_usable(workdir: Path) -> None:
+def check_usable(workdir: Path) -> None:
+    """Make the directory if it is absent. Raises ConfigError where it cannot be used."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file; name a directory")
     try:
@@ -79,6 +77,21 @@ def _check_usable(workdir: Path) -> None:
 
 def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
     """More steps may follow; everything else must be equal."""
+    if lines := _differences(saved, run):
+        raise ConfigError(
+            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
+            "--workdir or repeat the settings of that run"
+        )
+
+
+def check_meta(run: RunConfig, meta: dict[str, Any]) -> None:
+    """Raise ConfigError where a checkpoint's `meta.json` is of another configuration than `run`."""
+    if lines := _differences(_from_json(meta["config"]), run):
+        raise ConfigError(f"it belongs to another configuration ({'; '.join(lines)})")
+
+
+def _differences(saved: RunConfig, run: RunConfig) -> list[str]:
+    """Lines "name: old -> new", but of the number of steps."""
     try:
         saved_experiment = with_steps(saved.experiment, run.experiment.steps)
     except ConfigError:  # a different number of steps is the smaller difference
@@ -86,11 +99,7 @@ def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
     lines = difference(saved_experiment, run.experiment)
     before, after = (_flags(one.members) for one in (saved, run))
     lines += [f"--{n}: {before[n]} -> {after[n]}" for n in before if before[n] != after[n]]
-    if lines:
-        raise ConfigError(
-            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
-            "--workdir or repeat the settings of that run"
-        )
+    return lines
 
 
 def _flags(members: Members) -> dict[str, str]:
@@ -112,13 +121,21 @@ def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> 
         )
 
 
-def _write_config(workdir: Path, run: RunConfig) -> None:
-    data: dict[str, Any] = {
+def as_json(run: RunConfig) -> dict[str, Any]:
+    """What `config.json` and the `meta.json` of a checkpoint say of a run."""
+    return {
         "experiment": to_json(run.experiment),
         "seed": run.members.seed,
         "num_seeds": run.members.num_seeds,
         "sweep_inside": run.members.inside,
     }
-    temporary = workdir / (CONFIG + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
-    temporary.replace(workdir / CONFIG)
+
+
+def _from_json(data: dict[str, Any]) -> RunConfig:
+    inside = tuple((path, tuple(values)) for path, values in data["sweep_inside"])
+    members = Members(data["seed"], data["num_seeds"], inside)
+    return RunConfig(from_json(data["experiment"]), members)
+
+
+def _write_config(workdir: Path, run: RunConfig) -> None:
+    files.write_text(workdir / CONFIG, json.dumps(as_json(run), indent=2) + "\n")
