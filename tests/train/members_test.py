@@ -64,7 +64,7 @@ def test_every_setting_meets_every_seed():
     [
         (["behaviour.horizon=3,4"], "needs a program of its own"),
         (["behaviour.entropi=1"], "did you mean behaviour.entropy"),
-        (["behaviour.entropy=1e-3,much"], "expected a number, got 'much'"),
+        (["behaviour.entropy=1e-3,much"], "expected a finite number, got 'much'"),
         (["behaviour.entropy=1e-3,0.001"], "twice"),
         (["behaviour.entropy=1", "behaviour.entropy=2"], "twice"),
     ],
