@@ -41,8 +41,8 @@ class Whole(NamedTuple):
     """The run that was left alone."""
 
     path: Path
-    before: float  # seconds until its first checkpoint
-    after: float  # seconds from there to its end
+    before: float  # CPU-seconds until its first checkpoint
+    after: float  # CPU-seconds from there to its end
 
 
 class Survived(NamedTuple):
@@ -74,15 +74,25 @@ def start(path: Path, steps: int) -> subprocess.Popen:
 def leave_alone(folder: Path, steps: int) -> Whole:
     """A run without kills, after a short one that fills the compilation cache."""
     for name in ("cached", "whole"):
-        path, began, before = folder / name, time.monotonic(), None
+        path, before, spent = folder / name, None, 0.0
         process = start(path, steps if name == "whole" else EVERY)
         while process.poll() is None:
+            spent = _cpu_seconds(process) or spent
             if before is None and checkpoint.latest_iteration(path):
-                before = time.monotonic() - began
+                before = spent
             time.sleep(0.01)
         if process.returncode:
             raise RuntimeError((folder / f"{name}.log").read_text()[-2000:])
-    return Whole(path, before, time.monotonic() - began - before)
+    return Whole(path, before, spent - before)
+
+
+def _cpu_seconds(process: subprocess.Popen) -> float:
+    """What all threads of a living process have used; 0 of one that has ended."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def kill_often(
@@ -91,18 +101,20 @@ def kill_often(
     """Start the run again and again and kill it, at most `most` times, until it ends; what was hit.
 
     The moments are uniform over the start of the process and a third of the training behind it, so
-    that a run takes several kills.
+    that a run takes several kills; in CPU time, which other work on the machine does not stretch.
     """
     hit: list[str] = []
     while True:
         process = start(path, steps)
-        wait = moments.uniform(0.0, whole.before + whole.after / 3) if len(hit) < most else None
-        try:
-            process.wait(wait)
+        limit = moments.uniform(0.0, whole.before + whole.after / 3)
+        while process.poll() is None and (len(hit) == most or _cpu_seconds(process) < limit):
+            time.sleep(0.002)
+        if process.poll() is not None:
+            if process.returncode:
+                raise RuntimeError((path.parent / f"{path.name}.log").read_text()[-2000:])
             return hit
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
             hit.append(_moment(path, steps))
 
 
