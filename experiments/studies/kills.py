@@ -21,11 +21,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import app, flags
 
-from mbrl_jax.train import checkpoint, files, replay_log, run, seeds, workdir
+from mbrl_jax.train import checkpoint, files, replay_log
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 20  # iterations between saves: one is under way much of the time
@@ -141,21 +140,27 @@ def difference(path: Path, whole: Path) -> str:
     needed = {s.file for i in checkpoint.complete(path) for s in checkpoint.segments_of(path, i)}
     if orphans := {p.name for p in (path / replay_log.FOLDER).iterdir()} - needed:
         return f"litter: {min(orphans)}"
-    one, other = (_state(p) for p in (path, whole))
-    for (name, found), (_, wanted) in zip(one, other, strict=True):
-        if found.dtype != wanted.dtype or not np.array_equal(found, wanted):
-            return jax.tree_util.keystr(name)
+    found, wanted = _state(path), _state(whole)
+    if list(found) != list(wanted):
+        return "what is in the checkpoint"
+    for name, values in found.items():
+        same = values.dtype == wanted[name].dtype and values.tobytes() == wanted[name].tobytes()
+        if not same:
+            return name
     return ""
 
 
-def _state(path: Path):
-    """(path, array) of all leaves of the newest checkpoint."""
-    saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
-    found = run.restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
-    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    plain = lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x)  # noqa: E731
-    return jax.tree_util.tree_flatten_with_path(jax.tree.map(plain, found.state))[0]
+def _state(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of the newest checkpoint, with the rows that the ring holds there."""
+    newest = checkpoint.latest_iteration(path)
+    state = checkpoint.load_leaves(path / checkpoint.FOLDER / str(newest) / "state_0")
+    segments = sorted(checkpoint.segments_of(path, newest), key=lambda segment: segment.rows)
+    parts = [np.load(path / replay_log.FOLDER / s.file, allow_pickle=False) for s in segments]
+    for name in parts[0].files:
+        state[f"row {name}"] = np.concatenate([part[name] for part in parts], axis=1)[:, -RING:]
+    for part in parts:
+        part.close()
+    return dict(sorted(state.items()))
 
 
 def survive(folder: Path, kills: int, steps: int, seed: int = 0) -> list[Survived]:
