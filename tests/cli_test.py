@@ -52,6 +52,7 @@ def _sentence(done: subprocess.CompletedProcess) -> str:
         ([CATCH, "--num_seeds=0"], "--num_seeds=0 must be at least 1"),
         ([CATCH, "--num_seeds=two"], "--num_seeds=two"),
         ([CATCH, "--steps=-5"], "--steps=-5 must be positive"),
+        ([CATCH, "--steps=4294967296"], "do not fit into their 32-bit counter"),
         ([CATCH, "--seed=-1"], "--seed=-1 must lie in 0"),
         ([CATCH, "--seed=4294967296"], "--seed=4294967296 must lie in 0"),
         ([CATCH, "--resume=must"], "holds no checkpoint"),
@@ -81,6 +82,9 @@ def test_a_workdir_that_cannot_be_written_is_refused():
 def test_evaluate_refuses_what_is_no_run(tmp_path):
     assert "holds no run" in _sentence(_launch("evaluate", f"--workdir={tmp_path}"))
     assert "--workdir is missing" in _sentence(_launch("evaluate"))
+    assert "holds no run" in _sentence(
+        _launch("evaluate", f"--workdir={tmp_path}", "--checkpoint=best")
+    )
     assert "clean|published" in _sentence(_launch("evaluate", "--protocol=best"))
 
 
