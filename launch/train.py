@@ -17,6 +17,9 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: change one field; repea
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed i of the run derives from (seed, i).")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds trained in one program.")
+_FIRST_SEED = flags.DEFINE_integer(
+    "first_seed", 0, "Lane of the first seed: a sweep spreads the lanes over programs with it."
+)
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each seed; default: the experiment's.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Shrink the experiment to seconds.")
 _RESUME = flags.DEFINE_enum(
@@ -33,21 +36,18 @@ def main() -> None:
             raise config.ConfigError(f"--{flag.name} is missing; see --help")
     runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=_NUM_SEEDS.value)
     runtime.require_devices()
-    from mbrl_jax.train.experiment import for_debug, with_steps
     from mbrl_jax.train.progress import Console, print_table
     from mbrl_jax.train.run import run
 
-    experiment = launch_flags.load_experiment(_EXPERIMENT.value)
-    if _DEBUG.value:
-        experiment = for_debug(experiment)
-    experiment = config.override(experiment, _SET.value)
-    if _STEPS.value is not None:
-        experiment = with_steps(experiment, _STEPS.value)
+    experiment = launch_flags.adjust_experiment(
+        launch_flags.load_experiment(_EXPERIMENT.value), _SET.value, _STEPS.value, _DEBUG.value
+    )
     result = run(
         experiment,
         _WORKDIR.value,
         seed=_SEED.value,
         num_seeds=_NUM_SEEDS.value,
+        first_seed=_FIRST_SEED.value,
         resume=_RESUME.value,
         reporter=Console(),
     )

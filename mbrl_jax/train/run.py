@@ -40,6 +40,7 @@ def run(
     seed: int = 0,
     num_seeds: int = 1,
     *,
+    first_seed: int = 0,
     resume: str = "auto",
     reporter: Reporter | None = None,
 ) -> Result:
@@ -50,20 +51,22 @@ def run(
       directory: the workdir; the same call goes on from its newest checkpoint.
       seed: lane i trains with `fold_in(key(seed), i)`.
       num_seeds: S.
+      first_seed: the lanes are first_seed … first_seed + S - 1, for seeds spread over programs.
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; silent by default.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend.
     """
-    _check_seeds(seed, num_seeds)
+    check_seeds(seed, num_seeds, first_seed)
     config.validate(experiment)
     system = _build(experiment)
     path = Path(directory)
-    resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
-    keys = seeds.seed_keys(seed, num_seeds)
+    asked = workdir.RunConfig(experiment, seed, num_seeds, first_seed)
+    resumed = workdir.prepare(path, asked, resume)
+    keys = seeds.seed_keys(seed, num_seeds, first_seed)
     with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
         programs.compile_ahead(keys, fresh=resumed is None)
-        return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
+        return _run(experiment, programs, path, keys, first_seed, resumed, reporter or Quiet())
 
 
 def _run(
@@ -71,11 +74,13 @@ def _run(
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
+    first_seed: int,
     resumed: int | None,
     reporter: Reporter,
 ) -> Result:
     """Train to the last step, evaluate, draw."""
     state, meta = _initial(path, programs, keys, resumed)
+    meta["first_seed"] = first_seed
     with (
         reporter.running(experiment, programs, meta),
         MetricsWriter(
@@ -102,11 +107,18 @@ def _build(experiment: Experiment) -> System:
         raise config.ConfigError(str(error)) from error
 
 
-def _check_seeds(seed: int, num_seeds: int) -> None:
+def check_seeds(seed: int, num_seeds: int, first_seed: int = 0) -> None:
+    """Raise ConfigError for numbers that name no lanes."""
     if num_seeds < 1:
         raise config.ConfigError(f"--num_seeds={num_seeds} must be at least 1")
     if not 0 <= seed < 2**32:
         raise config.ConfigError(f"--seed={seed} must lie in 0 … 2^32 - 1")
+    if not 0 <= first_seed <= 2**31 - num_seeds:
+        raise config.ConfigError(f"--first_seed={first_seed} must lie in 0 … 2^31 - num_seeds")
+
+
+def _keys_of(saved: workdir.RunConfig) -> jax.Array:
+    return seeds.seed_keys(saved.seed, saved.num_seeds, saved.first_seed)
 
 
 def restore_state(
@@ -170,7 +182,7 @@ def _rows(metrics: dict, meta: dict[str, Any], step: int) -> list[dict[str, Any]
     ]
     rows = []
     for i, env_steps in enumerate(meta["env_steps"]):
-        row = {"step": step, "seed": i, "env_steps": env_steps}
+        row = {"step": step, "seed": meta["first_seed"] + i, "env_steps": env_steps}
         for name, (total, count) in sorted(metrics.items()):
             row[name] = float(total[i]) / float(count[i]) if count[i] else None
         row["count/updates"] = round(float(metrics["count/updates"][1][i]))
@@ -252,7 +264,7 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
         )
     system = build(saved.experiment)
     programs = make_programs(saved.experiment, system, saved.num_seeds)
-    _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    _, state, _ = restore_state(path, programs, _keys_of(saved))
     agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
     return act, system.agent.initial_carry()
@@ -268,7 +280,7 @@ def restore_run(
     path = Path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
-    keys = seeds.seed_keys(saved.seed, saved.num_seeds)
+    keys = _keys_of(saved)
     _, state, _ = restore_state(path, programs, keys)
     return saved.experiment, programs, state.agent, keys
 

@@ -18,6 +18,7 @@ class RunConfig(NamedTuple):
     experiment: Experiment
     seed: int
     num_seeds: int
+    first_seed: int = 0  # lane of the first one: those before it are trained elsewhere
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -27,7 +28,8 @@ def read_config(workdir: Path) -> RunConfig:
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
         data = json.loads(path.read_text())
-        return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
+        numbers = (data["seed"], data["num_seeds"], data.get("first_seed", 0))
+        return RunConfig(from_json(data["experiment"]), *numbers)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
@@ -84,7 +86,7 @@ def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
     lines = difference(saved_experiment, run.experiment)
     lines += [
         f"--{name}: {getattr(saved, name)} -> {getattr(run, name)}"
-        for name in ("seed", "num_seeds")
+        for name in ("seed", "num_seeds", "first_seed")
         if getattr(saved, name) != getattr(run, name)
     ]
     if lines:
@@ -108,6 +110,7 @@ def _write_config(workdir: Path, run: RunConfig) -> None:
         "experiment": to_json(run.experiment),
         "seed": run.seed,
         "num_seeds": run.num_seeds,
+        "first_seed": run.first_seed,
     }
     temporary = workdir / (CONFIG + ".tmp")
     temporary.write_text(json.dumps(data, indent=2) + "\n")
