@@ -72,7 +72,7 @@ def _is_alive(workdir: Path, record: dict[str, Any]) -> bool:
     """Whether the process that keeps a record shows signs of life."""
     try:
         age = time.time() - (Path(workdir) / RECORD).stat().st_mtime
-        if record.get("host") == socket.gethostname():
+        if record["host"] == socket.gethostname():
             os.kill(int(record["pid"]), 0)
     except PermissionError:  # somebody else's process: there is one
         return age < STALE_AFTER
