@@ -266,7 +266,12 @@ def _submit(root: Path, tasks) -> None:
 def _run_here(root: Path, tasks) -> None:
     """Run the members on this machine, and end with the status that tells how it went."""
     from launch import supervise
+    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.sweep_status import kept_by
 
+    for task in tasks:
+        if keeper := kept_by(Path(task.workdir)):
+            raise ConfigError(f"{task.name} is being run by {keeper}; wait for it or end it")
     console = Console()
     supervisor = supervise.Supervisor(tasks, console, jobs=_JOBS.value or 1, retries=_RETRIES.value)
     signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl_jax.train import sweep
+from mbrl_jax.train import sweep, sweep_status
 from mbrl_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,6 +132,14 @@ def test_a_sweep_that_is_done_has_nothing_to_do(root):
     assert "2 of 2 members are done already" in done.stdout
     status = _sweep(root, "--status")
     assert "2 members: 2 done" in status.stdout
+
+
+def test_a_member_that_another_process_runs_is_left_to_it(root):
+    sweep_status.write_record(root / "seeds=0-0", state="running")
+    done = _sweep(root, *SMALL)
+    sweep_status.write_record(root / "seeds=0-0", state="done")
+    assert done.returncode == 1
+    assert f"seeds=0-0 is being run by process {os.getpid()}" in done.stderr
 
 
 def test_what_the_members_share_may_not_change(root):

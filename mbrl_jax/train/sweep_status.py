@@ -81,6 +81,14 @@ def _is_alive(workdir: Path, record: dict[str, Any]) -> bool:
     return age < STALE_AFTER
 
 
+def kept_by(workdir: Path) -> str:
+    """The living process that runs a member, in words; "" where there is none."""
+    record = read_record(workdir)
+    if record.get("state") != "running" or not _is_alive(Path(workdir), record):
+        return ""
+    return f"process {record['pid']} on {record['host']}"
+
+
 # ---------------------------------------------------------------------------------------- a member
 
 
