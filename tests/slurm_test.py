@@ -133,7 +133,7 @@ def test_a_member_that_fails_is_a_job_that_fails(cluster):
 
 # --------------------------------------------------------------------------------- a real cluster
 
-STEPS = 6000
+STEPS = 1000
 CONFIGURATIONS = [
     f"model.core={core},behaviour.entropy={e}" for core in ("gru", "s5") for e in ("1e-2", "2e-2")
 ]
@@ -143,7 +143,7 @@ def _sweep(root: Path, *flags: str) -> subprocess.CompletedProcess:
     command = [
         *(sys.executable, "-m", "launch.sweep", "--experiment=drama_catch", "--debug"),
         *("--num_seeds=2", "--seed=5", f"--steps={STEPS}", f"--root={root}"),
-        *("--set=log_every=20", "--set=checkpoint_every=100"),
+        *("--set=log_every=20", "--set=checkpoint_every=40"),
         *("--grid=model.core=gru,s5", "--grid=behaviour.entropy=1e-2,2e-2", *flags),
     ]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
