@@ -184,16 +184,16 @@ def count_states(rows: Sequence[Status]) -> dict[str, int]:
 
 
 def print_status(root: Path, rows: Sequence[Status]) -> None:
-    """The table of a sweep, and a line with the numbers of members in each state."""
+    """The table of a sweep; below, why members failed, and how many are in each state."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    # Text: nothing that a directory or a log is called or holds is read as markup.
     table = Table(title=Text(f"sweep {root}"))
-    for name in ("member", "state", "step", "return", "checkpoint", "tries", "error"):
-        table.add_column(
-            name, justify="left" if name in ("member", "error") else "right", overflow="fold"
-        )
+    table.add_column("member", overflow="fold")
+    for name in ("state", "step", "return", "checkpoint", "tries"):
+        table.add_column(name, justify="right", no_wrap=True)
     colours = {"failed": "red", "done": "green", "running": "cyan", "preempted": "yellow"}
     for row in rows:
         table.add_row(
@@ -203,9 +203,11 @@ def print_status(root: Path, rows: Sequence[Status]) -> None:
             "–" if row.last_return is None else f"{row.last_return:.3f}",
             "–" if row.checkpoint is None else str(row.checkpoint),
             str(row.attempt),
-            Text(row.error),  # Text: nothing that a log holds is read as markup
         )
     console = Console()
     console.print(table)
+    for row in rows:
+        if row.error:
+            console.print(Text(f"{row.name}: {row.error}"), soft_wrap=True)
     counts = ", ".join(f"{count} {state}" for state, count in count_states(rows).items())
     console.print(f"{len(rows)} members: {counts or 'none'}")

@@ -230,7 +230,7 @@ def test_a_process_that_is_gone_without_a_word_has_failed(tmp_path):
     assert record["host"] == socket.gethostname() and record["pid"] == os.getpid()
 
 
-def test_a_failed_member_shows_the_error_of_its_last_attempt_only(tmp_path):
+def test_a_failed_member_shows_the_error_of_its_last_attempt_only(tmp_path, capsys):
     workdir = tmp_path / "m"
     sweep_status.write_record(workdir, state="failed", attempt=2)
     log = workdir / sweep_status.LOG
@@ -239,6 +239,8 @@ def test_a_failed_member_shows_the_error_of_its_last_attempt_only(tmp_path):
         '  File "x.py", line 1\nmodule.OddError: a [red]bad[/red] \x1b[31mthing\n\n'
     )
     assert _status(tmp_path).error == "module.OddError: a [red]bad[/red] [31mthing"
+    sweep_status.print_status(tmp_path, [_status(tmp_path)])
+    assert "m: module.OddError: a [red]bad[/red] [31mthing\n" in capsys.readouterr().out
     log.write_text("=== attempt 1\nerror: the first\n=== attempt 2\n")
     assert _status(tmp_path).error == ""
 
