@@ -188,9 +188,9 @@ def _in_the_middle(root: Path, name: str) -> None:
     assert checkpoint.latest_iteration(root / name) < STEPS
 
 
-def _slurm(*command: str) -> str:
-    print("$", *command, flush=True)
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _kill(process: int, signum: int) -> None:
+    print(f"$ kill -{signal.Signals(signum).name} {process}", flush=True)
+    os.kill(process, signum)
 
 
 @pytest.mark.slow
@@ -207,14 +207,15 @@ def test_a_sweep_on_slurm_that_is_disturbed_equals_one_that_is_not(tmp_path):
     assert list(jobs) == list(_statuses(rough)) == CONFIGURATIONS
     requeued, told, killed, lost = CONFIGURATIONS
     _in_the_middle(rough, requeued)
-    _slurm("scontrol", "requeue", jobs[requeued])
+    print("$ scontrol requeue", jobs[requeued], flush=True)
+    subprocess.run(["scontrol", "requeue", jobs[requeued]], check=True)
     _in_the_middle(rough, told)
-    _slurm("scancel", "--batch", "--signal=USR2", jobs[told])  # as before the time limit
+    _kill(sweep_status.read_record(rough / told)["pid"], signal.SIGUSR2)  # as before the limit
     _in_the_middle(rough, killed)
     (process,) = _processes("launch.train", f"--workdir={rough / killed} ")
-    os.kill(process, signal.SIGKILL)
+    _kill(process, signal.SIGKILL)
     _in_the_middle(rough, lost)
-    os.kill(sweep_status.read_record(rough / lost)["pid"], signal.SIGKILL)
+    _kill(sweep_status.read_record(rough / lost)["pid"], signal.SIGKILL)
     _wait(lambda: lost not in slurm.queued(rough), f"Slurm has seen that {lost} failed")
     assert _statuses(rough)[lost].state == "failed"
     _print(_sweep(rough, "--status"))
