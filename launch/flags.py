@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -64,6 +64,17 @@ def load_experiment(name: str):
     if not hasattr(module, "get_experiment"):
         raise ConfigError(f"--experiment={name} defines no get_experiment()")
     return module.get_experiment()
+
+
+def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, debug: bool):
+    """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
+    from mbrl_jax.train.config import override
+    from mbrl_jax.train.experiment import for_debug, with_steps
+
+    if debug:
+        experiment = for_debug(experiment)
+    experiment = override(experiment, settings)
+    return experiment if steps is None else with_steps(experiment, steps)
 
 
 def experiment_names() -> list[str]:

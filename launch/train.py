@@ -19,6 +19,9 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: change one field; repea
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed i of the run derives from (seed, i).")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds trained in one program.")
+_FIRST_SEED = flags.DEFINE_integer(
+    "first_seed", 0, "Lane of the first seed: a sweep spreads the lanes over programs with it."
+)
 _SWEEP_INSIDE = flags.DEFINE_multi_string(
     "sweep_inside",
     [],
@@ -49,16 +52,13 @@ def train() -> None:
     for flag in (_EXPERIMENT, _WORKDIR):
         if not flag.value:
             raise config.ConfigError(f"--{flag.name} is missing; see --help")
-    from mbrl_jax.train.experiment import for_debug, with_steps
     from mbrl_jax.train.members import Members, parse_inside
 
-    experiment = launch_flags.load_experiment(_EXPERIMENT.value)
-    if _DEBUG.value:
-        experiment = for_debug(experiment)
-    experiment = config.override(experiment, _SET.value)
-    if _STEPS.value is not None:
-        experiment = with_steps(experiment, _STEPS.value)
-    members = Members(_SEED.value, _NUM_SEEDS.value, parse_inside(experiment, _SWEEP_INSIDE.value))
+    experiment = launch_flags.adjust_experiment(
+        launch_flags.load_experiment(_EXPERIMENT.value), _SET.value, _STEPS.value, _DEBUG.value
+    )
+    inside = parse_inside(experiment, _SWEEP_INSIDE.value)
+    members = Members(_SEED.value, _NUM_SEEDS.value, inside, _FIRST_SEED.value)
     runtime.join_processes(_DISTRIBUTED.value)
     runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
     runtime.require_devices()
@@ -71,6 +71,7 @@ def train() -> None:
         seed=members.seed,
         num_seeds=members.num_seeds,
         inside=members.inside,
+        first_seed=members.first_seed,
         resume=_RESUME.value,
         reporter=Console() if runtime.is_first_process() else Quiet(),
     )

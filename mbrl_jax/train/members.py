@@ -27,12 +27,17 @@ class Members:
     seed: int = 0
     num_seeds: int = 1  # S, of each setting
     inside: Inside = ()
+    first_seed: int = 0  # lane of the first one: those before it are trained elsewhere
 
     def __post_init__(self):
         if self.num_seeds < 1:
             raise config.ConfigError(f"--num_seeds={self.num_seeds} must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise config.ConfigError(f"--seed={self.seed} must lie in 0 … 2^32 - 1")
+        if not 0 <= self.first_seed <= 2**31 - self.num_seeds:
+            raise config.ConfigError(
+                f"--first_seed={self.first_seed} must lie in 0 … 2^31 - num_seeds"
+            )
 
     def __len__(self) -> int:
         return self.num_seeds * math.prod(len(values) for _, values in self.inside)
@@ -50,11 +55,12 @@ class Members:
 
     def keys(self) -> Key:
         """Keys of all members, [padded]."""
-        make = jax.jit(
-            lambda: seeds.seed_keys(self.seed, self.num_seeds)[self._rows() % self.num_seeds],
-            out_shardings=seeds.seed_sharding(len(self)),
-        )
-        return make()
+
+        def make():
+            keys = seeds.seed_keys(self.seed, self.num_seeds, self.first_seed)
+            return keys[self._rows() % self.num_seeds]
+
+        return jax.jit(make, out_shardings=seeds.seed_sharding(len(self)))()
 
     def _rows(self) -> np.ndarray:
         """The member of each row [padded]."""

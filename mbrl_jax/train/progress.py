@@ -151,7 +151,7 @@ def print_table(result, directory) -> None:
         setting = result.members.setting(i)
         table.add_row(
             *(f"{setting[path]:g}" for path in varied),
-            str(i % result.members.num_seeds),
+            str(result.members.first_seed + i % result.members.num_seeds),
             "–" if final is None else f"{final:.3f}",
             *_evaluation_columns(result.evaluation, i),
             "ok" if frozen == -1 else f"frozen at iteration {frozen % 2**32}{_cause(result, i)}",

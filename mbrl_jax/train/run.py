@@ -53,6 +53,7 @@ def run(
     num_seeds: int = 1,
     *,
     inside: Inside = (),
+    first_seed: int = 0,
     resume: str = "auto",
     reporter: Reporter | None = None,
 ) -> Result:
@@ -65,13 +66,14 @@ def run(
       num_seeds: S.
       inside: (path, values) of numbers that vary beside the seeds; then S below is the number of
         members, every setting with every seed (see `members.Members`).
+      first_seed: the lanes are first_seed … first_seed + S - 1, for seeds spread over programs.
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; silent by default.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend, and `preemption.Preempted`
     where a signal asked the run to end: it is saved, and the same call goes on.
     """
-    members = Members(seed, num_seeds, inside)
+    members = Members(seed, num_seeds, inside, first_seed)
     config.validate(experiment)
     system = _build(experiment)
     path = Path(directory)
@@ -109,6 +111,7 @@ def _run(
     experiment, num_seeds = this.experiment, programs.num_seeds
     with preemption.at_once():
         state, meta, segments = _initial(this, path, programs, keys, resumed)
+    meta["first_seed"] = this.members.first_seed
     step = meta["iteration"] * experiment.num_envs
     with (
         reporter.running(experiment, programs, meta),

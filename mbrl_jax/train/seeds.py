@@ -16,9 +16,10 @@ from mbrl_jax.types import Array, Key, PyTree
 AXIS = "seed"
 
 
-def seed_keys(seed: int, num_seeds: int) -> Key:
-    """Keys [S]; lane i is `fold_in(key(seed), i)` and does not depend on S."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(num_seeds))
+def seed_keys(seed: int, num_seeds: int, first: int = 0) -> Key:
+    """Keys [S]; that of lane `first` + i is `fold_in(key(seed), first + i)`, whatever S is."""
+    lanes = first + jnp.arange(num_seeds)
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(lanes)
 
 
 def _layout(num_seeds: int) -> tuple[int, int]:

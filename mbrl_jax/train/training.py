@@ -112,7 +112,7 @@ def _tell_of_frozen(
         step = int(frozen_at[seed]) % 2**32 * experiment.num_envs
         meta["frozen"][str(seed)] = {"step": step, "metric": metric}
         reporter.warn(
-            f"seed {seed}: {metric} was not finite at step {step}; its agent stays at the last "
+            f"seed {meta['first_seed'] + seed}: {metric} was not finite at step {step}; its agent stays at the last "
             "good value, the other seeds go on"
         )
 
@@ -139,7 +139,7 @@ def _rows(metrics: dict, meta: dict[str, Any], step: int) -> list[dict[str, Any]
     ]
     rows = []
     for i, env_steps in enumerate(meta["env_steps"]):
-        row = {"step": step, "seed": i, "env_steps": env_steps}
+        row = {"step": step, "seed": meta["first_seed"] + i, "env_steps": env_steps}
         for name, (total, count) in sorted(metrics.items()):
             row[name] = float(total[i]) / float(count[i]) if count[i] else None
         row["count/updates"] = round(float(metrics["count/updates"][1][i]))

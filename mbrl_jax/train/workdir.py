@@ -108,6 +108,7 @@ def _flags(members: Members) -> dict[str, str]:
     return {
         "seed": str(members.seed),
         "num_seeds": str(members.num_seeds),
+        "first_seed": str(members.first_seed),
         "sweep_inside": " ".join(inside) or "none",
     }
 
@@ -127,13 +128,14 @@ def as_json(run: RunConfig) -> dict[str, Any]:
         "experiment": to_json(run.experiment),
         "seed": run.members.seed,
         "num_seeds": run.members.num_seeds,
+        "first_seed": run.members.first_seed,
         "sweep_inside": run.members.inside,
     }
 
 
 def _from_json(data: dict[str, Any]) -> RunConfig:
     inside = tuple((path, tuple(values)) for path, values in data["sweep_inside"])
-    members = Members(data["seed"], data["num_seeds"], inside)
+    members = Members(data["seed"], data["num_seeds"], inside, data["first_seed"])
     return RunConfig(from_json(data["experiment"]), members)
 
 
