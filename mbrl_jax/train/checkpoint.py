@@ -1,6 +1,7 @@
 """Checkpoints of the whole train state with Orbax: what a run needs to go on bit for bit."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +49,39 @@ class Checkpointer:
         self._manager.wait_until_finished()
 
 
-def latest_iteration(workdir: Path) -> int | None:
-    """Iteration of the newest complete checkpoint, or None. Cheap: no Orbax import."""
+def remove_all(workdir: Path) -> None:
+    """Remove all checkpoints of a run."""
+    shutil.rmtree(Path(workdir) / FOLDER, ignore_errors=True)
+
+
+def iterations(workdir: Path) -> list[int]:
+    """Iterations of all complete checkpoints, the oldest first. Cheap: no Orbax import."""
     folder = Path(workdir) / FOLDER
     if not folder.is_dir():
-        return None
-    complete = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
-    return max(complete, default=None)
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
 
 
-def restore(workdir: Path, template: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
-    """(iteration, state, meta) of the newest checkpoint.
+def latest_iteration(workdir: Path) -> int | None:
+    """Iteration of the newest complete checkpoint, or None."""
+    return max(iterations(workdir), default=None)
+
+
+def restore(
+    workdir: Path, template: PyTree, iteration: int | None = None
+) -> tuple[int, PyTree, dict[str, Any]]:
+    """(iteration, state, meta) of a checkpoint.
 
     Args:
       workdir: of the run.
+      iteration: of the checkpoint; None for the newest.
       template: `jax.ShapeDtypeStruct`s with shardings; Orbax returns nested dicts without one.
 
     Raises ConfigError when there is none, or it cannot be read into the template.
     """
     import orbax.checkpoint as ocp
 
-    iteration = latest_iteration(workdir)
+    iteration = latest_iteration(workdir) if iteration is None else iteration
     if iteration is None:
         raise ConfigError(f"{workdir} holds no checkpoint; train there first")
     manager = _manager(workdir, create=False)

@@ -62,8 +62,12 @@ class HostPrograms:
         return work.parameters(self._system.agent)
 
     def flops_of_update(self) -> float:
-        """Work of an update of one seed; when it was compiled."""
-        return self._compiled.flops[("learn",)] / self.num_seeds
+        """Work of an update of one seed; waits until it is traced."""
+        return self._compiled.flops("learn") / self.num_seeds
+
+    def temporaries(self) -> int:
+        """Bytes that an update takes on a device beside the state; waits until it is compiled."""
+        return self._compiled.temporaries("learn")
 
     def close(self) -> None:
         """Close the lanes, and give up what has not begun to compile."""

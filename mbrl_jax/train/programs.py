@@ -52,9 +52,12 @@ class Programs:
         return work.parameters(self._system.agent)
 
     def flops_of_update(self) -> float:
-        """Work of an update of one seed, and of the acting before it; when it was compiled."""
-        chunks = [flops for name, flops in self._compiled.flops.items() if name[0] == "chunk"]
-        return max(chunks) / self.num_seeds
+        """Work of an update of one seed, and of the acting before it; waits until it is traced."""
+        return self._compiled.flops("chunk") / self.num_seeds
+
+    def temporaries(self) -> int:
+        """Bytes that an update takes on a device beside the state; waits until it is compiled."""
+        return self._compiled.temporaries("chunk")
 
     def close(self) -> None:
         """Give up what has not begun to compile."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mbrl_jax.keys import named
-from mbrl_jax.train import checkpoint, config, seeds, workdir
+from mbrl_jax.train import checkpoint, config, preflight, seeds, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
@@ -42,6 +42,7 @@ def run(
     *,
     resume: str = "auto",
     reporter: Reporter | None = None,
+    allow_oversize: bool = False,
 ) -> Result:
     """Train, or go on training, `num_seeds` seeds in one program.
 
@@ -52,22 +53,39 @@ def run(
       num_seeds: S.
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; silent by default.
+      allow_oversize: begin even where too little memory is free; see `preflight`.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend.
     """
     _check_seeds(seed, num_seeds)
     config.validate(experiment)
-    system = _build(experiment)
-    path = Path(directory)
+    system, reporter = _build(experiment), reporter or Quiet()
+    plan = preflight.plan(experiment, system, num_seeds, allow_oversize)
+    reporter.planned(plan)
+    preflight.require_fit(plan)
+    path = workdir.as_path(directory)
     resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
     keys = seeds.seed_keys(seed, num_seeds)
     with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
         programs.compile_ahead(keys, fresh=resumed is None)
-        return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
+        return _run(plan, programs, path, keys, resumed, reporter)
+
+
+def survey(experiment: Experiment, seed: int = 0, num_seeds: int = 1) -> preflight.Plan:
+    """What `run` would take: compiles and times updates, and writes nothing.
+
+    Raises ConfigError for whatever the caller can mend.
+    """
+    _check_seeds(seed, num_seeds)
+    config.validate(experiment)
+    system = _build(experiment)
+    plan = preflight.plan(experiment, system, num_seeds)
+    with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
+        return preflight.measure(programs, seeds.seed_keys(seed, num_seeds), plan)
 
 
 def _run(
-    experiment: Experiment,
+    plan: preflight.Plan,
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
@@ -75,6 +93,7 @@ def _run(
     reporter: Reporter,
 ) -> Result:
     """Train to the last step, evaluate, draw."""
+    experiment = plan.experiment
     state, meta = _initial(path, programs, keys, resumed)
     with (
         reporter.running(experiment, programs, meta),
@@ -83,6 +102,8 @@ def _run(
         ) as writer,
         checkpoint.Checkpointer(path) as saver,
     ):
+        if meta["iteration"] < experiment.iterations:
+            preflight.require_room(plan, programs)
         state = _train(experiment, programs, state, meta, writer, saver, reporter)
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
     write_evaluation(path, experiment, evaluation)
@@ -244,7 +265,7 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
 
     Raises ConfigError when the workdir holds no run or no such seed.
     """
-    path = Path(directory)
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     if not 0 <= seed_index < saved.num_seeds:
         raise config.ConfigError(
@@ -265,7 +286,7 @@ def restore_run(
 
     Raises ConfigError when the workdir holds no run.
     """
-    path = Path(directory)
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
     keys = seeds.seed_keys(saved.seed, saved.num_seeds)

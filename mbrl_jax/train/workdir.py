@@ -20,6 +20,17 @@ class RunConfig(NamedTuple):
     num_seeds: int
 
 
+def as_path(directory: str | Path) -> Path:
+    """A run's directory as a path; a leading `~` or `~user` is a home directory.
+
+    Shells leave it alone after `--workdir=`. A directory of that very name is written `./~`.
+    """
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"--workdir={directory}: {error}; write ./~… for such a name") from error
+
+
 def read_config(workdir: Path) -> RunConfig:
     """Read `config.json`. Raises ConfigError when it is missing or not readable."""
     path = Path(workdir) / CONFIG
@@ -28,7 +39,10 @@ def read_config(workdir: Path) -> RunConfig:
     try:
         data = json.loads(path.read_text())
         return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except ConfigError:
+        raise
+    # RecursionError: brackets within brackets. ValueError: no JSON, or no text.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
 
@@ -109,6 +123,11 @@ def _write_config(workdir: Path, run: RunConfig) -> None:
         "seed": run.seed,
         "num_seeds": run.num_seeds,
     }
-    temporary = workdir / (CONFIG + ".tmp")
+    write_json(workdir / CONFIG, data)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a file that is complete or absent."""
+    temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(data, indent=2) + "\n")
-    temporary.replace(workdir / CONFIG)
+    temporary.replace(path)
