@@ -9,8 +9,7 @@ a few lanes; every finding is a sentence that says what was seen and what to do 
 of severity "error" break training or make it learn something false; "warning" is what may be meant.
 """
 
-import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 

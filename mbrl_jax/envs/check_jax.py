@@ -5,7 +5,8 @@ same arguments are tried again, in another company, and after another trace.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,9 @@ def play(env: Environment, steps: int, seed: int) -> Played:
     steps = min(steps, max(MAX_BYTES // (LANES * _bytes(env.spec)), 2))
     key = jax.random.key(seed)
     try:
-        rows, endings = _rollout(env, key, steps)
-        again, _ = _rollout(env, key, steps)
-        others, _ = _rollout(env, jax.random.key(seed + 1), steps)
+        rows, endings = _rollout(env, steps)(key)
+        second = _rollout(env, steps)
+        (again, _), (others, _) = second(key), second(jax.random.key(seed + 1))
         findings += [
             *_check_repeated(rows, again, others),
             *_check_alone(env, key),
@@ -116,8 +117,11 @@ def _changed(before: PyTree, after: PyTree) -> str:
 # ----------------------------------------------------------------------------------------- rollout
 
 
-def _rollout(env: Environment, key: Key, steps: int) -> tuple[Timestep, Ending]:
-    """Random play: (rows [R, L] on the host, endings [L]). Traced anew at every call."""
+def _rollout(env: Environment, steps: int) -> Callable[[Key], tuple[Timestep, Ending]]:
+    """A function of a key that plays at random: (rows [R, L] on the host, endings [L]).
+
+    What another call gives is traced anew.
+    """
 
     def lane(key):
         state, first = env.reset(named(key, "reset"))
@@ -138,9 +142,15 @@ def _rollout(env: Environment, key: Key, steps: int) -> tuple[Timestep, Ending]:
         rows = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rows)
         return rows, ending
 
-    mapped = lambda keys: jax.vmap(lane, out_axes=(1, 0))(keys)  # noqa: E731
-    rows, endings = jax.jit(mapped)(jax.random.split(key, LANES))
-    return jax.device_get(rows), endings
+    @jax.jit
+    def lanes(key):
+        return jax.vmap(lane, out_axes=(1, 0))(jax.random.split(key, LANES))
+
+    def run(key):
+        rows, endings = lanes(key)
+        return jax.device_get(rows), endings
+
+    return run
 
 
 def _equal(one: PyTree, other: PyTree) -> bool:

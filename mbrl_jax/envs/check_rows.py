@@ -62,7 +62,7 @@ def check_shapes(spec: EnvSpec, leading: tuple[int, ...], timestep: Any) -> list
     """Findings where a timestep [*leading] has not the structure, shapes and dtypes of `spec`."""
     if not isinstance(timestep, Timestep):
         return [error("dtypes", f"a row is a {type(timestep).__name__} and not a Timestep")]
-    wanted = {name: ((), "bool") for name in ("is_first", "is_last", "is_terminal")}
+    wanted = dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool"))
     wanted |= {
         "observation": (spec.observation.shape, spec.observation.dtype),
         "reward": ((), "float32"),
@@ -107,9 +107,7 @@ def check_flags(rows: Rows) -> list[Finding]:
         return found
     lives = int((terminal & ~last & ~first).sum())
     lost = f"; {lives} rows are terminal within an episode, as lost lives are" if lives else ""
-    return [
-        ok("end flags", f"first, last and terminal rows follow each other as they should{lost}")
-    ]
+    return [ok("end flags", f"first, last and terminal rows are in their order{lost}")]
 
 
 def _wrong_flags(seam: str, first, last, terminal) -> list[tuple[np.ndarray, str]]:

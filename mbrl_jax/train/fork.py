@@ -91,7 +91,7 @@ def _iteration(origin: Origin, experiment: Experiment) -> int:
 
 
 def read_meta(path: Path) -> dict[str, Any] | None:
-    """`meta.json` of a workdir, or None where it is no fork. Raises ConfigError for another file."""
+    """`meta.json` of a workdir, None where it is no fork. Raises ConfigError for another file."""
     try:
         data = json.loads((path / META).read_text())
         for link in data["lineage"]:
@@ -157,8 +157,8 @@ def _require_same_shapes(before: Experiment, after: Experiment) -> None:
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(
             f"the changed settings ({'; '.join(difference(before, after))}) need a state of other "
-            f"shapes than the checkpoint's ({'; '.join(changed[:3])}{more}): a fork can change what "
-            "leaves them as they are; begin a new run"
+            f"shapes than the checkpoint's ({'; '.join(changed[:3])}{more}): a fork cannot change "
+            "them; begin a new run"
         )
 
 

@@ -100,7 +100,7 @@ class Console:
         hours = preflight.expected_hours(self._plan, 1e9 * gflops, self._peak)
         share = f"{preflight.EFFICIENCY:.0%} of the {self._peak / 1e9:,.0f} GFLOP/s of a product"
         self.console.print(
-            f"estimate: {in_words(hours)} for all updates, of {gflops:.3g} GFLOP a seed, at {share}",
+            f"estimate: {in_words(hours)} for updates of {gflops:.3g} GFLOP a seed, at {share}",
             soft_wrap=True,
         )
 
