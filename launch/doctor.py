@@ -41,7 +41,7 @@ def main() -> None:
 
     found = check.check(_environment(), steps=_STEPS.value, seed=_SEED.value, limits=limits)
     print_findings(found, _ENV.value or _EXPERIMENT.value)
-    sys.exit(1 if check.count(found)["error"] else 0)
+    sys.exit(1 if check.count_errors(found) else 0)
 
 
 def _environment():

@@ -9,7 +9,7 @@ a few lanes; every finding is a sentence that says what was seen and what to do 
 of severity "error" break training or make it learn something false; "warning" is what may be meant.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def check(
     if isinstance(found, Finding):
         return [found]
     findings = check_spec(found.spec)
-    if not any(finding.severity == "error" for finding in findings):
+    if not count_errors(findings):
         on_host = isinstance(found, HostEnvironments)
         played = (check_host if on_host else check_jax).play(found, steps, seed)
         findings += played.findings
@@ -125,9 +125,6 @@ def _check_action_spec(spec: Any) -> list[Finding]:
     return [ok("action", f"there are {size} {what}")]
 
 
-def count(findings: list[Finding]) -> dict[Literal["error", "warning", "ok"], int]:
-    """Number of findings by severity."""
-    return {
-        severity: sum(f.severity == severity for f in findings)
-        for severity in ("error", "warning", "ok")
-    }
+def count_errors(findings: list[Finding]) -> int:
+    """How many of the findings are errors."""
+    return sum(finding.severity == "error" for finding in findings)

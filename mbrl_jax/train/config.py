@@ -17,6 +17,7 @@ from mbrl_jax.train.annotations import (
     choices,
     config_classes,
     describe,
+    fits,
     hints_of,
     is_config,
     members,
@@ -275,6 +276,9 @@ def _decode(value: Any, path: str) -> Any:
             f"{', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
     fields = {k: _decode(v, f"{path}.{k}") for k, v in value.items() if k != "type"}
+    for key, field in fields.items():
+        if not fits(field, hint := hints_of(cls)[key]):
+            raise ConfigError(f"{path}.{key}: expected {describe(hint)}, got {field!r}")
     try:
         return cls(**fields)
     except (TypeError, ValueError) as error:

@@ -278,8 +278,8 @@ def print_findings(findings, name: str) -> None:
     for severity, topic, sentence in findings:
         console.print(f"{severity:8}", style=styles[severity], end="")
         console.print(shown(f"{topic}: {sentence}"), soft_wrap=True, highlight=False)
-    numbers = [sum(f.severity == kind for f in findings) for kind in styles]
-    errors, warnings, fine = numbers
+    severities = [severity for severity, _, _ in findings]
+    errors, warnings, fine = (severities.count(kind) for kind in styles)
     console.print(
         shown(f"{name}: {errors} errors, {warnings} warnings, {fine} in order"),
         soft_wrap=True,

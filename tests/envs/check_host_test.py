@@ -103,7 +103,7 @@ def test_a_fault_of_lanes_is_found(fault, severity, topic, words):
     named = [f for f in found if f.severity == severity and f.topic == topic]
     assert any(words in f.sentence for f in named), found
     if severity == "warning":
-        assert check.count(found)["error"] == 0
+        assert check.count_errors(found) == 0
 
 
 def test_sound_lanes_have_no_faults():
@@ -124,4 +124,4 @@ def test_sound_lanes_have_no_faults():
 )
 def test_the_environments_that_ship_have_no_errors(config):
     found = check.check(config, steps=250)
-    assert check.count(found)["error"] == 0, found
+    assert check.count_errors(found) == 0, found

@@ -256,7 +256,7 @@ def test_a_fault_is_found(name):
     named = [f for f in found if f.severity == severity and f.topic == topic]
     assert any(words in f.sentence for f in named), found
     if severity == "warning":
-        assert check.count(found)["error"] == 0
+        assert check.count_errors(found) == 0
 
 
 @pytest.mark.parametrize("spec", [DiscreteSpec(3), BoundedSpec(2)])
@@ -272,7 +272,7 @@ def test_a_sound_environment_has_no_faults(spec, terminal):
 def test_observations_are_held_against_their_range():
     found = looked_at(walk(), limits=(0.0, 0.5))
     assert ("error", "observations") in {f[:2] for f in found}
-    assert check.count(looked_at(walk(), limits=(0.0, 9.0)))["error"] == 0
+    assert check.count_errors(looked_at(walk(), limits=(0.0, 9.0))) == 0
 
 
 def test_images_of_floats_lie_between_0_and_1():
@@ -318,4 +318,4 @@ def test_what_is_no_environment_is_said(env, words):
 @pytest.mark.parametrize("name", probe.PROBES)
 def test_configs_and_functions_that_make_environments_serve(name):
     for env in (probe.Config(name), lambda: probe.Config(name)):
-        assert check.count(looked_at(env, steps=20))["error"] == 0
+        assert check.count_errors(looked_at(env, steps=20)) == 0
