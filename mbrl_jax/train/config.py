@@ -299,6 +299,7 @@ def _find_class(label: Any, path: str) -> type:
     frozen = getattr(getattr(found, "__dataclass_params__", None), "frozen", False)
     if not (isinstance(found, type) and frozen and found.__module__ == module):
         raise ConfigError(
-            f"{path}: {label!r} is not a frozen dataclass of mbrl_jax or of an imported module"
+            f"{path}: {label!r} is not a frozen dataclass of mbrl_jax or of an imported module "
+            "(name the experiment that defines it: --experiment=…)"
         )
     return found
