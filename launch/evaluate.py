@@ -1,6 +1,7 @@
-"""Evaluate the newest checkpoint of a run: complete episodes, greedy by default.
+"""Evaluate a checkpoint of a run, the newest by default: complete episodes, greedy ones.
 
     python -m launch.evaluate --workdir=runs/catch --num_episodes=100
+    python -m launch.evaluate --workdir=runs/catch --checkpoint=best
     python -m launch.evaluate --workdir=runs/pong --protocol=published --gif=pong.gif
 
 `--protocol` says which episodes count. clean: every lane plays a number that is fixed before.
@@ -13,6 +14,9 @@ from absl import flags
 from launch import flags as launch_flags
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "newest", "newest, best (in training return), or an iteration."
+)
 _NUM_EPISODES = flags.DEFINE_integer("num_episodes", 100, "Complete episodes of each seed.")
 _PROTOCOL = flags.DEFINE_enum(
     "protocol", "clean", ["clean", "published"], "Which episodes count; see above."
@@ -41,7 +45,7 @@ def main() -> None:
 
     if _EXPERIMENT.value:
         launch_flags.load_experiment(_EXPERIMENT.value)
-    run = restore_run(_WORKDIR.value)
+    run = restore_run(_WORKDIR.value, _CHECKPOINT.value)
     if _GIF.value is not None:
         print_films(film_seeds(*run, _GIF.value))
     evaluation = evaluate_seeds(*run, _NUM_EPISODES.value, _EXPLORE.value, _PROTOCOL.value)

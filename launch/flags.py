@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` answers at once.
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +29,15 @@ def run_main(main: Callable[[], None]) -> None:
     except flags.Error as error:
         fail(f"{error}; see --help")
     from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.preemption import PREEMPTED, Preempted
 
     try:
         main()
+    except Preempted as sentence:
+        # Everything is saved. Python's exit would wait for programs that still compile.
+        print(sentence, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(PREEMPTED)
     except ConfigError as error:
         fail(str(error))
     except OSError as error:

@@ -40,6 +40,14 @@ _ALLOW_OVERSIZE = flags.DEFINE_bool(
 
 
 def main() -> None:
+    """Train, and end with status 75 where a signal asked for it and the same command goes on."""
+    from mbrl_jax.train import preemption
+
+    with preemption.listening():
+        train()
+
+
+def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.train import config, runtime
 

@@ -30,15 +30,15 @@ def experiment(*assignments):
 def parent(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "parent"
     run.run(experiment(), path, seed=3, num_seeds=2)
-    assert checkpoint.iterations(path) == [AT, STEPS]
+    assert sorted(checkpoint.complete(path)) == [AT, STEPS]
     return path
 
 
 def state_of(path, iteration):
     saved = workdir.read_config(path)
     programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
-    template = programs.state_template(seeds.seed_keys(saved.seed, saved.num_seeds))
-    return checkpoint.restore(path, template, iteration)[1]
+    keys = seeds.seed_keys(saved.seed, saved.num_seeds)
+    return run.restore_state(path, programs, keys, str(iteration)).state
 
 
 def assert_equal(one, other):

@@ -57,7 +57,8 @@ def _kill_half_way(path: Path) -> int:
 def _final_state(path: Path):
     saved = workdir.read_config(path)
     programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
-    return run.restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    keys = seeds.seed_keys(saved.seed, saved.num_seeds)
+    return run.restore_state(path, programs, keys)[:3]
 
 
 def _plain(state):

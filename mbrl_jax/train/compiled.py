@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mbrl_jax.train import work
+from mbrl_jax.train import preemption, work
 
 
 class Compiled:
@@ -36,7 +36,8 @@ class Compiled:
 
     def flops(self, kind: str) -> float:
         """Most work of the programs whose names begin with `kind`; waits until they are traced."""
-        return max(flops.result() for name, flops in self._traced.items() if name[0] == kind)
+        with preemption.at_once():
+            return max(flops.result() for name, flops in self._traced.items() if name[0] == kind)
 
     def temporaries(self, kind: str) -> int:
         """Most bytes that one of them takes on a device beside its arguments; waits for it."""
@@ -47,7 +48,8 @@ class Compiled:
         """The compiled program; waits for it."""
         if name not in self._programs:
             self.begin(name, *args)
-        return self._programs[name].result()
+        with preemption.at_once():
+            return self._programs[name].result()
 
     def call(self, name: tuple, *args: Any) -> Any:
         """Run a program."""

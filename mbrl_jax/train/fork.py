@@ -6,15 +6,15 @@ settings; `meta.json` in its workdir says where it comes from. The parent is onl
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.train import checkpoint, metrics, preflight, seeds, workdir
+from mbrl_jax.train import checkpoint, files, metrics, preflight, replay_log, restore, workdir
 from mbrl_jax.train.config import ConfigError, difference
 from mbrl_jax.train.experiment import Experiment, build
-from mbrl_jax.train.programs import make_programs
 from mbrl_jax.train.runtime import versions
 
 META = "meta.json"
@@ -42,7 +42,7 @@ def parse_origin(text: str) -> Origin:
 def _steps(path: Path) -> str:
     """The steps of the kept checkpoints, in words."""
     num_envs = workdir.read_config(path).experiment.num_envs
-    steps = [str(iteration * num_envs) for iteration in checkpoint.iterations(path)]
+    steps = [str(iteration * num_envs) for iteration in sorted(checkpoint.complete(path))]
     return f"step {', '.join(steps)}" if steps else "no step"
 
 
@@ -69,18 +69,26 @@ def fork(origin: Origin, child: str | Path, experiment: Experiment) -> workdir.R
             "new run; ask for more --steps"
         )
     _require_same_shapes(saved.experiment, experiment)
-    # From here on a killed fork is one that is not complete, and is made afresh.
-    child.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(child / META, {"lineage": lineage, "complete": False})
-    _copy_state(origin.path, iteration, child, run)
-    _copy_metrics(origin, child, saved.num_seeds)
-    workdir.write_json(child / META, {"lineage": lineage, "complete": True})
+    workdir.check_usable(child)
+    with files.locked(child):
+        # From here on a killed fork is one that is not complete, and is made afresh.
+        _write_meta(child, lineage, complete=False)
+        for left in (checkpoint.FOLDER, replay_log.FOLDER, metrics.FOLDER):
+            shutil.rmtree(child / left, ignore_errors=True)
+        _share_checkpoint(origin.path, iteration, child, run)
+        _copy_metrics(origin, child, saved.num_seeds)
+        _write_meta(child, lineage, complete=True)
     return run
+
+
+def _write_meta(child: Path, lineage: list[dict[str, Any]], complete: bool) -> None:
+    text = json.dumps({"lineage": lineage, "complete": complete}, indent=2)
+    files.write_text(child / META, text + "\n")
 
 
 def _iteration(origin: Origin, experiment: Experiment) -> int:
     iteration, rest = divmod(origin.step, experiment.num_envs)
-    if rest or iteration not in checkpoint.iterations(origin.path):
+    if rest or iteration not in checkpoint.complete(origin.path):
         raise ConfigError(
             f"{origin.path} keeps no checkpoint of step {origin.step}: it has {_steps(origin.path)}"
         )
@@ -124,7 +132,7 @@ def _is_forked(child: Path, lineage: list[dict[str, Any]]) -> bool:
     """Whether `child` was made by this fork before. Raises ConfigError if it is another run."""
     meta = read_meta(child)
     if meta is None:
-        if (child / workdir.CONFIG).exists() or checkpoint.iterations(child):
+        if (child / workdir.CONFIG).exists() or checkpoint.complete(child):
             raise ConfigError(f"{child} holds a run already, which is no fork; choose another")
         return False
     if not meta["complete"]:  # killed on the way
@@ -173,14 +181,39 @@ def _shapes(experiment: Experiment) -> dict[str, str]:
     return {name(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in leaves}
 
 
-def _copy_state(parent: Path, iteration: int, child: Path, run: workdir.RunConfig) -> None:
-    """Write the parent's checkpoint as the child's first."""
-    keys = seeds.seed_keys(run.seed, run.num_seeds)
-    programs = make_programs(run.experiment, build(run.experiment), run.num_seeds)
-    _, state, meta = checkpoint.restore(parent, programs.state_template(keys), iteration)
-    checkpoint.remove_all(child)
-    with checkpoint.Checkpointer(child) as saver:
-        saver.save(iteration, state, meta)
+def _share_checkpoint(parent: Path, iteration: int, child: Path, run: workdir.RunConfig) -> None:
+    """Make the parent's checkpoint, and the stored rows that it names, the child's first one.
+
+    These files are never written to again, so that links to them serve where there can be links.
+    """
+    source, folder = (path / checkpoint.FOLDER / str(iteration) for path in (parent, child))
+    try:
+        meta = restore.checked_meta(source)
+        for segment in checkpoint.segments_of(parent, iteration):
+            name = Path(replay_log.FOLDER, segment.file)
+            _share(parent / name, child / name)
+        unfinished = folder.with_name(folder.name + files.TEMPORARY)
+        own = (checkpoint.META, checkpoint.MANIFEST)  # what differs
+        for path in source.rglob("*"):
+            if path.is_file() and path.relative_to(source).as_posix() not in own:
+                _share(path, unfinished / path.relative_to(source))
+        text = json.dumps(meta | {"config": workdir.as_json(run)}, indent=1)
+        checkpoint.complete_folder(unfinished, text)
+    except (ConfigError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"the checkpoint of iteration {iteration} in {parent} cannot be forked ({error}); "
+            f"there are {_steps(parent)}"
+        ) from error
+
+
+def _share(source: Path, target: Path) -> None:
+    """A link to a file, or a copy where there can be none (another disk, say)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _copy_metrics(origin: Origin, child: Path, num_seeds: int) -> None:

@@ -8,6 +8,7 @@ step; receive. An update sees no row that is still on its way, so it is the same
 step meanwhile or not.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -63,6 +64,14 @@ class Stored(NamedTuple):
 
     storage: PyTree
     position: Array
+
+
+class LanesFailed(Exception):
+    """The environments raised something in the middle of a chunk; it is the cause of this."""
+
+    def __init__(self, replay: ReplayState):
+        super().__init__("the environments failed")
+        self.replay = replay  # [S], with the rows of the chunk until then
 
 
 class HostEntryPoints(NamedTuple):
@@ -160,10 +169,11 @@ def run_chunk(
     timestep, episode = state.timestep, jax.device_get(state.episode)
     share, arrivals, learned = np.float32(phase.random_share), [], []
     for iteration in range(start, stop):
-        now = np.int32(iteration)
+        now = np.uint32(iteration)
         if phase.collect:
             acting, action = act(acting, agent, state.key, timestep, share, now)
-            env.send(np.asarray(action))
+            with _lanes_may_fail(acting):
+                env.send(np.asarray(action))
         if phase.learn and iteration % phase.learn_every == 0:
             storage, counters, position = acting.replay
             stored = Stored(storage, position)
@@ -171,7 +181,8 @@ def run_chunk(
             acting = acting._replace(replay=ReplayState(storage, counters, position))
             learned.append(metrics)
         if phase.collect:
-            timestep = env.receive()
+            with _lanes_may_fail(acting):
+                timestep = env.receive()
             episode, arrival = account(spec, episode, timestep)
             arrivals.append(arrival)
     state = state._replace(agent=agent, timestep=timestep, episode=episode, **acting._asdict())
@@ -179,6 +190,15 @@ def run_chunk(
     learned = [_stacked(jax.device_get(learned))] if learned else []
     totals = jax.tree.map(lambda x: x.sum(0), collected + learned)
     return state, {name: total for half in totals for name, total in half.items()}
+
+
+@contextlib.contextmanager
+def _lanes_may_fail(acting: Acting) -> Iterator[None]:
+    """Turn what the environments raise into LanesFailed; `acting` holds the rows until then."""
+    try:
+        yield
+    except Exception as error:
+        raise LanesFailed(acting.replay) from error
 
 
 def _stacked(trees: list[PyTree]) -> PyTree:

@@ -26,9 +26,12 @@ PUBLISHED_LANES = 32  # of one seed where episodes are counted as the published 
 class HostPrograms:
     """As `programs.Programs`, with lanes that are opened at `init` or `resume`."""
 
+    on_host = True
+
     def __init__(self, experiment: Experiment, system: System, num_seeds: int):
         self.num_seeds = num_seeds
         self._experiment, self._system = experiment, system
+        self.replay = system.replay
         self._compiled = Compiled(self._jitted)
         self._sharding = seeds.seed_sharding(num_seeds)
         self._env: HostEnvironment | None = None
@@ -41,7 +44,7 @@ class HostPrograms:
 
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
-        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.int32)
+        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
         share = jax.ShapeDtypeStruct((), jnp.float32)
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position = state.replay

@@ -29,22 +29,25 @@ def make_programs(
 class Programs:
     """Of a JAX environment: whole chunks of iterations are one program."""
 
+    on_host = False
+
     def __init__(self, experiment: Experiment, system: System, num_seeds: int):
         self.num_seeds = num_seeds
         self._experiment, self._system = experiment, system
+        self.replay = system.replay
         self._compiled = Compiled(self._jitted)
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
         state = self.state_template(keys)
-        number = jax.ShapeDtypeStruct((), jnp.int32)
+        number = jax.ShapeDtypeStruct((), jnp.uint32)
         pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
         first = self._experiment.phases[0]
         self._compiled.begin(("chunk", first.collect), state, pace, number, number)
         if fresh:
             self._compiled.begin(("init",), keys)
-        episodes = self._experiment.eval_episodes
-        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, number)
+        episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
+        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         self._compiled.begin(("open_loop",), state.agent, keys)
 
     def parameters(self) -> dict[str, int]:
@@ -81,7 +84,7 @@ class Programs:
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
         """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
-        args = state, cadence(phase), jnp.int32(start), jnp.int32(stop)
+        args = state, cadence(phase), jnp.uint32(start), jnp.uint32(stop)
         program = self._compiled.get(("chunk", phase.collect), *args)
         began = time.perf_counter()
         state, metrics = program(*args)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shlex
+import sys
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -25,9 +26,17 @@ class Reporter(Protocol):
     def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
         """After every chunk: its last step, its metrics, and its time without compilation."""
 
+    def warn(self, sentence: str) -> None:
+        """Whenever there is something to look after."""
+
+
+def warn(sentence: str) -> None:
+    """A sentence on stderr."""
+    print(shown(sentence), file=sys.stderr, flush=True)
+
 
 class Quiet:
-    """Says nothing."""
+    """Says nothing but warnings."""
 
     def planned(self, plan):
         """Nothing to say."""
@@ -39,6 +48,10 @@ class Quiet:
 
     def chunk_done(self, step, rows, seconds):
         """Nothing to say."""
+
+    def warn(self, sentence):
+        """Say it on stderr."""
+        warn(sentence)
 
 
 def _console():
@@ -55,7 +68,6 @@ class Console:
         self.console = _console()
         self._bar = self._task = None
         self._timed_steps = self._seconds = 0.0
-        self._warned: set[int] = set()
 
     def planned(self, plan: preflight.Plan) -> None:
         """Say what the run is, and what memory it takes; time a product to foretell its time."""
@@ -105,11 +117,10 @@ class Console:
         )
 
     def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
-        """Move the bar, and warn once of a seed that was frozen."""
+        """Move the bar."""
         self._timed_steps += step - self._last
         self._seconds += seconds
         self._last = step
-        self._warn_of_frozen(step, rows)
         text = self._describe(step, rows, seconds)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
@@ -133,16 +144,12 @@ class Console:
             f"{update}  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
         )
 
-    def _warn_of_frozen(self, step: int, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            if row.get("agent/frozen") and row["seed"] not in self._warned:
-                self._warned.add(row["seed"])
-                bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-                self.console.print(
-                    f"seed {row['seed']}: {', '.join(bad) or 'a loss'} was not finite before step "
-                    f"{step}; its agent stays at the last good value, the other seeds go on",
-                    style="yellow",
-                )
+    def warn(self, sentence: str) -> None:
+        """Say it above the bar, or on stderr."""
+        if self._bar is None:
+            warn(sentence)
+        else:
+            self.console.print(sentence, style="yellow", markup=False, soft_wrap=True)
 
 
 def _short(value: float | None) -> str:
@@ -169,7 +176,7 @@ def print_table(result, directory) -> None:
             str(i),
             "–" if final is None else f"{final:.3f}",
             *_evaluation_columns(result.evaluation, i),
-            "ok" if frozen < 0 else f"frozen at iteration {frozen}",
+            "ok" if frozen == -1 else f"frozen at iteration {frozen % 2**32}{_cause(result, i)}",
         )
     console = _console()
     console.print(table)
@@ -178,6 +185,11 @@ def print_table(result, directory) -> None:
     flag = shlex.quote(f"--workdir={directory}")
     command = f"evaluate again: python -m launch.evaluate {flag}"
     console.print(shown(command), soft_wrap=True, highlight=False)
+
+
+def _cause(result, seed: int) -> str:
+    metric = result.causes.get(str(seed))
+    return f" ({metric})" if metric else ""
 
 
 def print_evaluation(evaluation, experiment: Experiment, directory, protocol: str) -> None:

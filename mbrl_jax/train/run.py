@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +9,27 @@ import jax
 import numpy as np
 
 from mbrl_jax.keys import named
-from mbrl_jax.train import checkpoint, config, preflight, seeds, workdir
+from mbrl_jax.train import (
+    checkpoint,
+    config,
+    files,
+    preemption,
+    preflight,
+    restore,
+    seeds,
+    workdir,
+)
 from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation, Phase, TrainState
+from mbrl_jax.train.loop import Evaluation, TrainState
 from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
-from mbrl_jax.train.progress import Quiet, Reporter
+from mbrl_jax.train.progress import Quiet, Reporter, warn
+from mbrl_jax.train.replay_log import Segment
 from mbrl_jax.train.report import gif_paths, write_evaluation, write_film, write_pictures
 from mbrl_jax.train.runtime import versions
+from mbrl_jax.train.training import train
 from mbrl_jax.types import AgentState
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
@@ -32,6 +42,7 @@ class Result(NamedTuple):
     evaluation: Evaluation  # [S, E] greedy episodes
     pictures: list[Path]
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
+    causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
 
 
 def run(
@@ -55,7 +66,8 @@ def run(
       reporter: where progress goes; silent by default.
       allow_oversize: begin even where too little memory is free; see `preflight`.
 
-    Raises ConfigError (a ValueError) for whatever the caller can mend.
+    Raises ConfigError (a ValueError) for whatever the caller can mend, and `preemption.Preempted`
+    where a signal asked the run to end: it is saved, and the same call goes on.
     """
     _check_seeds(seed, num_seeds)
     config.validate(experiment)
@@ -64,11 +76,14 @@ def run(
     reporter.planned(plan)
     preflight.require_fit(plan)
     path = workdir.as_path(directory)
-    resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
-    keys = seeds.seed_keys(seed, num_seeds)
-    with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
-        programs.compile_ahead(keys, fresh=resumed is None)
-        return _run(plan, programs, path, keys, resumed, reporter)
+    workdir.check_usable(path)
+    with preemption.listening(), files.locked(path):
+        this = workdir.RunConfig(experiment, seed, num_seeds)
+        resumed = workdir.prepare(path, this, resume)
+        keys = seeds.seed_keys(seed, num_seeds)
+        with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
+            programs.compile_ahead(keys, fresh=resumed is None)
+            return _run(this, plan, programs, path, keys, resumed is not None, reporter)
 
 
 def survey(experiment: Experiment, seed: int = 0, num_seeds: int = 1) -> preflight.Plan:
@@ -85,26 +100,48 @@ def survey(experiment: Experiment, seed: int = 0, num_seeds: int = 1) -> preflig
 
 
 def _run(
+    this: workdir.RunConfig,
     plan: preflight.Plan,
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
-    resumed: int | None,
+    resumed: bool,
     reporter: Reporter,
 ) -> Result:
     """Train to the last step, evaluate, draw."""
-    experiment = plan.experiment
-    state, meta = _initial(path, programs, keys, resumed)
+    experiment, num_seeds = this.experiment, programs.num_seeds
+    with preemption.at_once():
+        state, meta, segments = _initial(this, path, programs, keys, resumed)
+    step = meta["iteration"] * experiment.num_envs
     with (
         reporter.running(experiment, programs, meta),
         MetricsWriter(
-            path, programs.num_seeds, resumed and resumed * experiment.num_envs
+            path, num_seeds, step if resumed else None, window=max(1, experiment.steps // 5)
         ) as writer,
-        checkpoint.Checkpointer(path) as saver,
+        checkpoint.Saver(
+            path,
+            num_seeds,
+            programs.replay.rows,
+            experiment.checkpoint_every,
+            (meta["iteration"], meta["rows"], segments),
+        ) as saver,
     ):
         if meta["iteration"] < experiment.iterations:
             preflight.require_room(plan, programs)
-        state = _train(experiment, programs, state, meta, writer, saver, reporter)
+        state = train(experiment, programs, state, meta, writer, saver, reporter)
+    with preemption.at_once():  # the last step is saved, and evaluation can be repeated
+        return _finish(experiment, programs, path, keys, state, meta)
+
+
+def _finish(
+    experiment: Experiment,
+    programs: Programs | HostPrograms,
+    path: Path,
+    keys: jax.Array,
+    state: TrainState,
+    meta: dict[str, Any],
+) -> Result:
+    """Evaluate and draw."""
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
     write_evaluation(path, experiment, evaluation)
     rows = read_metrics(path)
@@ -112,7 +149,8 @@ def _run(
     predictions = programs.open_loop(state.agent, picture_keys)
     pictures = write_pictures(path, experiment, predictions, rows)
     frozen_at = np.asarray(state.agent.frozen_at).tolist()
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at)
+    found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
+    return Result(last_fifth(rows), evaluation, pictures, frozen_at, found)
 
 
 def _build(experiment: Experiment) -> System:
@@ -131,74 +169,45 @@ def _check_seeds(seed: int, num_seeds: int) -> None:
 
 
 def restore_state(
-    path: Path, programs: Programs | HostPrograms, keys: jax.Array
-) -> tuple[int, TrainState, dict[str, Any]]:
-    """The newest checkpoint of a run as a TrainState [S]."""
-    return checkpoint.restore(path, programs.state_template(keys))
+    path: Path, programs: Programs | HostPrograms, keys: jax.Array, which: str = "newest"
+) -> restore.Restored:
+    """A checkpoint of a run, with the TrainState [S]; see `restore.restore` for `which`.
+
+    One that is refused is named on stderr.
+    """
+    check = functools.partial(workdir.check_meta, workdir.read_config(path))
+    template = programs.state_template(keys)
+    wanted = restore.Wanted(template, programs.replay.rows, programs.num_seeds, check)
+    restored = restore.restore(path, wanted, which)
+    for sentence in restored.refused:
+        warn(sentence)
+    return restored
 
 
 def _initial(
-    path: Path, programs: Programs | HostPrograms, keys: jax.Array, resumed: int | None
-) -> tuple[TrainState, dict[str, Any]]:
-    if resumed is not None:
-        iteration, state, meta = restore_state(path, programs, keys)
-        return programs.resume(keys, state, iteration), meta
-    meta = {"iteration": 0, "env_steps": [0] * programs.num_seeds, "versions": versions()}
-    return programs.init(keys), meta
-
-
-def chunk_bounds(experiment: Experiment, start: int) -> Iterator[tuple[Phase, int, int]]:
-    """(phase, start, stop) of every chunk from iteration `start` on.
-
-    Stops lie at absolute multiples of `log_every` and at ends of phases, so a resumed run has the
-    chunks of an uninterrupted one.
-    """
-    phase_end = 0
-    for phase in experiment.phases:
-        phase_end = min(phase_end + phase.iterations, experiment.iterations)
-        while start < phase_end:
-            grid = (start // experiment.log_every + 1) * experiment.log_every
-            stop = min(grid, phase_end)
-            yield phase, start, stop
-            start = stop
-
-
-def _train(
-    experiment: Experiment,
+    this: workdir.RunConfig,
+    path: Path,
     programs: Programs | HostPrograms,
-    state: TrainState,
-    meta: dict[str, Any],
-    writer: MetricsWriter,
-    saver: checkpoint.Checkpointer,
-    reporter: Reporter,
-) -> TrainState:
-    for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
-        state, metrics, seconds = programs.chunk(phase, state, start, stop)
-        meta["iteration"] = stop
-        rows = _rows(metrics, meta, stop * experiment.num_envs)
-        writer.write(stop * experiment.num_envs, rows)
-        reporter.chunk_done(stop * experiment.num_envs, rows, seconds)
-        if stop % experiment.checkpoint_every == 0 or stop == experiment.iterations:
-            saver.save(stop, state, meta)
-    return state
-
-
-def _rows(metrics: dict, meta: dict[str, Any], step: int) -> list[dict[str, Any]]:
-    """One row of numbers for each seed; advances the host's step counts in `meta`."""
-    steps, _ = metrics.pop("count/env_steps", (np.zeros(len(meta["env_steps"])), None))
-    meta["env_steps"] = [
-        total + round(float(new)) for total, new in zip(meta["env_steps"], steps, strict=True)
-    ]
-    rows = []
-    for i, env_steps in enumerate(meta["env_steps"]):
-        row = {"step": step, "seed": i, "env_steps": env_steps}
-        for name, (total, count) in sorted(metrics.items()):
-            row[name] = float(total[i]) / float(count[i]) if count[i] else None
-        row["count/updates"] = round(float(metrics["count/updates"][1][i]))
-        if "episode/return" in metrics:
-            row["episode/count"] = round(float(metrics["episode/return"][1][i]))
-        rows.append(row)
-    return rows
+    keys: jax.Array,
+    resumed: bool,
+) -> tuple[TrainState, dict[str, Any], list[Segment]]:
+    """(state, meta, segments of the replay) to go on from."""
+    if resumed:
+        restored = restore_state(path, programs, keys)
+        restore.clean(path, restored.iteration)
+        state = programs.resume(keys, restored.state, restored.iteration)
+        return state, restored.meta | {"config": workdir.as_json(this)}, restored.segments
+    restore.clean(path, None)
+    meta = {
+        "iteration": 0,
+        "rows": 0,  # of each lane that were stored
+        "env_steps": [0] * programs.num_seeds,
+        "score": None,  # training return of the last fifth of the steps, mean over seeds
+        "frozen": {},
+        "versions": versions(),
+        "config": workdir.as_json(this),
+    }
+    return programs.init(keys), meta, []
 
 
 def evaluate_seeds(
@@ -273,24 +282,25 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
         )
     system = build(saved.experiment)
     programs = make_programs(saved.experiment, system, saved.num_seeds)
-    _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
-    agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
+    restored = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    agent_state = jax.tree.map(lambda x: x[seed_index], restored.state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
     return act, system.agent.initial_carry()
 
 
 def restore_run(
-    directory: str | Path,
+    directory: str | Path, which: str = "newest"
 ) -> tuple[Experiment, Programs | HostPrograms, AgentState, jax.Array]:
-    """A run's newest checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
+    """A run's checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
 
-    Raises ConfigError when the workdir holds no run.
+    `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
+    workdir holds no run or no such checkpoint.
     """
     path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
     keys = seeds.seed_keys(saved.seed, saved.num_seeds)
-    _, state, _ = restore_state(path, programs, keys)
+    state = restore_state(path, programs, keys, which).state
     return saved.experiment, programs, state.agent, keys
 
 

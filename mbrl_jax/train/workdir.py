@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl_jax.train import checkpoint
+from mbrl_jax.train import checkpoint, files
 from mbrl_jax.train.config import ConfigError, difference, from_json, to_json
 from mbrl_jax.train.experiment import Experiment, with_steps
 
@@ -37,8 +37,7 @@ def read_config(workdir: Path) -> RunConfig:
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
-        data = json.loads(path.read_text())
-        return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
+        return _from_json(json.loads(path.read_text()))
     except ConfigError:
         raise
     # RecursionError: brackets within brackets. ValueError: no JSON, or no text.
@@ -58,7 +57,7 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     Raises ConfigError where the directory cannot be used, or belongs to another configuration.
     """
     workdir = Path(workdir)
-    _check_usable(workdir)
+    check_usable(workdir)
     iteration = checkpoint.latest_iteration(workdir)
     exists = (workdir / CONFIG).exists()
     if resume == "must" and (iteration is None or not exists):
@@ -76,7 +75,8 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     return iteration
 
 
-def _check_usable(workdir: Path) -> None:
+def check_usable(workdir: Path) -> None:
+    """Make the directory if it is absent. Raises ConfigError where it cannot be used."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file; name a directory")
     try:
@@ -91,6 +91,21 @@ def _check_usable(workdir: Path) -> None:
 
 def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
     """More steps may follow; everything else must be equal."""
+    if lines := _differences(saved, run):
+        raise ConfigError(
+            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
+            "--workdir or repeat the settings of that run"
+        )
+
+
+def check_meta(run: RunConfig, meta: dict[str, Any]) -> None:
+    """Raise ConfigError where a checkpoint's `meta.json` is of another configuration than `run`."""
+    if lines := _differences(_from_json(meta["config"]), run):
+        raise ConfigError(f"it belongs to another configuration ({'; '.join(lines)})")
+
+
+def _differences(saved: RunConfig, run: RunConfig) -> list[str]:
+    """Lines "name: old -> new", but of the number of steps."""
     try:
         saved_experiment = with_steps(saved.experiment, run.experiment.steps)
     except ConfigError:  # a different number of steps is the smaller difference
@@ -101,11 +116,7 @@ def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
         for name in ("seed", "num_seeds")
         if getattr(saved, name) != getattr(run, name)
     ]
-    if lines:
-        raise ConfigError(
-            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
-            "--workdir or repeat the settings of that run"
-        )
+    return lines
 
 
 def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> None:
@@ -117,17 +128,18 @@ def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> 
         )
 
 
-def _write_config(workdir: Path, run: RunConfig) -> None:
-    data: dict[str, Any] = {
+def as_json(run: RunConfig) -> dict[str, Any]:
+    """What `config.json` and the `meta.json` of a checkpoint say of a run."""
+    return {
         "experiment": to_json(run.experiment),
         "seed": run.seed,
         "num_seeds": run.num_seeds,
     }
-    write_json(workdir / CONFIG, data)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a file that is complete or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
-    temporary.replace(path)
+def _from_json(data: dict[str, Any]) -> RunConfig:
+    return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
+
+
+def _write_config(workdir: Path, run: RunConfig) -> None:
+    files.write_text(workdir / CONFIG, json.dumps(as_json(run), indent=2) + "\n")

@@ -13,7 +13,7 @@ import pytest
 from mbrl_jax.envs import atari, envpool
 from mbrl_jax.keys import at, lane_seeds, named
 from mbrl_jax.testing import assert_close
-from mbrl_jax.train import host_loop, run, seeds
+from mbrl_jax.train import host_loop, run, seeds, training
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Episode, Phase, account, episode_metrics
@@ -191,7 +191,7 @@ def test_updating_while_the_lanes_step_changes_nothing():
         with contextlib.closing(HostPrograms(experiment, made, NUM_SEEDS)) as programs:
             programs.compile_ahead(KEYS(), fresh=True)
             state, rows = programs.init(KEYS()), []
-            for phase, start, stop in run.chunk_bounds(experiment, 0):
+            for phase, start, stop in training.chunk_bounds(experiment, 0):
                 state, metrics, _ = programs.chunk(phase, state, start, stop)
                 rows.append(metrics)
         found.append((state, rows))
@@ -218,7 +218,7 @@ def runs(tmp_path_factory):
 
 def _state(path, experiment):
     programs = run.make_programs(experiment, build(experiment), NUM_SEEDS)
-    return run.restore_state(path, programs, KEYS())[1]
+    return run.restore_state(path, programs, KEYS()).state
 
 
 def test_equal_runs_are_equal_byte_for_byte(runs, tmp_path):
