@@ -82,7 +82,8 @@ def _left_on_path(root: Path, path: str, limit: str, usage: str, reclaimable: st
             break
         try:
             used = int((folder / usage).read_text())
-            stat = dict(line.split()[:2] for line in (folder / "memory.stat").open())
+            lines = (folder / "memory.stat").read_text().splitlines()
+            stat = dict(line.split()[:2] for line in lines)
             # Pages of files that the kernel gives up when somebody needs the memory.
             left.append(int((folder / limit).read_text()) - used + int(stat.get(reclaimable, 0)))
         except (OSError, ValueError):  # no such group here, or no limit ("max")

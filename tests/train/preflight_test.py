@@ -119,18 +119,17 @@ def test_updates_are_counted_as_the_loop_makes_them(stop_after):
 
 def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    experiment = small.catch()
-    found = run.survey(experiment, num_seeds=2)
-    longer = run.survey(with_steps(experiment, 100 * experiment.steps), num_seeds=2)
+    found = run.survey(with_steps(small.catch(), 10_000), num_seeds=2)
     assert found.temporaries > 0
-    assert 0 < 10 * found.hours < longer.hours
+    assert 0 < found.hours < 1
     assert not list(tmp_path.iterdir())
 
 
 def test_the_expected_time_is_the_work_over_the_speed():
     found = plan_of(small.catch(), 4)
     once = preflight.expected_hours(found, 1e9, 1e10)
-    assert once == 4 * preflight.updates(small.catch()) * 0.1 / preflight.EFFICIENCY / 3600
+    seconds = 4 * preflight.updates(small.catch()) * 0.1 / preflight.EFFICIENCY
+    assert once == pytest.approx(seconds / 3600)
     assert preflight.product_peak() > 1e8
 
 
