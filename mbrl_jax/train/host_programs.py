@@ -36,10 +36,14 @@ class HostPrograms:
         self._sharding = seeds.seed_sharding(num_seeds)
         self._env: HostEnvironment | None = None
 
-    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
-        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
+
+        `evaluating`: and at its end.
+        """
+        without = (() if fresh else ("init",)) + (() if evaluating else ("evaluate", "predict"))
         for name, args in self.arguments(keys).items():
-            if fresh or name != ("init",):
+            if name[0] not in without:
                 self._compiled.begin(name, *args)
 
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:

@@ -19,7 +19,7 @@ from mbrl_jax.train.seeds import seed_mesh
 from mbrl_jax.types import HostEnvironments, PyTree
 
 # Share of the speed of a large product that an update reaches; see `expected_hours`.
-EFFICIENCY = 0.2
+EFFICIENCY = 0.3
 _PRODUCT = {"cpu": 1024}  # side of the product that is timed
 _SECONDS = 2.0  # that updates are timed for
 _MOST_UPDATES = 100
@@ -191,7 +191,7 @@ def measure(programs: Any, keys: jax.Array, found: Plan) -> Plan:
     """
     if found.refusal():
         return found
-    programs.compile_ahead(keys, fresh=True)
+    programs.compile_ahead(keys, fresh=True, evaluating=False)
     found = found._replace(temporaries=_temporaries(programs))
     if found.refusal():
         return found

@@ -37,8 +37,11 @@ class Programs:
         self.replay = system.replay
         self._compiled = Compiled(self._jitted)
 
-    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
-        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
+
+        `evaluating`: and at its end.
+        """
         state = self.state_template(keys)
         number = jax.ShapeDtypeStruct((), jnp.uint32)
         pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
@@ -46,6 +49,8 @@ class Programs:
         self._compiled.begin(("chunk", first.collect), state, pace, number, number)
         if fresh:
             self._compiled.begin(("init",), keys)
+        if not evaluating:
+            return
         episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
         self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         self._compiled.begin(("open_loop",), state.agent, keys)

@@ -257,9 +257,10 @@ def print_plan(console, plan: preflight.Plan) -> None:
     if plan.most_seeds is not None:
         place = plan.memory
         several = f" each of {place.pools} times" if place.pools > 1 else ""
-        free = (
-            f"{size(place.free)} of {place.place}{several} are free: at most {plan.most_seeds} fit"
-        )
+        fits = f"the state of {plan.most_seeds} fits"
+        if plan.temporaries is not None:
+            fits = f"at most {plan.most_seeds} fit"
+        free = f"{size(place.free)} of {place.place}{several} are free: {fits}"
     lines = [
         f"{experiment.name}: {plan.num_seeds} seeds, {experiment.steps} steps each; parameters: "
         f"{parameters}",
