@@ -1,6 +1,7 @@
 """Metrics on disk: `metrics.jsonl` (the record) and TensorBoard (a mirror of it)."""
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -76,9 +77,9 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close the files; nothing can be written afterwards."""
-        self._file.close()
-        for board in self._boards:
-            board.close()
+        with contextlib.ExitStack() as stack:  # all of them, also if one is on a full disk
+            for file in (*self._boards, self._file):
+                stack.callback(file.close)
 
 
 class _Board:
