@@ -24,6 +24,9 @@ _PROTOCOL = flags.DEFINE_enum(
 _GIF = flags.DEFINE_string(
     "gif", None, "Write a greedy episode there, of several seeds as NAME_0.gif, NAME_1.gif, …"
 )
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment", None, "As for launch.train: for runs whose configuration has types from there."
+)
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
 
 
@@ -40,6 +43,8 @@ def main() -> None:
     from mbrl_jax.train.progress import print_evaluation, print_films
     from mbrl_jax.train.run import evaluate_seeds, film_seeds, restore_run
 
+    if _EXPERIMENT.value:
+        launch_flags.load_experiment(_EXPERIMENT.value)
     run = restore_run(_WORKDIR.value, _CHECKPOINT.value)
     if _GIF.value is not None:
         print_films(film_seeds(*run, _GIF.value))

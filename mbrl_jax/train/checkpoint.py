@@ -5,10 +5,13 @@ names of the `replay_log` segments with those rows, `meta.json`, and in `manifes
 of every file. It gets its name when all of that is on the disk. `restore.py` reads it.
 """
 
+import contextlib
+import glob
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -175,27 +178,45 @@ def _write(
     if process:
         return
     _wait_for_parts(folder)
+    complete_folder(folder, meta)
+
+
+def complete_folder(folder: Path, meta: str) -> None:
+    """Give an unfinished checkpoint its `meta.json`, its manifest and its name."""
     files.write_text(folder / META, meta)
     manifest = {"format": FORMAT, "files": files.checksums(folder)}
     files.write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
-    folder.rename(workdir / FOLDER / str(iteration))
-    files.sync_folder(workdir / FOLDER)
+    folder.rename(folder.with_name(folder.name.removesuffix(files.TEMPORARY)))
+    files.sync_folder(folder.parent)
 
 
 def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
     """Write NumPy's arrays with Orbax."""
     import orbax.checkpoint as ocp
 
-    with _orbax() as checkpointer:
-        checkpointer.save(folder.resolve(), args=ocp.args.PyTreeSave(dict(leaves)))
+    with _orbax() as checkpointer, _plain(folder.parent) as parent:
+        checkpointer.save(parent / folder.name, args=ocp.args.PyTreeSave(dict(leaves)))
 
 
 def load_leaves(folder: Path) -> dict[str, np.ndarray]:
     """Read what `save_leaves` wrote."""
     import orbax.checkpoint as ocp
 
-    with _orbax() as checkpointer:
-        return checkpointer.restore(folder.resolve(), args=ocp.args.PyTreeRestore())
+    with _orbax() as checkpointer, _plain(folder.parent) as parent:
+        return checkpointer.restore(parent / folder.name, args=ocp.args.PyTreeRestore())
+
+
+@contextlib.contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """A path to `folder` that is no pattern: Orbax loses what it writes below "[x]"."""
+    folder = folder.resolve()
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "folder"
+        link.symlink_to(folder)
+        yield link
 
 
 def _orbax():

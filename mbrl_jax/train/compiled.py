@@ -16,17 +16,33 @@ class Compiled:
         # XLA releases Python's lock while it compiles; threads beyond the cores gain nothing.
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._programs: dict[tuple, Future] = {}
-        self.flops: dict[tuple, float] = {}  # of those that were traced; see `work.count_flops`
+        self._traced: dict[tuple, Future] = {}  # floating-point work; see `work.count_flops`
 
     def begin(self, name: tuple, *args: Any) -> None:
         """Begin to compile a program for these arguments (arrays, or shapes)."""
 
+        flops = self._traced[name] = Future()
+
         def compile_now():
-            traced = self._jitted(name).trace(*args)
-            self.flops[name] = work.count_flops(traced.jaxpr)
+            try:
+                traced = self._jitted(name).trace(*args)
+                flops.set_result(work.count_flops(traced.jaxpr))
+            except BaseException as error:
+                flops.set_exception(error)
+                raise
             return traced.lower().compile()
 
         self._programs[name] = self._pool.submit(compile_now)
+
+    def flops(self, kind: str) -> float:
+        """Most work of the programs whose names begin with `kind`; waits until they are traced."""
+        with preemption.at_once():
+            return max(flops.result() for name, flops in self._traced.items() if name[0] == kind)
+
+    def temporaries(self, kind: str) -> int:
+        """Most bytes that one of them takes on a device beside its arguments; waits for it."""
+        names = [name for name in self._programs if name[0] == kind]
+        return max(self.get(name).memory_analysis().temp_size_in_bytes for name in names)
 
     def get(self, name: tuple, *args: Any) -> Callable:
         """The compiled program; waits for it."""

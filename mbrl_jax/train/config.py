@@ -17,6 +17,7 @@ from mbrl_jax.train.annotations import (
     choices,
     config_classes,
     describe,
+    fits,
     hints_of,
     is_config,
     members,
@@ -301,6 +302,9 @@ def _decode(value: Any, path: str) -> Any:
             f"{', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
     fields = {k: _decode(v, f"{path}.{k}") for k, v in value.items() if k != "type"}
+    for key, field in fields.items():
+        if not fits(field, hint := hints_of(cls)[key]):
+            raise ConfigError(f"{path}.{key}: expected {describe(hint)}, got {field!r}")
     try:
         return cls(**fields)
     except (TypeError, ValueError) as error:
@@ -321,6 +325,7 @@ def _find_class(label: Any, path: str) -> type:
     frozen = getattr(getattr(found, "__dataclass_params__", None), "frozen", False)
     if not (isinstance(found, type) and frozen and found.__module__ == module):
         raise ConfigError(
-            f"{path}: {label!r} is not a frozen dataclass of mbrl_jax or of an imported module"
+            f"{path}: {label!r} is not a frozen dataclass of mbrl_jax or of an imported module "
+            "(name the experiment that defines it: --experiment=…)"
         )
     return found

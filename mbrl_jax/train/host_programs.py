@@ -47,10 +47,14 @@ class HostPrograms:
         self._compiled = Compiled(self._jitted)
         self._env: HostEnvironment | None = None
 
-    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
-        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
+
+        `evaluating`: and at its end.
+        """
+        without = (() if fresh else ("init",)) + (() if evaluating else ("evaluate", "predict"))
         for name, args in self.arguments(keys).items():
-            if fresh or name != ("init",):
+            if name[0] not in without:
                 self._compiled.begin(name, *args)
 
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
@@ -76,8 +80,12 @@ class HostPrograms:
         return work.parameters(self._system.agent)
 
     def flops_of_update(self) -> float:
-        """Work of an update of one seed; when it was compiled."""
-        return self._compiled.flops[("learn",)] / self._rows
+        """Work of an update of one seed; waits until it is traced."""
+        return self._compiled.flops("learn") / self._rows
+
+    def temporaries(self) -> int:
+        """Bytes that an update takes on a device beside the state; waits until it is compiled."""
+        return self._compiled.temporaries("learn")
 
     def close(self) -> None:
         """Close the lanes, and give up what has not begun to compile."""

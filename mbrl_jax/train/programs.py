@@ -42,8 +42,11 @@ class Programs:
         self._system_of = systems(experiment, system)
         self._compiled = Compiled(self._jitted)
 
-    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
-        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
+
+        `evaluating`: and at its end.
+        """
         state = self.state_template(keys)
         number = jax.ShapeDtypeStruct((), jnp.uint32)
         pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
@@ -51,6 +54,8 @@ class Programs:
         self._compiled.begin(("chunk", first.collect), state, pace, number, number)
         if fresh:
             self._compiled.begin(("init",), keys)
+        if not evaluating:
+            return
         episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
         self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         self._compiled.begin(("open_loop",), state.agent, keys)
@@ -60,9 +65,12 @@ class Programs:
         return work.parameters(self._system.agent)
 
     def flops_of_update(self) -> float:
-        """Work of an update of one seed, and of the acting before it; when it was compiled."""
-        chunks = [flops for name, flops in self._compiled.flops.items() if name[0] == "chunk"]
-        return max(chunks) / seeds.padded(self.num_seeds)
+        """Work of an update of one seed, and of the acting before it; waits until it is traced."""
+        return self._compiled.flops("chunk") / seeds.padded(self.num_seeds)
+
+    def temporaries(self) -> int:
+        """Bytes that an update takes on a device beside the state; waits until it is compiled."""
+        return self._compiled.temporaries("chunk")
 
     def close(self) -> None:
         """Give up what has not begun to compile."""

@@ -108,7 +108,8 @@ def _restore(workdir: Path, wanted: Wanted, iteration: int) -> Restored:
     """One checkpoint, or _Refused."""
     folder = workdir / FOLDER / str(iteration)
     try:
-        meta = _checked_meta(folder, wanted)
+        meta = checked_meta(folder)
+        wanted.check(meta)
         segments = segments_of(workdir, iteration)
         state = _small_state(folder, wanted)
         if wanted.store is not None:
@@ -122,20 +123,21 @@ def _restore(workdir: Path, wanted: Wanted, iteration: int) -> Restored:
         raise _Refused(f"it is damaged ({lines[0][:200]})") from error
 
 
-def _checked_meta(folder: Path, wanted: Wanted) -> dict[str, Any]:
-    """`meta.json` of a checkpoint whose files are what its manifest says."""
+def checked_meta(folder: Path) -> dict[str, Any]:
+    """`meta.json` of a checkpoint whose files are what its manifest says.
+
+    Raises ConfigError where one is not, and what reading a damaged file raises.
+    """
     if not (folder / MANIFEST).is_file():
-        raise _Refused(f"it is half-written, without {MANIFEST}")
+        raise ConfigError(f"it is half-written, without {MANIFEST}")
     manifest = json.loads((folder / MANIFEST).read_text())
     if manifest["format"] != FORMAT:
-        raise _Refused(f"it has format {manifest['format']}, and this version reads {FORMAT}")
+        raise ConfigError(f"it has format {manifest['format']}, and this version reads {FORMAT}")
     found = files.checksums(folder)
     for name, expected in manifest["files"].items():
         if found.get(name) != expected:
-            raise _Refused(f"{name} is damaged or not whole")
-    meta = json.loads((folder / META).read_text())
-    wanted.check(meta)
-    return meta
+            raise ConfigError(f"{name} is damaged or not whole")
+    return json.loads((folder / META).read_text())
 
 
 def _small_state(folder: Path, wanted: Wanted) -> PyTree:

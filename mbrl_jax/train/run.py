@@ -14,6 +14,7 @@ from mbrl_jax.train import (
     config,
     files,
     preemption,
+    preflight,
     restore,
     runtime,
     seeds,
@@ -56,6 +57,7 @@ def run(
     first_seed: int = 0,
     resume: str = "auto",
     reporter: Reporter | None = None,
+    allow_oversize: bool = False,
 ) -> Result:
     """Train, or go on training, `num_seeds` seeds in one program.
 
@@ -69,21 +71,37 @@ def run(
       first_seed: the lanes are first_seed … first_seed + S - 1, for seeds spread over programs.
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; silent by default.
+      allow_oversize: begin even where too little memory is free; see `preflight`.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend, and `preemption.Preempted`
     where a signal asked the run to end: it is saved, and the same call goes on.
     """
     members = Members(seed, num_seeds, inside, first_seed)
     config.validate(experiment)
-    system = _build(experiment)
-    path = Path(directory)
+    system, reporter = _build(experiment), reporter or Quiet()
+    plan = preflight.plan(experiment, system, len(members), allow_oversize)
+    reporter.planned(plan)
+    preflight.require_fit(plan)
+    path = workdir.as_path(directory)
     workdir.check_usable(path)
     this = workdir.RunConfig(experiment, members)
     with preemption.listening(), _prepared(path, this, resume) as resumed:
         keys = members.keys()
         with contextlib.closing(make_programs(experiment, system, members)) as programs:
             programs.compile_ahead(keys, fresh=resumed is None)
-            return _run(this, programs, path, keys, resumed is not None, reporter or Quiet())
+            return _run(this, plan, programs, path, keys, resumed is not None, reporter)
+
+
+def survey(experiment: Experiment, members: Members) -> preflight.Plan:
+    """What `run` would take: compiles and times updates, and writes nothing.
+
+    Raises ConfigError for whatever the caller can mend.
+    """
+    config.validate(experiment)
+    system = _build(experiment)
+    plan = preflight.plan(experiment, system, len(members))
+    with contextlib.closing(make_programs(experiment, system, members)) as programs:
+        return preflight.measure(programs, members.keys(), plan)
 
 
 @contextlib.contextmanager
@@ -101,6 +119,7 @@ def _prepared(path: Path, this: workdir.RunConfig, resume: str) -> Iterator[int 
 
 def _run(
     this: workdir.RunConfig,
+    plan: preflight.Plan,
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
@@ -124,6 +143,8 @@ def _run(
             (meta["iteration"], meta["rows"], segments),
         ) as saver,
     ):
+        if meta["iteration"] < experiment.iterations:
+            preflight.require_room(plan, programs)
         state = train(experiment, programs, state, meta, writer, saver, reporter)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
@@ -281,7 +302,7 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
 
     Raises ConfigError when the workdir holds no run or no such seed.
     """
-    path = Path(directory)
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     if not 0 <= seed_index < len(saved.members):
         raise config.ConfigError(
@@ -304,7 +325,7 @@ def restore_run(
     `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
     workdir holds no run or no such checkpoint.
     """
-    path = Path(directory)
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.members)
     keys = saved.members.keys()

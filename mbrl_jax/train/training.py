@@ -112,8 +112,8 @@ def _tell_of_frozen(
         step = int(frozen_at[seed]) % 2**32 * experiment.num_envs
         meta["frozen"][str(seed)] = {"step": step, "metric": metric}
         reporter.warn(
-            f"seed {meta['first_seed'] + seed}: {metric} was not finite at step {step}; its agent stays at the last "
-            "good value, the other seeds go on"
+            f"seed {meta['first_seed'] + seed}: {metric} was not finite at step {step}; its agent "
+            "stays at the last good value, the other seeds go on"
         )
 
 

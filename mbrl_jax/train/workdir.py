@@ -20,6 +20,17 @@ class RunConfig(NamedTuple):
     members: Members
 
 
+def as_path(directory: str | Path) -> Path:
+    """A run's directory as a path; a leading `~` or `~user` is a home directory.
+
+    Shells leave it alone after `--workdir=`. A directory of that very name is written `./~`.
+    """
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"--workdir={directory}: {error}; write ./~… for such a name") from error
+
+
 def read_config(workdir: Path) -> RunConfig:
     """Read `config.json`. Raises ConfigError when it is missing or not readable."""
     path = Path(workdir) / CONFIG
@@ -27,7 +38,10 @@ def read_config(workdir: Path) -> RunConfig:
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
         return _from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except ConfigError:
+        raise
+    # RecursionError: brackets within brackets. ValueError: no JSON, or no text.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
 
