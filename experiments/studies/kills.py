@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from mbrl_jax.train import checkpoint, files, replay_log
 
@@ -181,6 +181,7 @@ def survive(folder: Path, kills: int, steps: int, seed: int = 0) -> list[Survive
 
 def main(_: list[str]) -> None:
     """Kill, and count."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of everything it reads
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(_FOLDER.value or temporary).resolve()
         folder.mkdir(parents=True, exist_ok=True)
