@@ -133,7 +133,9 @@ def test_the_expected_time_is_the_work_over_the_speed():
     assert preflight.product_peak() > 1e8
 
 
-@pytest.mark.parametrize(("count", "text"), [(12, "12 bytes"), (1500, "1.5 kB"), (2e9, "2 GB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 bytes"), (1500, "1.5 kB"), (2e9, "2 GB"), (3.77e12, "3.77 TB")]
+)
 def test_sizes_in_words(count, text):
     assert preflight.size(count) == text
 
