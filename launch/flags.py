@@ -52,9 +52,13 @@ def run_main(main: Callable[[], None]) -> None:
 
 def fail(sentence: str, status: int = 1) -> None:
     """Print one sentence as the last line and exit."""
+    from mbrl_jax.train import runtime
     from mbrl_jax.train.shown import shown
 
-    print(f"error: {shown(' '.join(sentence.split()))}", file=sys.stderr)
+    print(f"error: {shown(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
+    if runtime.is_joined():  # an orderly exit would wait for the other processes
+        sys.stdout.flush()
+        os._exit(status)
     sys.exit(status)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mbrl_jax.train import sweep_status
+from mbrl_jax.train.preemption import PREEMPTED
 
-PREEMPTED = 75  # status of launch.train: saved, run the same command again
 ROOT = Path(__file__).resolve().parent.parent
 _START = ROOT / "launch" / "start.py"
 _POLL = 0.1  # seconds between looks at the processes

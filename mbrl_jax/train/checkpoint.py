@@ -28,6 +28,7 @@ FOLDER = "checkpoints"
 FORMAT = 1  # of all files of a checkpoint; raise it when their meaning changes
 KEEP = 2  # the newest, and one in reserve should it be damaged; and the best one
 META, MANIFEST = "meta.json", "manifest.json"
+LEAVES = "leaves.npz"
 PATIENCE = 600.0  # seconds that the first process waits for the others' files
 
 
@@ -191,7 +192,11 @@ def complete_folder(folder: Path, meta: str) -> None:
 
 
 def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    """Write NumPy's arrays with Orbax."""
+    """Write NumPy's arrays: with Orbax, or of one process among several as `LEAVES`."""
+    if jax.process_count() > 1:  # there Orbax writes NumPy's arrays of the first process only
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_whole(folder / LEAVES, lambda file: np.savez(file, **leaves))
+        return
     import orbax.checkpoint as ocp
 
     with _orbax() as checkpointer, _plain(folder.parent) as parent:
@@ -199,7 +204,10 @@ def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
 
 
 def load_leaves(folder: Path) -> dict[str, np.ndarray]:
-    """Read what `save_leaves` wrote."""
+    """Read what `save_leaves` wrote; types that NumPy does not know come back as bytes ("V")."""
+    if (folder / LEAVES).exists():
+        with np.load(folder / LEAVES, allow_pickle=False) as data:
+            return dict(data)
     import orbax.checkpoint as ocp
 
     with _orbax() as checkpointer, _plain(folder.parent) as parent:
@@ -220,17 +228,17 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 
 def _orbax():
-    """An Orbax checkpointer of this process alone (imported lazily: it takes half a second)."""
+    """An Orbax checkpointer (imported lazily: it takes half a second)."""
     import orbax.checkpoint as ocp
 
-    options = {}
-    if jax.process_count() > 1:
-        own = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
-        )
-        options = {"multiprocessing_options": alone}
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options), **options)
+    if jax.process_count() == 1:
+        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    own = jax.process_index()  # reads by itself what a single process has written
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _wait_for_parts(folder: Path) -> None:

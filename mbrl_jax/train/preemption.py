@@ -10,6 +10,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from mbrl_jax.train import runtime
+
 PREEMPTED = 75  # exit status (EX_TEMPFAIL): run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -56,13 +58,6 @@ def _handle(number: int, frame: object) -> None:
         check()
 
 
-def _in_company() -> bool:
-    """Whether this process is one of several that were joined (see `runtime.join_processes`)."""
-    import jax
-
-    return jax.distributed.is_initialized()
-
-
 def received() -> bool:
     """Whether a signal has asked the run to end (asked from the main thread)."""
     own = threading.current_thread() is threading.main_thread()
@@ -87,7 +82,7 @@ def at_once() -> Iterator[None]:
 
     Of several processes none leaves the others waiting: they end together, after a chunk.
     """
-    if threading.current_thread() is not threading.main_thread() or _in_company():
+    if threading.current_thread() is not threading.main_thread() or runtime.is_joined():
         yield
         return
     before, _notice.raises = _notice.raises, _notice.listening

@@ -157,6 +157,7 @@ def _small_state(folder: Path, wanted: Wanted) -> PyTree:
     for name, leaf in zip(host_arrays.names(template), leaves, strict=True):
         rows = np.concatenate([parts[low][name] for low in sorted(parts)])
         shape, dtype = host_arrays.shape_and_dtype(leaf)
+        rows = rows.view(dtype) if rows.dtype.kind == "V" else rows
         if rows.shape[1:] != shape or rows.dtype != dtype:
             raise _Refused(f"{name} is {rows.dtype}{rows.shape[1:]} and not {dtype}{shape}")
         if len(rows) < last - max(first, min(parts)):

@@ -157,6 +157,8 @@ def join_processes(wanted: bool) -> bool:
         return False
     import jax
 
+    # JAX's own handler of SIGTERM would take the place of ours (see `preemption`).
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         if all(named):
             jax.distributed.initialize(named[0], int(named[1]), int(named[2]))
@@ -168,6 +170,12 @@ def join_processes(wanted: bool) -> bool:
             f"them with srun, or set {', '.join(variables)} in each"
         ) from error
     return jax.process_count() > 1
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several; starts nothing."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def is_first_process() -> bool:
