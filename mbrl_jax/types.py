@@ -128,11 +128,6 @@ def number(default: float, doc: str = "") -> Any:
     return dataclasses.field(default=default, metadata={"number": True, "doc": doc})
 
 
-def is_number(field: dataclasses.Field) -> bool:
-    """Whether a config's field may be traced."""
-    return bool(field.metadata.get("number"))
-
-
 def switch(default: Any, *, published: Any, better: Any, why: str, number: bool = False) -> Any:
     """A config field where a published system does something odd, or leaves something out.
 

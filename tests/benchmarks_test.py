@@ -230,7 +230,8 @@ def test_command_refuses_an_unknown_name_before_anything_runs():
     done = subprocess.run(arguments, cwd=command.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions, host"
+        "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions, "
+        "host, shell"
     ]
 
 

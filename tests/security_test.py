@@ -14,6 +14,7 @@ from mbrl_jax.evaluate import plots
 from mbrl_jax.train import config, progress, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.loop import Evaluation
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.run import Result
 from mbrl_jax.train.shown import shown
 from tests import small
@@ -133,6 +134,7 @@ def test_a_damaged_configuration_is_refused(tmp_path, text):
 
 def test_numbers_in_a_configuration_are_not_text_to_be_run(tmp_path):
     data = {"experiment": config.to_json(small.catch()), "seed": 0, "num_seeds": 1}
+    data |= {"first_seed": 0, "sweep_inside": []}
     data["experiment"]["num_envs"] = "__import__('os').getcwd()"
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(ConfigError, match=r"num_envs: expected an integer, got \"__import__"):
@@ -156,7 +158,7 @@ NAMES = [
 def test_names_are_printed_as_they_are(name, capsys):
     returns = np.ones((1, 2), np.float32)
     played = Evaluation(returns, np.ones((1, 2), np.int32), np.ones((1, 2), bool))
-    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}), name)
+    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members()), name)
     progress.print_evaluation(played, small.catch(), name, "clean")
     progress.print_findings([("ok", name, name)], name)
     with pytest.raises(SystemExit):

@@ -1,5 +1,6 @@
 """Programs by name, each traced and compiled once, several at the same time."""
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -36,8 +37,11 @@ class Compiled:
 
     def flops(self, kind: str) -> float:
         """Most work of the programs whose names begin with `kind`; waits until they are traced."""
-        with preemption.at_once():
-            return max(flops.result() for name, flops in self._traced.items() if name[0] == kind)
+        found = [flops for name, flops in self._traced.items() if name[0] == kind]
+        # In the middle of training nothing waits here, and a signal has to leave the chunk whole.
+        waiting = not all(flops.done() for flops in found)
+        with preemption.at_once() if waiting else contextlib.nullcontext():
+            return max(flops.result() for flops in found)
 
     def temporaries(self, kind: str) -> int:
         """Most bytes that one of them takes on a device beside its arguments; waits for it."""

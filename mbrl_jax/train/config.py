@@ -25,7 +25,6 @@ from mbrl_jax.train.annotations import (
     parse,
     tag,
 )
-from mbrl_jax.types import is_number
 
 SCHEMA_VERSION = 1  # of config.json; raise it when a field is renamed or changes its meaning
 _NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers: stored as {"float": "inf"}
@@ -205,7 +204,7 @@ def numbers(config: Any) -> dict[str, float]:
         for path, value in _walk(config)
         if is_config(value)
         for field in dataclasses.fields(value)
-        if is_number(field)
+        if field.metadata.get("number")
     }
 
 

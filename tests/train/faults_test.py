@@ -14,6 +14,7 @@ import pytest
 from mbrl_jax.envs import stepped
 from mbrl_jax.keys import at, named
 from mbrl_jax.train import host_loop, loop, run, seeds, training, workdir
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import MetricsWriter, read_metrics
 from mbrl_jax.train.progress import Quiet
 from mbrl_jax.types import HostEnvironments
@@ -146,7 +147,7 @@ def test_lanes_that_crash_leave_the_last_chunk_saved(tmp_path, monkeypatch):
     )
     assert [iteration for iteration, _ in saved] == [10, 15]
     system = _on_host(EXPERIMENT, {"left": -1})
-    programs = run.make_programs(EXPERIMENT, system, 2)
+    programs = run.make_programs(EXPERIMENT, system, Members(0, 2))
     found = run.restore_state(tmp_path, programs, seeds.seed_keys(0, 2))
     assert found.iteration == 15 and found.meta["rows"] == 15
     assert (np.asarray(found.state.replay.position) == 15).all()

@@ -86,9 +86,10 @@ def both():
     """The fused programs and the host's, of one experiment on the same environment."""
     experiment = dataclasses.replace(small.catch(), num_envs=3)
     system = build(experiment)
-    fused = Programs(experiment, system, NUM_SEEDS)
+    members = Members(SEED, NUM_SEEDS)
+    fused = Programs(experiment, system, members)
     host = _system(system, on_host(system.env, 3), 3)
-    split = HostPrograms(experiment, host, NUM_SEEDS)
+    split = HostPrograms(experiment, host, members)
     split.compile_ahead(KEYS(), fresh=True)
     return fused, split
 
@@ -189,7 +190,9 @@ def test_updating_while_the_lanes_step_changes_nothing():
     system, found = build(experiment), []
     for env in (system.env, waiting(system.env)):
         made = _system(system, env, experiment.num_envs)
-        with contextlib.closing(HostPrograms(experiment, made, NUM_SEEDS)) as programs:
+        with contextlib.closing(
+            HostPrograms(experiment, made, Members(SEED, NUM_SEEDS))
+        ) as programs:
             programs.compile_ahead(KEYS(), fresh=True)
             state, rows = programs.init(KEYS()), []
             for phase, start, stop in training.chunk_bounds(experiment, 0):

@@ -10,6 +10,7 @@ from mbrl_jax.train import config, memory, preflight, run, work
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.experiment import build, with_steps
 from mbrl_jax.train.loop import Phase
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.memory import Memory
 from tests import small
 
@@ -119,7 +120,7 @@ def test_updates_are_counted_as_the_loop_makes_them(stop_after):
 
 def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = run.survey(with_steps(small.catch(), 10_000), num_seeds=2)
+    found = run.survey(with_steps(small.catch(), 10_000), Members(0, 2))
     assert found.temporaries > 0
     assert 0 < found.hours < 1
     assert not list(tmp_path.iterdir())
