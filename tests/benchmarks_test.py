@@ -182,6 +182,7 @@ def test_torch_behaviour_has_our_loss_and_gradients(problem, sides, quick_compil
     behaviour.zero_grad(set_to_none=True)
 
 
+@pytest.mark.slow
 def test_cost_per_seed_is_written_for_every_program(tmp_path, quick_compile):
     rows = seeds.run(quick=True, out=tmp_path)
     assert [(row["program"], row["seeds"]) for row in rows] == [
@@ -314,6 +315,7 @@ def test_the_host_path_is_timed(tmp_path, quick_compile):
     assert rows[-1]["side"] == "a row"
 
 
+@pytest.mark.slow
 def test_the_shell_is_measured_beside_the_programs(tmp_path):
     rows = {(row["run"], row["part"]): row for row in shell.run(quick=True, out=tmp_path)}
     parts = {part: row for (name, part), row in rows.items() if name == "catch"}

@@ -64,7 +64,7 @@ def _together(command: list[str]) -> list[str]:
     return ["\n".join(kept) for kept in lines]
 
 
-@pytest.fixture(scope="module", params=["jax", "host"])
+@pytest.fixture(scope="module", params=["jax", pytest.param("host", marks=pytest.mark.slow)])
 def runs(request, tmp_path_factory):
     """Three seeds in one process, and in two: stopped after half, and gone on with."""
     folder, environment = tmp_path_factory.mktemp(request.param), ""

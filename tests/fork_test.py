@@ -152,6 +152,7 @@ def launch(*flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_experiment_and_seeds_from_the_parent(parent, tmp_path):
     flags = (f"--fork={parent}@{AT}", f"--workdir={tmp_path}/child", "--debug")
     refused = launch(*flags, "--num_seeds=3")

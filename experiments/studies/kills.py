@@ -31,9 +31,9 @@ EVERY = 20  # iterations between saves: one is under way much of the time
 RING = 150  # rows of the replay: it wraps several times
 
 _KILLS = flags.DEFINE_integer("kills", 100, "Times that a process is killed.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 800, "Steps of a run.", lower_bound=EVERY)
+_STEPS = flags.DEFINE_integer("run_steps", 800, "Steps of a run.", lower_bound=EVERY)
 _SEED = flags.DEFINE_integer("moments", 0, "Seed of the moments.")
-_FOLDER = flags.DEFINE_string("workdir", None, "Where the runs go; default: a temporary folder.")
+_FOLDER = flags.DEFINE_string("folder", None, "Where the runs go; default: a temporary folder.")
 
 
 class Whole(NamedTuple):
