@@ -1,6 +1,7 @@
-"""Evaluate the newest checkpoint of a run: complete episodes, greedy by default.
+"""Evaluate a checkpoint of a run, the newest by default: complete episodes, greedy ones.
 
     python -m launch.evaluate --workdir=runs/catch --num_episodes=100
+    python -m launch.evaluate --workdir=runs/catch --checkpoint=best
     python -m launch.evaluate --workdir=runs/pong --protocol=published --gif=pong.gif
 
 `--protocol` says which episodes count. clean: every lane plays a number that is fixed before.
@@ -13,12 +14,18 @@ from absl import flags
 from launch import flags as launch_flags
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "newest", "newest, best (in training return), or an iteration."
+)
 _NUM_EPISODES = flags.DEFINE_integer("num_episodes", 100, "Complete episodes of each seed.")
 _PROTOCOL = flags.DEFINE_enum(
     "protocol", "clean", ["clean", "published"], "Which episodes count; see above."
 )
 _GIF = flags.DEFINE_string(
     "gif", None, "Write a greedy episode there, of several seeds as NAME_0.gif, NAME_1.gif, …"
+)
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment", None, "As for launch.train: for runs whose configuration has types from there."
 )
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
 
@@ -36,7 +43,9 @@ def main() -> None:
     from mbrl_jax.train.progress import print_evaluation, print_films
     from mbrl_jax.train.run import evaluate_seeds, film_seeds, restore_run
 
-    run = restore_run(_WORKDIR.value)
+    if _EXPERIMENT.value:
+        launch_flags.load_experiment(_EXPERIMENT.value)
+    run = restore_run(_WORKDIR.value, _CHECKPOINT.value)
     if _GIF.value is not None:
         print_films(film_seeds(*run, _GIF.value))
     evaluation = evaluate_seeds(*run, _NUM_EPISODES.value, _EXPLORE.value, _PROTOCOL.value)

@@ -6,17 +6,21 @@ Nothing heavy is imported here: `--help` answers at once.
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+FAMILIES = ("gymnax", "envpool", "atari", "probe")  # of environments that ship
 
 
 def run_main(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; what a user can mend ends as one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # where a terminal lacks a letter
     app.define_help_flags()  # --help prints the module's docstring and flags, and exits
     try:
         rest = flags.FLAGS(sys.argv)
@@ -25,9 +29,15 @@ def run_main(main: Callable[[], None]) -> None:
     except flags.Error as error:
         fail(f"{error}; see --help")
     from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.preemption import PREEMPTED, Preempted
 
     try:
         main()
+    except Preempted as sentence:
+        # Everything is saved. Python's exit would wait for programs that still compile.
+        print(sentence, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(PREEMPTED)
     except ConfigError as error:
         fail(str(error))
     except OSError as error:
@@ -42,7 +52,13 @@ def run_main(main: Callable[[], None]) -> None:
 
 def fail(sentence: str, status: int = 1) -> None:
     """Print one sentence as the last line and exit."""
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    from mbrl_jax.train import runtime
+    from mbrl_jax.train.shown import shown
+
+    print(f"error: {shown(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
+    if runtime.is_joined():  # an orderly exit would wait for the other processes
+        sys.stdout.flush()
+        os._exit(status)
     sys.exit(status)
 
 
@@ -59,16 +75,73 @@ def load_experiment(name: str):
     return module.get_experiment()
 
 
+def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, debug: bool):
+    """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
+    from mbrl_jax.train.config import override
+    from mbrl_jax.train.experiment import for_debug, with_steps
+
+    if debug:
+        experiment = for_debug(experiment)
+    experiment = override(experiment, settings)
+    return experiment if steps is None else with_steps(experiment, steps)
+
+
+def load_environment(text: str):
+    """What `--env` names: a config, or a function that gives an environment or a config.
+
+    Raises ConfigError where there is no such environment, file, module or function.
+    """
+    from mbrl_jax.train.config import ConfigError
+
+    family, colon, name = text.partition(":")
+    if colon and family in FAMILIES:
+        return importlib.import_module(f"mbrl_jax.envs.{family}").Config(name)
+    if not colon:
+        return _named_environment(text)
+    where, _, function = text.rpartition(":")
+    if where.endswith(".py"):
+        module = _load_file(Path(where), "env")
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"--env={text}: {error}; write FILE.py:FUNCTION, dotted.module:FUNCTION, or one of "
+                f"{', '.join(FAMILIES)} before the colon"
+            ) from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ConfigError(f"--env={text}: {where} has no function {function!r}")
+    return found
+
+
+def _named_environment(name: str):
+    """The config of a bare name: of gymnax, else of EnvPool."""
+    from mbrl_jax.envs import atari, envpool, gymnax
+    from mbrl_jax.train.config import ConfigError
+
+    if name in (known := gymnax.known_names()):
+        return gymnax.Config(name)
+    if name in (tasks := envpool.known_tasks()):
+        return (atari if envpool.is_atari(name) else envpool).Config(name)
+    near = difflib.get_close_matches(name, [*known, *tasks], n=3, cutoff=0.4)
+    advice = f"; the nearest names are {', '.join(near)}" if near else ""
+    raise ConfigError(
+        f"--env={name}: neither gymnax nor EnvPool has such an environment{advice} (your own: "
+        "FILE.py:FUNCTION)"
+    )
+
+
 def experiment_names() -> list[str]:
     """Names of the experiments in the repository."""
     return sorted(p.stem for p in EXPERIMENTS.glob("*.py") if not p.stem.startswith("_"))
 
 
-def _load_file(path: Path):
+def _load_file(path: Path, flag: str = "experiment"):
     from mbrl_jax.train.config import ConfigError
 
     if not path.is_file():
-        raise ConfigError(f"--experiment={path}: there is no such file")
+        raise ConfigError(f"--{flag}={path}: there is no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # configs defined there can then be read back by name

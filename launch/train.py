@@ -3,7 +3,15 @@
     python -m launch.train --experiment=drama_catch --num_seeds=4 --workdir=runs/catch
 
 The same command goes on from the newest checkpoint. `--set=path=value` changes any field of the
-experiment (repeatable), e.g. --set=model.core=gru --set=behaviour.entropy=1e-3.
+experiment (repeatable), e.g. --set=model.core=gru --set=behaviour.entropy=1e-3. Numbers that decide
+no shapes may vary inside one program: --sweep_inside=behaviour.entropy=1e-4,3e-4,1e-3 trains each
+value with each seed.
+
+    python -m launch.train --experiment=drama_catch --num_seeds=64 --preflight
+    python -m launch.train --fork=runs/catch@2000 --set=behaviour.entropy=1e-3 --workdir=runs/branch
+
+`--preflight` compiles, says how much memory and time the run would take, and exits. `--fork` begins
+with a checkpoint of another run, replay included; seeds and experiment are that run's.
 """
 
 from absl import flags
@@ -17,41 +25,121 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: change one field; repea
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; made if absent.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed i of the run derives from (seed, i).")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds trained in one program.")
+_FIRST_SEED = flags.DEFINE_integer(
+    "first_seed", 0, "Lane of the first seed: a sweep spreads the lanes over programs with it."
+)
+_SWEEP_INSIDE = flags.DEFINE_multi_string(
+    "sweep_inside",
+    [],
+    "path=value,value,…: a number that varies beside the seeds in the same program; repeatable.",
+)
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each seed; default: the experiment's.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Shrink the experiment to seconds.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes; recognised by itself under Slurm."
+)
 _RESUME = flags.DEFINE_enum(
     "resume", "auto", ["auto", "never", "must"], "What to do with a workdir that holds a run."
+)
+_FORK = flags.DEFINE_string(
+    "fork", None, "WORKDIR@STEP: begin with that checkpoint of another run, under changed settings."
+)
+_PREFLIGHT = flags.DEFINE_bool("preflight", False, "Compile, time, print the run's size, and exit.")
+_ALLOW_OVERSIZE = flags.DEFINE_bool(
+    "allow_oversize", False, "Begin even where too little memory seems to be free."
 )
 
 
 def main() -> None:
+    """Train, and end with status 75 where a signal asked for it and the same command goes on."""
+    from mbrl_jax.train import preemption
+
+    with preemption.listening():
+        train()
+
+
+def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.train import config, runtime
 
-    for flag in (_EXPERIMENT, _WORKDIR):
+    needed = [] if _FORK.value else [_EXPERIMENT]
+    for flag in needed if _PREFLIGHT.value else [*needed, _WORKDIR]:
         if not flag.value:
             raise config.ConfigError(f"--{flag.name} is missing; see --help")
-    runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=_NUM_SEEDS.value)
+    experiment = _experiment()
+    members = _members(experiment)
+    runtime.join_processes(_DISTRIBUTED.value)
+    runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
     runtime.require_devices()
-    from mbrl_jax.train.experiment import for_debug, with_steps
-    from mbrl_jax.train.progress import Console, print_table
-    from mbrl_jax.train.run import run
+    from mbrl_jax.train.progress import Console, Quiet, print_table
+    from mbrl_jax.train.run import run, survey
 
-    experiment = launch_flags.load_experiment(_EXPERIMENT.value)
-    if _DEBUG.value:
-        experiment = for_debug(experiment)
-    experiment = config.override(experiment, _SET.value)
-    if _STEPS.value is not None:
-        experiment = with_steps(experiment, _STEPS.value)
+    reporter = Console() if runtime.is_first_process() else Quiet()
+    if _PREFLIGHT.value:
+        found = survey(experiment, members)
+        reporter.surveyed(found)
+        if found.refusal() and not _ALLOW_OVERSIZE.value:
+            raise config.ConfigError(found.refusal())
+        return
+    if _FORK.value:
+        from mbrl_jax.train import fork
+
+        fork.fork(fork.parse_origin(_FORK.value), _WORKDIR.value, experiment)
     result = run(
         experiment,
         _WORKDIR.value,
-        seed=_SEED.value,
-        num_seeds=_NUM_SEEDS.value,
+        seed=members.seed,
+        num_seeds=members.num_seeds,
+        inside=members.inside,
+        first_seed=members.first_seed,
         resume=_RESUME.value,
-        reporter=Console(),
+        reporter=reporter,
+        allow_oversize=_ALLOW_OVERSIZE.value,
     )
-    print_table(result, _WORKDIR.value)
+    if runtime.is_first_process():
+        print_table(result, _WORKDIR.value)
+
+
+def _parent():
+    """Configuration of the run that is forked."""
+    from mbrl_jax.train import fork, workdir
+
+    return workdir.read_config(fork.parse_origin(_FORK.value).path)
+
+
+def _members(experiment):
+    """The members that the flags describe: of a fork, those of its parent."""
+    from mbrl_jax.train import config
+    from mbrl_jax.train.members import Members, parse_inside
+
+    inside = parse_inside(experiment, _SWEEP_INSIDE.value)
+    asked = Members(_SEED.value, _NUM_SEEDS.value, inside, _FIRST_SEED.value)
+    if not _FORK.value:
+        return asked
+    saved = _parent().members
+    for flag, value, own in (
+        (_SEED, asked.seed, saved.seed),
+        (_NUM_SEEDS, asked.num_seeds, saved.num_seeds),
+        (_FIRST_SEED, asked.first_seed, saved.first_seed),
+        (_SWEEP_INSIDE, asked.inside, saved.inside),
+    ):
+        if flag.present and value != own:
+            raise config.ConfigError(
+                f"--{flag.name}={value}, but {_FORK.value} has {own}: a fork goes on with the "
+                "seeds of its parent"
+            )
+    return saved
+
+
+def _experiment():
+    """The experiment that the flags describe: of a fork without a name, that of its parent."""
+    if not _EXPERIMENT.value:
+        return launch_flags.adjust_experiment(
+            _parent().experiment, _SET.value, _STEPS.value, debug=False
+        )
+    # It may define types of the parent's configuration, and comes first.
+    named = launch_flags.load_experiment(_EXPERIMENT.value)
+    return launch_flags.adjust_experiment(named, _SET.value, _STEPS.value, _DEBUG.value)
 
 
 if __name__ == "__main__":

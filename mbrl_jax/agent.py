@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import jax
@@ -37,6 +37,8 @@ from mbrl_jax.types import (
 )
 
 _ROWS_AT_ONCE = 1024  # of contexts that are encoded to imagine from
+CAUSE = "agent/cause"  # of a freeze, as its number among `causes`; not for the log
+_NO_CAUSE = ("agent", "count", "episode")  # groups of metrics that no update of a learner gives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,14 +176,36 @@ def update(
     params = (learned.world_model.params, learned.behaviour.params)
     checked = jax.tree.leaves(([total for total, _ in metrics.values()], params))
     finite = optim.gathered([jnp.isfinite(x).all() for x in checked])[0]  # sorted: False first
-    alive = state.frozen_at < 0
-    frozen_at = jnp.where(alive & ~finite, iteration, state.frozen_at)
+    alive = state.frozen_at == -1
+    freezes = alive & ~finite
+    now = jnp.asarray(iteration).astype(jnp.int32)
+    frozen_at = jnp.where(freezes, now, state.frozen_at)
     keep = alive & finite
     learned = learned._replace(frozen_at=frozen_at)
     kept = state._replace(frozen_at=frozen_at)
     state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), learned, kept)
-    metrics["agent/frozen"] = ((frozen_at >= 0).astype(jnp.float32), jnp.ones(()))
+    cause = jnp.where(freezes, _first_not_finite(metrics), 0.0)
+    metrics[CAUSE] = (cause, freezes.astype(jnp.float32))
+    metrics["agent/frozen"] = ((frozen_at != -1).astype(jnp.float32), jnp.ones(()))
     return state, counters, metrics
+
+
+def _first_not_finite(metrics: Metrics) -> Array:
+    """Where the first metric that is not finite stands in `causes` [] float32."""
+    names = causes(metrics)
+    finite = [jnp.isfinite(metrics[name][0]).all() for name in names]
+    return jnp.argmin(jnp.stack([*finite, jnp.zeros((), bool)])).astype(jnp.float32)
+
+
+def causes(names: Iterable[str]) -> list[str]:
+    """Metrics of an update in the order in which they are asked for the cause of a freeze.
+
+    The world model before the behaviour that learns from it, and parts before their sums. A number
+    past the last one means that all metrics were finite, and a parameter was not.
+    """
+    found = [name for name in names if name.split("/")[0] not in _NO_CAUSE]
+    is_sum = lambda name: name.endswith(("/loss", "/gradient_norm"))  # noqa: E731
+    return sorted(found, key=lambda name: (not name.startswith("model/"), is_sum(name), name))
 
 
 class Trained(NamedTuple):

@@ -246,7 +246,8 @@ class AgentState(NamedTuple):
 
     world_model: LearnerState
     behaviour: LearnerState
-    frozen_at: Array  # [] int32: iteration of the first non-finite loss or gradient, or -1
+    # [] int32: iteration (modulo 2^32) of the first non-finite loss or gradient, or -1
+    frozen_at: Array
 
 
 class AgentCarry(NamedTuple):
@@ -275,7 +276,18 @@ class ReplayState(NamedTuple):
 
     storage: PyTree  # rows [C, N, …]
     counters: PyTree  # sampling counts, priorities, rows waiting to be added
-    position: Array  # [] int32: rows written so far (per lane)
+    position: Array  # [] int32: rows written so far (per lane); see `replay.ring.advance`
+
+
+class RowStore(NamedTuple):
+    """Where a replay keeps rows in the order in which they came, one an iteration that collects.
+
+    A checkpoint then takes only the rows that are new since the one before.
+    """
+
+    get: Callable  # (ReplayState) -> rows [C, …]; row i lies in slot i mod C
+    put: Callable  # (ReplayState, rows or None) -> ReplayState with those instead
+    capacity: int  # C
 
 
 class Replay(NamedTuple):
@@ -285,6 +297,7 @@ class Replay(NamedTuple):
     add: Callable  # (state, rows [N]) -> ReplayState
     sample: Callable  # (state, key, *, stream) -> (counters, batch, indices)
     write_back: Callable  # (counters, indices, values) -> counters
+    rows: RowStore | None = None  # None: every checkpoint takes the whole state
 
 
 class Environment(NamedTuple):

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as command
-from experiments.benchmarks import convolutions, host, kernels, published, published_jax, seeds
+from experiments.benchmarks import (
+    convolutions,
+    host,
+    kernels,
+    published,
+    published_jax,
+    seeds,
+    shell,
+)
 from mbrl_jax.types import bind
 
 
@@ -174,6 +182,7 @@ def test_torch_behaviour_has_our_loss_and_gradients(problem, sides, quick_compil
     behaviour.zero_grad(set_to_none=True)
 
 
+@pytest.mark.slow
 def test_cost_per_seed_is_written_for_every_program(tmp_path, quick_compile):
     rows = seeds.run(quick=True, out=tmp_path)
     assert [(row["program"], row["seeds"]) for row in rows] == [
@@ -222,7 +231,8 @@ def test_command_refuses_an_unknown_name_before_anything_runs():
     done = subprocess.run(arguments, cwd=command.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions, host"
+        "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions, "
+        "host, shell"
     ]
 
 
@@ -303,3 +313,18 @@ def test_the_host_path_is_timed(tmp_path, quick_compile):
     assert all(row["ratio"] > 0 for row in sides.values())
     assert [row["bar"] for row in rows if "bar" in row] == [host.LANES_BAR] * 2 + [host.SHARE_BAR]
     assert rows[-1]["side"] == "a row"
+
+
+@pytest.mark.slow
+def test_the_shell_is_measured_beside_the_programs(tmp_path):
+    rows = {(row["run"], row["part"]): row for row in shell.run(quick=True, out=tmp_path)}
+    parts = {part: row for (name, part), row in rows.items() if name == "catch"}
+    assert parts["programs"]["share"] + parts["all but programs"]["share"] == pytest.approx(1)
+    assert parts["save, in the training thread"]["wall_s"] > 0
+    assert parts["save, in the background"]["cpu_s"] > 0
+    new, whole = (
+        rows["atari", f"{what}, in the background"]["megabytes"]
+        for what in ("20 new rows", "the whole")
+    )
+    assert 0.24 < new < 0.4 and whole > 2.4  # 12 KB a row, 200 of them
+    assert (tmp_path / "shell.csv").exists()

@@ -52,10 +52,13 @@ def _sentence(done: subprocess.CompletedProcess) -> str:
         ([CATCH, "--num_seeds=0"], "--num_seeds=0 must be at least 1"),
         ([CATCH, "--num_seeds=two"], "--num_seeds=two"),
         ([CATCH, "--steps=-5"], "--steps=-5 must be positive"),
+        ([CATCH, "--steps=4294967296"], "do not fit into their 32-bit counter"),
         ([CATCH, "--seed=-1"], "--seed=-1 must lie in 0"),
         ([CATCH, "--seed=4294967296"], "--seed=4294967296 must lie in 0"),
         ([CATCH, "--resume=must"], "holds no checkpoint"),
         ([CATCH, "--resume=perhaps"], "--resume=perhaps"),
+        ([CATCH, "--num_seeds=1000000"], "or --allow_oversize to try all the same"),
+        (["--fork=no/run@3"], "holds no run"),
         ([CATCH, "--worksdir=x"], "worksdir"),
         ([CATCH, "catch"], "unexpected argument 'catch'"),
     ],
@@ -81,7 +84,35 @@ def test_a_workdir_that_cannot_be_written_is_refused():
 def test_evaluate_refuses_what_is_no_run(tmp_path):
     assert "holds no run" in _sentence(_launch("evaluate", f"--workdir={tmp_path}"))
     assert "--workdir is missing" in _sentence(_launch("evaluate"))
+    assert "holds no run" in _sentence(
+        _launch("evaluate", f"--workdir={tmp_path}", "--checkpoint=best")
+    )
     assert "clean|published" in _sentence(_launch("evaluate", "--protocol=best"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "give one of --env and --experiment"),
+        (["--env=Catch-bsuit"], "the nearest names are Catch-bsuite"),
+        (["--env=no/such.py:make"], "--env=no/such.py: there is no such file"),
+        (["--env=no.such.module:make"], "FILE.py:FUNCTION, dotted.module:FUNCTION"),
+        (["--env=mbrl_jax.envs.probe:nothing"], "has no function 'nothing'"),
+        (["--env=probe:match", "--set=env.name=x"], "--set changes fields of an --experiment"),
+        (["--env=probe:match", "--range=low,high"], "write LOW,HIGH"),
+    ],
+)
+def test_the_doctor_refuses(flags, sentence):
+    assert sentence in _sentence(_launch("doctor", *flags))
+
+
+def test_the_doctors_status_says_whether_there_are_errors():
+    sound = _launch("doctor", "--env=probe:match", "--steps=20")
+    assert sound.returncode == 0 and "probe:match: 0 errors" in sound.stdout
+    broken = _launch("doctor", "--env=probe:match", "--steps=20", "--range=0,0.5")
+    assert broken.returncode == 1 and "beyond their range of 0 to 0.5" in broken.stdout
+    unknown = _launch("doctor", "--env=gymnax:Cach-bsuite")
+    assert unknown.returncode == 1 and "Catch-bsuite" in unknown.stdout
 
 
 def test_an_accelerator_that_is_not_there_is_named(tmp_path):

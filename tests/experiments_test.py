@@ -11,7 +11,8 @@ from mbrl_jax.train import config
 from mbrl_jax.train.experiment import build, for_debug, with_steps
 from mbrl_jax.train.loop import Phase
 from mbrl_jax.train.metrics import read_metrics
-from mbrl_jax.train.run import chunk_bounds, run
+from mbrl_jax.train.run import run
+from mbrl_jax.train.training import chunk_bounds
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import checkpoint, run, seeds, workdir
+from mbrl_jax.train import checkpoint, preemption, run, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.metrics import read_metrics
 
@@ -56,8 +56,8 @@ def _kill_half_way(path: Path) -> int:
 
 def _final_state(path: Path):
     saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.num_seeds)
-    return run.restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.members)
+    return run.restore_state(path, programs, saved.members.keys())[:3]
 
 
 def _plain(state):
@@ -123,6 +123,45 @@ def test_evaluation_from_the_command_line(runs):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("3/3") == 2
+
+
+@pytest.mark.parametrize(
+    ("which", "sentence"),
+    [("7", f"choose newest, best, or one of {STEPS}, "), ("best", ""), (str(STEPS), "")],
+)
+def test_a_checkpoint_can_be_chosen_for_evaluation(runs, which, sentence):
+    if sentence:
+        with pytest.raises(ConfigError, match=sentence):
+            run.restore_run(runs[0], which)
+    else:
+        experiment, _, agent, _ = run.restore_run(runs[0], which)
+        assert experiment.name == "drama_catch" and agent.frozen_at.shape == (2,)
+
+
+def test_sigterm_ends_with_its_status_and_the_second_process_is_refused(tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen(
+        _command(path, "--steps=100000"),
+        cwd=ROOT,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not checkpoint.latest_iteration(path):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    second = subprocess.run(
+        _command(path), cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300
+    )
+    assert second.returncode == 1
+    assert f"is being trained by process {process.pid} on " in second.stderr
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[1].strip().splitlines()[-1]
+    assert process.returncode == preemption.PREEMPTED
+    saved = checkpoint.latest_iteration(path)
+    assert said == f"SIGTERM, saved at step {saved} of 100000: the same command goes on"
 
 
 @pytest.mark.parametrize(

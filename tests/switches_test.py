@@ -21,7 +21,7 @@ from mbrl_jax.networks import running
 from mbrl_jax.replay import samplers
 from mbrl_jax.testing import random_trajectory
 from mbrl_jax.train import config, switches
-from mbrl_jax.train.run import chunk_bounds
+from mbrl_jax.train.training import chunk_bounds
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction
 from mbrl_jax.world_models import drama
 

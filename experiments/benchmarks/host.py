@@ -28,9 +28,10 @@ from mbrl_jax.envs import envpool as lanes
 from mbrl_jax.envs.envpool import is_atari
 from mbrl_jax.envs.spec import random_action
 from mbrl_jax.replay import ring
-from mbrl_jax.train import loop, seeds
+from mbrl_jax.train import loop
 from mbrl_jax.train.experiment import Experiment, build, for_debug
 from mbrl_jax.train.host_programs import HostPrograms
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import EnvSpec
 from mbrl_jax.world_models import drama
@@ -143,8 +144,9 @@ def measure_iteration(experiment: Experiment, rows: int, rounds: int) -> list[di
         loop.Phase(1, learn=False, random_share=1.0),
         loop.Phase(1, collect=False),
     )
-    with contextlib.closing(HostPrograms(experiment, build(experiment), 1)) as programs:
-        keys = seeds.seed_keys(0, 1)
+    members = Members()
+    with contextlib.closing(HostPrograms(experiment, build(experiment), members)) as programs:
+        keys = members.keys()
         programs.compile_ahead(keys, fresh=True)
         least = experiment.real_replay.least_rows(experiment.num_envs)
         holder = [programs.chunk(collecting, programs.init(keys), 0, least)[0]]

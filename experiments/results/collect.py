@@ -38,8 +38,9 @@ def main() -> None:
         metrics = read_metrics(directory)
         greedy = json.loads((directory / "evaluation.json").read_text())
         for lane, final in enumerate(last_fifth(metrics)):
-            summary.append((saved.seed, lane, final, greedy["mean"][lane], greedy["episodes"]))
-        rows += [{"run_seed": saved.seed, **row} for row in metrics]
+            mean, episodes = greedy["mean"][lane], greedy["episodes"]
+            summary.append((saved.members.seed, lane, final, mean, episodes))
+        rows += [{"run_seed": saved.members.seed, **row} for row in metrics]
     with (FOLDER / f"{_NAME.value}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

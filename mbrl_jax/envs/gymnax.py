@@ -21,11 +21,18 @@ class Config:
         return make(self)
 
 
-def make(config: Config) -> Environment:
-    """Adapt a gymnax environment: keyed resets, three flags, actions in [-1, 1]."""
+def known_names() -> list[str]:
+    """Names of all environments that gymnax holds."""
     import gymnax  # lazily: it takes two seconds
 
-    known = gymnax.registered_envs
+    return list(gymnax.registered_envs)
+
+
+def make(config: Config) -> Environment:
+    """Adapt a gymnax environment: keyed resets, three flags, actions in [-1, 1]."""
+    import gymnax
+
+    known = known_names()
     if config.name not in known:
         near = difflib.get_close_matches(config.name, known, n=3, cutoff=0.3) or known
         raise ValueError(

@@ -40,6 +40,13 @@ def _figure(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
+def _plain(title: str) -> str:
+    """A title as it is: matplotlib takes what stands between two $ for a formula."""
+    from mbrl_jax.train.shown import shown
+
+    return shown(title).replace("$", r"\$")
+
+
 def _save(figure, path: str | Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -80,7 +87,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
         axes.legend(frameon=False, loc="best")
     else:
         axes.text(0.5, 0.5, "no episode was finished", transform=axes.transAxes, ha="center")
-    axes.set_title(title, loc="left", fontweight="bold", color=_INK)
+    axes.set_title(_plain(title), loc="left", fontweight="bold", color=_INK)
     axes.set_xlabel("environment steps of a seed")
     axes.set_ylabel("episode return")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -132,7 +139,7 @@ def plot_open_loop(examples: Sequence[Mapping[str, Any]], path: str | Path, titl
         raise ValueError("there is nothing to draw")
     is_grid = np.ndim(examples[0]["real"]) >= 3
     figure = (_draw_frames if is_grid else _draw_lines)(examples)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=_INK)
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontweight="bold", color=_INK)
     return _save(figure, path)
 
 

@@ -24,6 +24,7 @@ from mbrl_jax.types import (
     PyTree,
     Replay,
     ReplayState,
+    RowStore,
     Step,
     Transition,
     cached_make,
@@ -86,6 +87,7 @@ def make(config: Config, real: Replay, spec: EnvSpec) -> Replay:
         add=functools.partial(add, config, real),
         sample=functools.partial(sample, config, real),
         write_back=functools.partial(write_back, real),
+        rows=real.rows and _real_rows(real.rows),
     )
 
 
@@ -202,6 +204,22 @@ def _sample_model(config: Config, storage: DynaStorage, key: Key) -> Transition:
 def _real_state(state: ReplayState) -> ReplayState:
     """The state of the wrapped replay."""
     return ReplayState(state.storage.real, state.counters.real, state.position)
+
+
+def _real_rows(rows: RowStore) -> RowStore:
+    """Where the wrapped replay keeps its rows.
+
+    The imagined ones are renewed as a whole within a few updates: a checkpoint takes all of them.
+    """
+
+    def get(state):
+        return rows.get(_real_state(state))
+
+    def put(state, new):
+        real = rows.put(_real_state(state), new)
+        return state._replace(storage=state.storage._replace(real=real.storage))
+
+    return RowStore(get, put, rows.capacity)
 
 
 def _empty(row: Transition, length: int) -> Transition:

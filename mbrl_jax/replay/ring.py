@@ -8,7 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.replay import samplers
-from mbrl_jax.types import Array, Key, PyTree, Replay, ReplayState, Step, cached_make
+from mbrl_jax.types import (
+    Array,
+    Key,
+    PyTree,
+    Replay,
+    ReplayState,
+    RowStore,
+    Step,
+    cached_make,
+)
+
+_MOST_ROWS = 2**31 - 1  # that a position can count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError where the ring cannot hold one window."""
+        if self.capacity > _MOST_ROWS // 2:
+            raise ValueError(f"replay capacity {self.capacity} exceeds {_MOST_ROWS // 2} rows")
         if self.capacity <= self.length:
             raise ValueError(
                 f"replay capacity {self.capacity} holds no window of length + 1 = "
@@ -70,6 +83,11 @@ def make(config: Config, num_envs: int) -> Replay:
         add=functools.partial(add, parts),
         sample=functools.partial(sample, parts),
         write_back=write_back,
+        rows=RowStore(
+            get=lambda state: state.storage,
+            put=lambda state, rows: state._replace(storage=rows),
+            capacity=config.capacity,
+        ),
     )
 
 
@@ -91,7 +109,18 @@ def add(parts: Parts, state: ReplayState, rows: Step) -> ReplayState:
         state.storage,
         rows,
     )
-    return state._replace(storage=storage, position=state.position + 1)
+    return state._replace(storage=storage, position=advance(state.position, parts.config.capacity))
+
+
+def advance(position: Array, capacity: int) -> Array:
+    """The position [] after one more row.
+
+    Before int32 would overflow it falls back by a multiple of the capacity, to where the ring is
+    still full and the slot is the same: a run may write any number of rows.
+    """
+    top = _MOST_ROWS // capacity * capacity
+    following = position + 1
+    return jnp.where(following >= top, capacity, following)
 
 
 def sample(

@@ -69,6 +69,28 @@ def describe(hint: Any) -> str:
     return _WORDS.get(hint, f"{getattr(hint, '__name__', hint)}, which text cannot express")
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from a file may stand where `hint` is written; any config may."""
+    return is_config(value) or any(_fits_member(value, member) for member in members(hint))
+
+
+def _fits_member(value: Any, hint: Any) -> bool:
+    """`fits` for a hint that is no union."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, object):
+        return True
+    if origin is Literal:
+        return value in args
+    if origin is tuple or hint is tuple:
+        if not isinstance(value, tuple) or not args:
+            return isinstance(value, tuple)
+        hints = (args[0],) * len(value) if args[-1] is Ellipsis else args
+        return len(hints) == len(value) and all(map(fits, value, hints))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
+
+
 def parse(text: str, hint: Any) -> Any:
     """Read text as the first member of `hint` that it fits; ValueError if it fits none.
 

@@ -1,10 +1,11 @@
 """Programs by name, each traced and compiled once, several at the same time."""
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mbrl_jax.train import work
+from mbrl_jax.train import preemption, work
 
 
 class Compiled:
@@ -16,23 +17,43 @@ class Compiled:
         # XLA releases Python's lock while it compiles; threads beyond the cores gain nothing.
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._programs: dict[tuple, Future] = {}
-        self.flops: dict[tuple, float] = {}  # of those that were traced; see `work.count_flops`
+        self._traced: dict[tuple, Future] = {}  # floating-point work; see `work.count_flops`
 
     def begin(self, name: tuple, *args: Any) -> None:
         """Begin to compile a program for these arguments (arrays, or shapes)."""
 
+        flops = self._traced[name] = Future()
+
         def compile_now():
-            traced = self._jitted(name).trace(*args)
-            self.flops[name] = work.count_flops(traced.jaxpr)
+            try:
+                traced = self._jitted(name).trace(*args)
+                flops.set_result(work.count_flops(traced.jaxpr))
+            except BaseException as error:
+                flops.set_exception(error)
+                raise
             return traced.lower().compile()
 
         self._programs[name] = self._pool.submit(compile_now)
+
+    def flops(self, kind: str) -> float:
+        """Most work of the programs whose names begin with `kind`; waits until they are traced."""
+        found = [flops for name, flops in self._traced.items() if name[0] == kind]
+        # In the middle of training nothing waits here, and a signal has to leave the chunk whole.
+        waiting = not all(flops.done() for flops in found)
+        with preemption.at_once() if waiting else contextlib.nullcontext():
+            return max(flops.result() for flops in found)
+
+    def temporaries(self, kind: str) -> int:
+        """Most bytes that one of them takes on a device beside its arguments; waits for it."""
+        names = [name for name in self._programs if name[0] == kind]
+        return max(self.get(name).memory_analysis().temp_size_in_bytes for name in names)
 
     def get(self, name: tuple, *args: Any) -> Callable:
         """The compiled program; waits for it."""
         if name not in self._programs:
             self.begin(name, *args)
-        return self._programs[name].result()
+        with preemption.at_once():
+            return self._programs[name].result()
 
     def call(self, name: tuple, *args: Any) -> Any:
         """Run a program."""

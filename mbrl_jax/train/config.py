@@ -10,13 +10,14 @@ import importlib
 import math
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mbrl_jax.train.annotations import (
     choices,
     config_classes,
     describe,
+    fits,
     hints_of,
     is_config,
     members,
@@ -196,6 +197,31 @@ def flatten(config: Any) -> dict[str, Any]:
     }
 
 
+def numbers(config: Any) -> dict[str, float]:
+    """{path: value} of the fields that may be traced."""
+    return {
+        f"{path}.{field.name}".lstrip("."): getattr(value, field.name)
+        for path, value in _walk(config)
+        if is_config(value)
+        for field in dataclasses.fields(value)
+        if field.metadata.get("number")
+    }
+
+
+def with_numbers(config: Any, values: Mapping[str, Any]) -> Any:
+    """`config` with other numbers at these paths, traced ones perhaps."""
+    for path, value in values.items():
+        config = _with_number(config, path.split("."), value)
+    return config
+
+
+def _with_number(config: Any, keys: Sequence[str], number: Any) -> Any:
+    if not keys:
+        return number
+    new = _with_number(getattr(config, keys[0]), keys[1:], number)
+    return dataclasses.replace(config, **{keys[0]: new})
+
+
 def difference(old: Any, new: Any) -> list[str]:
     """Lines "path: old -> new" where two configs differ; below a replaced config only itself."""
     before, after = ({p: _text(v) for p, v in _walk(c)} for c in (old, new))
@@ -275,6 +301,9 @@ def _decode(value: Any, path: str) -> Any:
             f"{', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
     fields = {k: _decode(v, f"{path}.{k}") for k, v in value.items() if k != "type"}
+    for key, field in fields.items():
+        if not fits(field, hint := hints_of(cls)[key]):
+            raise ConfigError(f"{path}.{key}: expected {describe(hint)}, got {field!r}")
     try:
         return cls(**fields)
     except (TypeError, ValueError) as error:
@@ -295,6 +324,7 @@ def _find_class(label: Any, path: str) -> type:
     frozen = getattr(getattr(found, "__dataclass_params__", None), "frozen", False)
     if not (isinstance(found, type) and frozen and found.__module__ == module):
         raise ConfigError(
-            f"{path}: {label!r} is not a frozen dataclass of mbrl_jax or of an imported module"
+            f"{path}: {label!r} is not a frozen dataclass of mbrl_jax or of an imported module "
+            "(name the experiment that defines it: --experiment=…)"
         )
     return found

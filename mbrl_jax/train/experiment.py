@@ -55,6 +55,8 @@ class Experiment:
             raise ValueError("num_envs and the phases' iterations must be positive")
         if self.stop_after is not None and self.stop_after < 1:
             raise ValueError(f"stop_after={self.stop_after} must be positive, or None")
+        if self.iterations >= 2**32:
+            raise ValueError(f"{self.iterations} iterations do not fit into their 32-bit counter")
         if self.log_every < 1 or self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every} must be a multiple of "

@@ -8,6 +8,7 @@ step; receive. An update sees no row that is still on its way, so it is the same
 step meanwhile or not.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from mbrl_jax.train.loop import (
     fresh_state,
     update,
 )
+from mbrl_jax.train.seeds import local
 from mbrl_jax.types import (
     Agent,
     AgentCarry,
@@ -63,6 +65,14 @@ class Stored(NamedTuple):
 
     storage: PyTree
     position: Array
+
+
+class LanesFailed(Exception):
+    """The environments raised something in the middle of a chunk; it is the cause of this."""
+
+    def __init__(self, replay: ReplayState):
+        super().__init__("the environments failed")
+        self.replay = replay  # [S], with the rows of the chunk until then
 
 
 class HostEntryPoints(NamedTuple):
@@ -147,9 +157,10 @@ def run_chunk(
 
     Args:
       spec: of the environments.
-      act, learn: for S seeds, compiled; they take the buffers of what they change.
+      act, learn: for S seeds, compiled; they take the buffers of what they change. Actions are
+        NumPy's arrays.
       env: open lanes [S, N].
-      state: TrainState [S]; its buffers are given away.
+      state: TrainState [S], what came from the lanes as NumPy's arrays; its buffers are given away.
       phase: how to go on.
       start, stop: bounds.
 
@@ -157,13 +168,14 @@ def run_chunk(
       (state with NumPy's arrays for what came from the lanes, metrics [S] of what was done).
     """
     acting, agent = Acting(state.replay, state.carry), state.agent
-    timestep, episode = state.timestep, jax.device_get(state.episode)
+    timestep, episode = state.timestep, state.episode
     share, arrivals, learned = np.float32(phase.random_share), [], []
     for iteration in range(start, stop):
-        now = np.int32(iteration)
+        now = np.uint32(iteration)
         if phase.collect:
             acting, action = act(acting, agent, state.key, timestep, share, now)
-            env.send(np.asarray(action))
+            with _lanes_may_fail(acting):
+                env.send(action)
         if phase.learn and iteration % phase.learn_every == 0:
             storage, counters, position = acting.replay
             stored = Stored(storage, position)
@@ -171,14 +183,24 @@ def run_chunk(
             acting = acting._replace(replay=ReplayState(storage, counters, position))
             learned.append(metrics)
         if phase.collect:
-            timestep = env.receive()
+            with _lanes_may_fail(acting):
+                timestep = env.receive()
             episode, arrival = account(spec, episode, timestep)
             arrivals.append(arrival)
     state = state._replace(agent=agent, timestep=timestep, episode=episode, **acting._asdict())
     collected = [episode_metrics(_stacked(arrivals))] if arrivals else []
-    learned = [_stacked(jax.device_get(learned))] if learned else []
+    learned = [_stacked(local(learned))] if learned else []
     totals = jax.tree.map(lambda x: x.sum(0), collected + learned)
     return state, {name: total for half in totals for name, total in half.items()}
+
+
+@contextlib.contextmanager
+def _lanes_may_fail(acting: Acting) -> Iterator[None]:
+    """Turn what the environments raise into LanesFailed; `acting` holds the rows until then."""
+    try:
+        yield
+    except Exception as error:
+        raise LanesFailed(acting.replay) from error
 
 
 def _stacked(trees: list[PyTree]) -> PyTree:
@@ -218,7 +240,7 @@ def play_episodes(
 
     Args:
       env: lanes [S, E'] with raw rewards.
-      act: (carry, timestep [S, E'], step) -> (carry, actions [S, E']).
+      act: (carry, timestep [S, E'], step) -> (carry, actions [S, E'], NumPy's).
       carry: to begin with, [S, E'].
       num_episodes: E of each seed; the k-th of lane i stands at k · E' + i.
       max_steps: environment steps after which an episode is cut (`finished` is False).
@@ -318,7 +340,7 @@ def _steps(
     length, step = np.zeros(timestep.reward.shape, np.int32), 0
     while True:
         carry, action = act(carry, timestep, np.int32(step))
-        env.send(np.asarray(action))
+        env.send(action)
         timestep, step = env.receive(), step + 1
         begun = ~timestep.is_first
         episode_return = np.where(begun, episode_return + timestep.reward, 0.0)
@@ -348,6 +370,6 @@ def play_rows(env: HostEnvironment, act: Callable, carry: AgentCarry, num_rows: 
     for step in range(num_rows):
         carry, action = act(carry, timestep, np.int32(step))
         rows.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], Step(timestep, action)))
-        env.send(np.asarray(action))
+        env.send(action)
         timestep = env.receive()
     return jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)

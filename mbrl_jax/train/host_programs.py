@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,32 +17,49 @@ from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.loop import Acting, Evaluation, Phase, TrainState
+from mbrl_jax.train.members import Members, systems
 from mbrl_jax.train.report import OPEN_LOOP_ROWS
 from mbrl_jax.types import AgentState, HostEnvironment, PyTree, Step, Timestep
 
 MAX_LANES = 16  # of one seed in evaluation: each plays several episodes, one after the other
+NUM_SHARED = {"act": 2, "learn": 1, "evaluate": 1}  # arguments that are the same for all seeds
+DONATING = ("act", "learn", "evaluate")  # give the buffers of their first argument to the result
 PUBLISHED_LANES = 32  # of one seed where episodes are counted as the published Drama does
 
 
 class HostPrograms:
     """As `programs.Programs`, with lanes that are opened at `init` or `resume`."""
 
-    def __init__(self, experiment: Experiment, system: System, num_seeds: int):
-        self.num_seeds = num_seeds
+    on_host = True
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        system: System,
+        members: Members,
+        system_of: Callable[[Mapping[str, Any]], System] | None = None,
+    ):
+        self.members, self.num_seeds = members, len(members)
+        self.replay = system.replay
+        self._rows = seeds.padded(self.num_seeds)
         self._experiment, self._system = experiment, system
+        self._system_of = system_of or systems(experiment, system)
         self._compiled = Compiled(self._jitted)
-        self._sharding = seeds.seed_sharding(num_seeds)
         self._env: HostEnvironment | None = None
 
-    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
-        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
+
+        `evaluating`: and at its end.
+        """
+        without = (() if fresh else ("init",)) + (() if evaluating else ("evaluate", "predict"))
         for name, args in self.arguments(keys).items():
-            if fresh or name != ("init",):
+            if name[0] not in without:
                 self._compiled.begin(name, *args)
 
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
-        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.int32)
+        state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
         share = jax.ShapeDtypeStruct((), jnp.float32)
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position = state.replay
@@ -54,7 +72,7 @@ class HostPrograms:
             ("act",): (acting, state.agent, state.key, timestep, share, count),
             ("evaluate", False, lanes): self._evaluate_args(lanes, state.agent, keys),
             ("evaluate", True, 1): self._evaluate_args(1, state.agent, keys),
-            ("predict",): (state.agent, keys, self._rows(OPEN_LOOP_ROWS)),
+            ("predict",): (state.agent, keys, self._steps(OPEN_LOOP_ROWS)),
         }
 
     def parameters(self) -> dict[str, int]:
@@ -62,8 +80,12 @@ class HostPrograms:
         return work.parameters(self._system.agent)
 
     def flops_of_update(self) -> float:
-        """Work of an update of one seed; when it was compiled."""
-        return self._compiled.flops[("learn",)] / self.num_seeds
+        """Work of an update of one seed; waits until it is traced."""
+        return self._compiled.flops("learn") / self._rows
+
+    def temporaries(self) -> int:
+        """Bytes that an update takes on a device beside the state; waits until it is compiled."""
+        return self._compiled.temporaries("learn")
 
     def close(self) -> None:
         """Close the lanes, and give up what has not begun to compile."""
@@ -83,24 +105,32 @@ class HostPrograms:
 
     def resume(self, keys: jax.Array, state: TrainState, iteration: int) -> TrainState:
         """Open new lanes, with other seeds than those before; the state to go on from."""
-        keys = jax.vmap(lambda key: at(key, "resumed", iteration))(keys)
+        keys = jax.jit(jax.vmap(lambda key: at(key, "resumed", iteration)))(keys)
         env = self._open(keys, self._experiment.num_envs)
-        timestep = jax.device_get(state.timestep)
+        timestep = seeds.local(state.timestep)
         self._env, timestep = host_loop.restart(env, self._system.env.spec, timestep)
-        episode = jax.tree.map(np.zeros_like, jax.device_get(state.episode))
+        episode = jax.tree.map(np.zeros_like, seeds.local(state.episode))
         return self._stored(state._replace(timestep=timestep, episode=episode))
 
     def chunk(
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
         """Run `host_loop.run_chunk`: (state, metrics on the host, seconds without compiling)."""
-        act, learn = self._compiled.get(("act",)), self._compiled.get(("learn",))
+        program, learn = self._compiled.get(("act",)), self._compiled.get(("learn",))
+
+        def act(acting, agent, key, timestep, *shared):
+            acting, action = program(acting, agent, key, self._given(timestep), *shared)
+            return acting, seeds.local(action)
+
         began = time.perf_counter()
+        timestep, episode = seeds.local((state.timestep, state.episode))
+        state = state._replace(timestep=timestep, episode=episode)
         state, metrics = host_loop.run_chunk(
             self._system.env.spec, act, learn, self._env, state, phase, start, stop
         )
-        idle = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), learn.out_info[1])
-        return self._stored(state), idle | metrics, time.perf_counter() - began
+        idle = jax.tree.map(lambda x: np.zeros(self.num_seeds, x.dtype), learn.out_info[1])
+        metrics = idle | seeds.gather(metrics, self.num_seeds)
+        return self._stored(state), metrics, time.perf_counter() - began
 
     def evaluate(
         self,
@@ -117,26 +147,28 @@ class HostPrograms:
             lanes, play = PUBLISHED_LANES, host_loop.play_first_episodes
         act = self._evaluating(explore, lanes, agent, keys)
         with contextlib.closing(self._open(keys, lanes, evaluation=True)) as env:
-            return play(env, act, self._carry(lanes), num_episodes, max_steps)
+            played = play(env, act, self._carry(lanes), num_episodes, max_steps)
+        return seeds.gather(played, self.num_seeds)
 
     def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
         """A greedy episode of each seed: with the keys of an evaluation, its first one."""
         act = self._evaluating(False, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            return host_loop.play_film(env, act, self._carry(1), max_steps)
+            return host_loop.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
         act = self._evaluating(True, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
             rows = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
-        return jax.device_get(self._compiled.call(("predict",), agent, keys, self._put(rows)))
+        predicted = self._compiled.call(("predict",), agent, keys, self._put(rows))
+        return seeds.gather(predicted, self.num_seeds)
 
     # ------------------------------------------------------------------------------------- lanes
 
     def _open(self, keys: jax.Array, num_lanes: int, evaluation: bool = False) -> HostEnvironment:
-        numbers = jax.vmap(lambda key: lane_seeds(named(key, "lanes"), num_lanes))(keys)
-        return self._system.env.open(np.asarray(numbers), evaluation=evaluation)
+        numbers = jax.jit(jax.vmap(lambda key: lane_seeds(named(key, "lanes"), num_lanes)))(keys)
+        return self._system.env.open(seeds.local(numbers), evaluation=evaluation)
 
     @staticmethod
     def _num_lanes(num_episodes: int) -> int:
@@ -144,13 +176,17 @@ class HostPrograms:
 
     def _carry(self, num_lanes: int) -> PyTree:
         """Where acting starts from in lanes [S, E]."""
-        shape = (self.num_seeds, num_lanes)
+        shape = (self._rows // jax.process_count(), num_lanes)
         carry = self._system.agent.initial_carry()
         lanes = jax.tree.map(lambda x: np.broadcast_to(x, shape + np.shape(x)), carry)
         return self._put(lanes)
 
     def _put(self, tree: PyTree) -> PyTree:
-        return jax.device_put(tree, self._sharding)
+        return seeds.place(tree, self.num_seeds)
+
+    def _given(self, tree: PyTree) -> PyTree:
+        """What came from the lanes as a program takes it: its own process may give it as it is."""
+        return tree if jax.process_count() == 1 else self._put(tree)
 
     def _stored(self, state: TrainState) -> TrainState:
         """The state with what came from the lanes put on the devices."""
@@ -160,18 +196,18 @@ class HostPrograms:
     # ---------------------------------------------------------------------------------- programs
 
     def _jitted(self, name: tuple[Any, ...]):
-        entry, (kind, *options) = self._system.entry, name
-        if kind == "init":
-            return seeds.over_seeds(entry.init, self.num_seeds)
-        if kind == "act":
-            return seeds.over_seeds(entry.act, self.num_seeds, num_shared=2, donate=True)
-        if kind == "learn":
-            return seeds.over_seeds(entry.learn, self.num_seeds, num_shared=1, donate=True)
-        if kind == "evaluate":
-            fn = functools.partial(entry.evaluate, options[0])
-            return seeds.over_seeds(fn, self.num_seeds, num_shared=1, donate=True)
-        fn = functools.partial(entry.predict, self._experiment.open_loop_context)
-        return seeds.over_seeds(fn, self.num_seeds)
+        kind, *options = name
+        shared, donate = NUM_SHARED.get(kind, 0), kind in DONATING
+
+        def of_member(system: System):
+            if kind == "evaluate":  # for so many lanes, which the shapes tell
+                return functools.partial(system.entry.evaluate, options[0])
+            if kind == "predict":
+                context = self._experiment.open_loop_context
+                return functools.partial(system.entry.predict, context)
+            return getattr(system.entry, kind)
+
+        return self.members.over(self._system_of, of_member, shared, donate)
 
     def _evaluate_args(self, lanes: int, agent: AgentState, keys: jax.Array) -> tuple:
         step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -181,22 +217,27 @@ class HostPrograms:
         """(carry, timestep, step) -> (carry, action): act in lanes [S, E]."""
         args = self._evaluate_args(lanes, agent, keys)
         program = self._compiled.get(("evaluate", explore, lanes), *args)
-        return lambda carry, timestep, step: program(carry, agent, keys, timestep, step)
+
+        def act(carry, timestep, step):
+            carry, action = program(carry, agent, keys, self._given(timestep), step)
+            return carry, seeds.local(action)
+
+        return act
 
     def _template(self, tree: PyTree) -> PyTree:
-        return template_like(tree, self._sharding)
+        return template_like(tree, seeds.seed_sharding(self.num_seeds))
 
     def _timesteps(self, *axes: int) -> Timestep:
         """Template of timesteps [S, *axes]."""
         lane = first_timestep(example_observation(self._system.env.spec.observation))
-        shape = (self.num_seeds, *axes)
+        shape = (self._rows, *axes)
         lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape + x.shape, x.dtype), lane)
         return self._template(lanes)
 
-    def _rows(self, length: int) -> Step:
+    def _steps(self, length: int) -> Step:
         """Template of rows [S, T]."""
         action = zero_action(self._system.env.spec.action)
-        shape = (self.num_seeds, length) + action.shape
+        shape = (self._rows, length) + action.shape
         return Step(
             self._timesteps(length), self._template(jax.ShapeDtypeStruct(shape, action.dtype))
         )

@@ -1,7 +1,7 @@
 """The one training loop, as pure functions of one seed: init, chunk, evaluate.
 
-`iteration` counts rows of a lane. It is an argument and not state, because it is the same for all
-seeds: conditionals on it stay real conditionals under the seed vmap.
+`iteration` counts rows of a lane, in uint32. It is an argument and not state, because it is the
+same for all seeds: conditionals on it stay real conditionals under the seed vmap.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbrl_jax.envs.spec import example_row, random_action
 from mbrl_jax.keys import at, named
@@ -51,14 +52,14 @@ class Phase:
 class Cadence(NamedTuple):
     """A phase as scalars: traced, and the same for all seeds."""
 
-    learn_every: Array  # [] int32; 0 means never
+    learn_every: Array  # [] uint32; 0 means never
     random_share: Array  # [] float32
 
 
 def cadence(phase: Phase) -> Cadence:
     """The traced part of a phase."""
     every = phase.learn_every if phase.learn else 0
-    return Cadence(jnp.int32(every), jnp.float32(phase.random_share))
+    return Cadence(np.uint32(every), np.float32(phase.random_share))
 
 
 class Episode(NamedTuple):

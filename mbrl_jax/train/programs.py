@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.train import host_loop, seeds, work
@@ -14,37 +15,49 @@ from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Cadence, Evaluation, Phase, TrainState, cadence
+from mbrl_jax.train.members import Members, systems
 from mbrl_jax.train.report import open_loop_of_seed
 from mbrl_jax.types import AgentState, HostEnvironments
 
+NUM_SHARED = {"chunk": 3, "evaluate": 1}  # arguments that are the same for all seeds
+
 
 def make_programs(
-    experiment: Experiment, system: System, num_seeds: int
+    experiment: Experiment, system: System, members: Members
 ) -> "Programs | HostPrograms":
     """The programs for the kind of environment that the system has."""
     on_host = isinstance(system.env, HostEnvironments)
-    return (HostPrograms if on_host else Programs)(experiment, system, num_seeds)
+    return (HostPrograms if on_host else Programs)(experiment, system, members)
 
 
 class Programs:
     """Of a JAX environment: whole chunks of iterations are one program."""
 
-    def __init__(self, experiment: Experiment, system: System, num_seeds: int):
-        self.num_seeds = num_seeds
+    on_host = False
+
+    def __init__(self, experiment: Experiment, system: System, members: Members):
+        self.members, self.num_seeds = members, len(members)
+        self.replay = system.replay
         self._experiment, self._system = experiment, system
+        self._system_of = systems(experiment, system)
         self._compiled = Compiled(self._jitted)
 
-    def compile_ahead(self, keys: jax.Array, *, fresh: bool) -> None:
-        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on."""
+    def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
+        """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
+
+        `evaluating`: and at its end.
+        """
         state = self.state_template(keys)
-        number = jax.ShapeDtypeStruct((), jnp.int32)
+        number = jax.ShapeDtypeStruct((), jnp.uint32)
         pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
         first = self._experiment.phases[0]
         self._compiled.begin(("chunk", first.collect), state, pace, number, number)
         if fresh:
             self._compiled.begin(("init",), keys)
-        episodes = self._experiment.eval_episodes
-        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, number)
+        if not evaluating:
+            return
+        episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
+        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         self._compiled.begin(("open_loop",), state.agent, keys)
 
     def parameters(self) -> dict[str, int]:
@@ -52,9 +65,12 @@ class Programs:
         return work.parameters(self._system.agent)
 
     def flops_of_update(self) -> float:
-        """Work of an update of one seed, and of the acting before it; when it was compiled."""
-        chunks = [flops for name, flops in self._compiled.flops.items() if name[0] == "chunk"]
-        return max(chunks) / self.num_seeds
+        """Work of an update of one seed, and of the acting before it; waits until it is traced."""
+        return self._compiled.flops("chunk") / seeds.padded(self.num_seeds)
+
+    def temporaries(self) -> int:
+        """Bytes that an update takes on a device beside the state; waits until it is compiled."""
+        return self._compiled.temporaries("chunk")
 
     def close(self) -> None:
         """Give up what has not begun to compile."""
@@ -78,11 +94,11 @@ class Programs:
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
         """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
-        args = state, cadence(phase), jnp.int32(start), jnp.int32(stop)
+        args = state, cadence(phase), np.uint32(start), np.uint32(stop)
         program = self._compiled.get(("chunk", phase.collect), *args)
         began = time.perf_counter()
         state, metrics = program(*args)
-        metrics = jax.device_get(metrics)
+        metrics = seeds.gather(metrics, self.num_seeds)
         return state, metrics, time.perf_counter() - began
 
     def evaluate(
@@ -99,7 +115,8 @@ class Programs:
             args = (num_episodes, explore, agent, keys, max_steps, protocol)
             return self._stepped.evaluate(*args)
         name = ("evaluate", num_episodes, explore)
-        return jax.device_get(self._compiled.call(name, agent, keys, jnp.int32(max_steps)))
+        played = self._compiled.call(name, agent, keys, np.int32(max_steps))
+        return seeds.gather(played, self.num_seeds)
 
     def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
         """A greedy episode of each seed, with what was seen."""
@@ -107,26 +124,26 @@ class Programs:
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
-        return jax.device_get(self._compiled.call(("open_loop",), agent, keys))
+        return seeds.gather(self._compiled.call(("open_loop",), agent, keys), self.num_seeds)
 
     @functools.cached_property
     def _stepped(self) -> HostPrograms:
         """The programs of the same system in lanes that are stepped from outside of jit."""
-        env, (_, world_model, agent, replay, _) = stepped.on_host(self._system.env), self._system
-        num_envs = self._experiment.num_envs
-        entry = host_loop.make_entry_points(env, agent, world_model, replay, num_envs)
-        system = self._system._replace(env=env, entry=entry)
-        return HostPrograms(self._experiment, system, self.num_seeds)
+
+        def system_of(numbers):
+            system = self._system_of(numbers)
+            env, (_, world_model, agent, replay, _) = stepped.on_host(system.env), system
+            parts = (env, agent, world_model, replay, self._experiment.num_envs)
+            return system._replace(env=env, entry=host_loop.make_entry_points(*parts))
+
+        return HostPrograms(self._experiment, system_of({}), self.members, system_of)
 
     def _jitted(self, name: tuple[Any, ...]):
-        entry, (kind, *options) = self._system.entry, name
-        if kind == "init":
-            return seeds.over_seeds(entry.init, self.num_seeds)
-        if kind == "chunk":
-            fn = functools.partial(entry.chunk, *options)
-            return seeds.over_seeds(fn, self.num_seeds, num_shared=3, donate=True)
-        if kind == "evaluate":
-            fn = functools.partial(entry.evaluate, *options)
-            return seeds.over_seeds(fn, self.num_seeds, num_shared=1)
-        fn = functools.partial(open_loop_of_seed, self._experiment, self._system)
-        return seeds.over_seeds(fn, self.num_seeds)
+        (kind, *options), num_shared = name, NUM_SHARED.get(name[0], 0)
+
+        def of_member(system: System):
+            if kind == "open_loop":
+                return functools.partial(open_loop_of_seed, self._experiment, system)
+            return functools.partial(getattr(system.entry, kind), *options)
+
+        return self.members.over(self._system_of, of_member, num_shared, donate=kind == "chunk")

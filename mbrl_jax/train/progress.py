@@ -2,16 +2,24 @@
 
 import contextlib
 import math
+import shlex
+import sys
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from mbrl_jax.train import preflight
 from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.train.host_programs import PUBLISHED_LANES
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.report import human_normalised
+from mbrl_jax.train.shown import shown
 
 
 class Reporter(Protocol):
     """Where a run tells how it goes."""
+
+    def planned(self, plan: preflight.Plan) -> None:
+        """Before anything is compiled: how large the run is."""
 
     def running(self, experiment: Experiment, programs: Any, meta: dict[str, Any]):
         """A context manager around the training."""
@@ -19,9 +27,20 @@ class Reporter(Protocol):
     def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
         """After every chunk: its last step, its metrics, and its time without compilation."""
 
+    def warn(self, sentence: str) -> None:
+        """Whenever there is something to look after."""
+
+
+def warn(sentence: str) -> None:
+    """A sentence on stderr."""
+    print(shown(sentence), file=sys.stderr, flush=True)
+
 
 class Quiet:
-    """Says nothing."""
+    """Says nothing but warnings."""
+
+    def planned(self, plan):
+        """Nothing to say."""
 
     @contextlib.contextmanager
     def running(self, experiment, programs, meta):
@@ -31,17 +50,34 @@ class Quiet:
     def chunk_done(self, step, rows, seconds):
         """Nothing to say."""
 
+    def warn(self, sentence):
+        """Say it on stderr."""
+        warn(sentence)
+
+
+def _console():
+    """Where text is printed as it is: names of runs are no markup."""
+    from rich.console import Console as RichConsole
+
+    return RichConsole(markup=False, emoji=False)
+
 
 class Console:
     """A progress bar on a terminal; elsewhere a line at every twentieth of the run."""
 
     def __init__(self):
-        from rich.console import Console as RichConsole
-
-        self.console = RichConsole()
+        self.console = _console()
         self._bar = self._task = None
         self._timed_steps = self._seconds = 0.0
-        self._warned: set[int] = set()
+
+    def planned(self, plan: preflight.Plan) -> None:
+        """Say what the run is, and what memory it takes; time a product to foretell its time."""
+        self._plan, self._peak = plan, preflight.product_peak()
+        self.surveyed(plan)
+
+    def surveyed(self, plan: preflight.Plan) -> None:
+        """The size of a run, without its beginning."""
+        print_plan(self.console, plan)
 
     @contextlib.contextmanager
     def running(
@@ -53,31 +89,39 @@ class Console:
         if self._last:
             self.console.print(f"going on from step {self._last} of {self._total}")
         self._flops_of_update = programs.flops_of_update
-        parameters = ", ".join(f"{name} {n:,}" for name, n in programs.parameters().items())
-        self.console.print(
-            f"{experiment.name}: {programs.num_seeds} seeds, {self._total} steps each; "
-            f"parameters: {parameters}; compiling …",
-            soft_wrap=True,
-        )
+        self.console.print("compiling …")
+        if self._last < self._total:
+            self._foretell()
         if not self.console.is_terminal:
             yield
             return
         from rich import progress
 
         self._bar = progress.Progress(
-            progress.BarColumn(), progress.TextColumn("{task.description}"), console=self.console
+            progress.BarColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            console=self.console,
         )
         with self._bar:
             self._task = self._bar.add_task("", total=self._total, completed=self._last)
             yield
         self._bar = None
 
+    def _foretell(self) -> None:
+        """How long the whole run may take, by the work of an update."""
+        gflops = self._flops_of_update() / 1e9
+        hours = preflight.expected_hours(self._plan, 1e9 * gflops, self._peak)
+        share = f"{preflight.EFFICIENCY:.0%} of the {self._peak / 1e9:,.0f} GFLOP/s of a product"
+        self.console.print(
+            f"estimate: {in_words(hours)} for updates of {gflops:.3g} GFLOP a seed, at {share}",
+            soft_wrap=True,
+        )
+
     def chunk_done(self, step: int, rows: list[dict[str, Any]], seconds: float) -> None:
-        """Move the bar, and warn once of a seed that was frozen."""
+        """Move the bar."""
         self._timed_steps += step - self._last
         self._seconds += seconds
         self._last = step
-        self._warn_of_frozen(step, rows)
         text = self._describe(step, rows, seconds)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
@@ -101,16 +145,17 @@ class Console:
             f"{update}  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
         )
 
-    def _warn_of_frozen(self, step: int, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            if row.get("agent/frozen") and row["seed"] not in self._warned:
-                self._warned.add(row["seed"])
-                bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-                self.console.print(
-                    f"seed {row['seed']}: {', '.join(bad) or 'a loss'} was not finite before step "
-                    f"{step}; its agent stays at the last good value, the other seeds go on",
-                    style="yellow",
-                )
+    def warn(self, sentence: str) -> None:
+        """Say it above the bar, or on stderr."""
+        if self._bar is None:
+            warn(sentence)
+        else:
+            self.console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+
+
+def _count(members: Members) -> str:
+    settings = len(members.settings)
+    return f"{settings} settings × " * (settings > 1) + f"{members.num_seeds} seeds"
 
 
 def _short(value: float | None) -> str:
@@ -126,38 +171,41 @@ def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
 
 def print_table(result, directory) -> None:
     """Returns per seed, and where the pictures are."""
-    from rich.console import Console as RichConsole
     from rich.table import Table
 
     table = Table(title="returns per seed")
-    for name in ("seed", "training, last fifth", "greedy episodes", "finished", "state"):
+    varied = [path for path, _ in result.members.inside]
+    for name in (*varied, "seed", "training, last fifth", "greedy episodes", "finished", "state"):
         table.add_column(name, justify="right")
     for i, final in enumerate(result.final_return):
         frozen = result.frozen_at[i]
+        setting = result.members.setting(i)
         table.add_row(
-            str(i),
+            *(f"{setting[path]:g}" for path in varied),
+            str(result.members.first_seed + i % result.members.num_seeds),
             "–" if final is None else f"{final:.3f}",
             *_evaluation_columns(result.evaluation, i),
-            "ok" if frozen < 0 else f"frozen at iteration {frozen}",
+            "ok" if frozen == -1 else f"frozen at iteration {frozen % 2**32}{_cause(result, i)}",
         )
-    console = RichConsole()
+    console = _console()
     console.print(table)
     for picture in result.pictures:
-        console.print(str(picture), soft_wrap=True, markup=False, highlight=False)
-    console.print(
-        f"evaluate again: python -m launch.evaluate --workdir={directory}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
+        console.print(shown(picture), soft_wrap=True, highlight=False)
+    flag = shlex.quote(f"--workdir={directory}")
+    command = f"evaluate again: python -m launch.evaluate {flag}"
+    console.print(shown(command), soft_wrap=True, highlight=False)
+
+
+def _cause(result, seed: int) -> str:
+    metric = result.causes.get(str(seed))
+    return f" ({metric})" if metric else ""
 
 
 def print_evaluation(evaluation, experiment: Experiment, directory, protocol: str) -> None:
     """One row for each seed, and below how the episodes were counted and scores normalised."""
-    from rich.console import Console as RichConsole
     from rich.table import Table
 
-    table = Table(title=f"evaluation of {directory}")
+    table = Table(title=shown(f"evaluation of {directory}"))
     normalised = human_normalised(experiment, evaluation)
     names = ("seed", "return", "length", "finished")
     for name in (*names, "human-normalised") if normalised else names:
@@ -166,10 +214,10 @@ def print_evaluation(evaluation, experiment: Experiment, directory, protocol: st
         mean, finished = _evaluation_columns(evaluation, i)
         score = [f"{normalised['mean'][i]:.3f}"] if normalised else []
         table.add_row(str(i), mean, f"{lengths.mean():.1f}", finished, *score)
-    console = RichConsole()
+    console = _console()
     console.print(table)
     for line in _notes(evaluation, normalised, protocol):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(shown(line), soft_wrap=True, highlight=False)
 
 
 def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list[str]:
@@ -194,16 +242,68 @@ def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list
 
 def print_films(films) -> None:
     """What each GIF shows, and where it lies."""
-    from rich.console import Console as RichConsole
-
-    console = RichConsole()
+    console = _console()
     for seed, (path, film) in enumerate(films):
         thinned = f", every {film.every}th step is shown" if film.every > 1 else ""
         cut = "" if film.finished else " (cut there)"
         console.print(
             f"seed {seed}, one episode: return {film.episode_return:g} in {film.length} steps{cut}"
-            f"{thinned}: {path}",
+            f"{thinned}: {shown(path)}",
             soft_wrap=True,
-            markup=False,
             highlight=False,
         )
+
+
+def print_plan(console, plan: preflight.Plan) -> None:
+    """The size of a run: of a seed, and of all of them beside what is free."""
+    experiment, size = plan.experiment, preflight.size
+    parameters = ", ".join(f"{name} {number:,}" for name, number in plan.parameters.items())
+    taken = "without what an update takes for itself"
+    if plan.temporaries is not None:
+        taken = f"and {size(plan.temporaries)} more during an update"
+    of_all = f"{plan.num_seeds} seeds take {size(plan.num_seeds * plan.of_seed)}"
+    free = "it is not known how much is free"
+    if plan.most_seeds is not None:
+        place = plan.memory
+        several = f" each of {place.pools} times" if place.pools > 1 else ""
+        fits = f"the state of {plan.most_seeds} fits"
+        if plan.temporaries is not None:
+            fits = f"at most {plan.most_seeds} fit"
+        free = f"{size(place.free)} of {place.place}{several} are free: {fits}"
+    lines = [
+        f"{experiment.name}: {plan.num_seeds} seeds, {experiment.steps} steps each; parameters: "
+        f"{parameters}",
+        f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {taken}; "
+        f"{of_all}; {free}",
+    ]
+    if plan.hours is not None:
+        lines.append(
+            f"time: about {in_words(plan.hours)} for all seeds and steps, from timed updates; "
+            "compiling and evaluating come on top"
+        )
+    for line in lines:
+        console.print(shown(line), soft_wrap=True, highlight=False)
+
+
+def in_words(hours: float) -> str:
+    """A time as hours, minutes or seconds."""
+    for unit, number in (("hours", hours), ("minutes", hours * 60)):
+        if number >= 1:
+            return f"{number:.2g} {unit}"
+    return f"{hours * 3600:.2g} seconds"
+
+
+def print_findings(findings, name: str) -> None:
+    """A line for each finding of the environment doctor, and how many there are of each kind."""
+    console = _console()
+    styles = {"error": "bold red", "warning": "yellow", "ok": "green"}
+    for severity, topic, sentence in findings:
+        console.print(f"{severity:8}", style=styles[severity], end="")
+        console.print(shown(f"{topic}: {sentence}"), soft_wrap=True, highlight=False)
+    severities = [severity for severity, _, _ in findings]
+    errors, warnings, fine = (severities.count(kind) for kind in styles)
+    console.print(
+        shown(f"{name}: {errors} errors, {warnings} warnings, {fine} in order"),
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -11,7 +11,7 @@ from mbrl_jax.envs import atari
 from mbrl_jax.evaluate import scores
 from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
 from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
-from mbrl_jax.train import config
+from mbrl_jax.train import config, files
 from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.types import AgentState
@@ -31,7 +31,7 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
     }
     if normalised := human_normalised(experiment, evaluation):
         data["human_normalised"] = normalised
-    (path / "evaluation.json").write_text(json.dumps(data) + "\n")
+    files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
 
 
 def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any] | None:

@@ -7,19 +7,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from mbrl_jax.keys import named
-from mbrl_jax.train import checkpoint, config, seeds, workdir
+from mbrl_jax.train import (
+    checkpoint,
+    config,
+    files,
+    preemption,
+    preflight,
+    restore,
+    runtime,
+    seeds,
+    workdir,
+)
 from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation, Phase, TrainState
-from mbrl_jax.train.metrics import MetricsWriter, last_fifth, read_metrics
+from mbrl_jax.train.loop import Evaluation, TrainState
+from mbrl_jax.train.members import Inside, Members
+from mbrl_jax.train.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
-from mbrl_jax.train.progress import Quiet, Reporter
+from mbrl_jax.train.progress import Quiet, Reporter, warn
+from mbrl_jax.train.replay_log import Segment
 from mbrl_jax.train.report import gif_paths, write_evaluation, write_film, write_pictures
-from mbrl_jax.train.runtime import versions
+from mbrl_jax.train.training import train
 from mbrl_jax.types import AgentState
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
@@ -32,6 +43,8 @@ class Result(NamedTuple):
     evaluation: Evaluation  # [S, E] greedy episodes
     pictures: list[Path]
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
+    causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
+    members: Members  # what each of the S is
 
 
 def run(
@@ -40,8 +53,11 @@ def run(
     seed: int = 0,
     num_seeds: int = 1,
     *,
+    inside: Inside = (),
+    first_seed: int = 0,
     resume: str = "auto",
     reporter: Reporter | None = None,
+    allow_oversize: bool = False,
 ) -> Result:
     """Train, or go on training, `num_seeds` seeds in one program.
 
@@ -50,48 +66,115 @@ def run(
       directory: the workdir; the same call goes on from its newest checkpoint.
       seed: lane i trains with `fold_in(key(seed), i)`.
       num_seeds: S.
+      inside: (path, values) of numbers that vary beside the seeds; then S below is the number of
+        members, every setting with every seed (see `members.Members`).
+      first_seed: the lanes are first_seed … first_seed + S - 1, for seeds spread over programs.
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; silent by default.
+      allow_oversize: begin even where too little memory is free; see `preflight`.
 
-    Raises ConfigError (a ValueError) for whatever the caller can mend.
+    Raises ConfigError (a ValueError) for whatever the caller can mend, and `preemption.Preempted`
+    where a signal asked the run to end: it is saved, and the same call goes on.
     """
-    _check_seeds(seed, num_seeds)
+    members = Members(seed, num_seeds, inside, first_seed)
+    config.validate(experiment)
+    system, reporter = _build(experiment), reporter or Quiet()
+    plan = preflight.plan(experiment, system, len(members), allow_oversize)
+    reporter.planned(plan)
+    preflight.require_fit(plan)
+    path = workdir.as_path(directory)
+    workdir.check_usable(path)
+    this = workdir.RunConfig(experiment, members)
+    with preemption.listening(), _prepared(path, this, resume) as resumed:
+        keys = members.keys()
+        with contextlib.closing(make_programs(experiment, system, members)) as programs:
+            programs.compile_ahead(keys, fresh=resumed is None)
+            return _run(this, plan, programs, path, keys, resumed is not None, reporter)
+
+
+def survey(experiment: Experiment, members: Members) -> preflight.Plan:
+    """What `run` would take: compiles and times updates, and writes nothing.
+
+    Raises ConfigError for whatever the caller can mend.
+    """
     config.validate(experiment)
     system = _build(experiment)
-    path = Path(directory)
-    resumed = workdir.prepare(path, workdir.RunConfig(experiment, seed, num_seeds), resume)
-    keys = seeds.seed_keys(seed, num_seeds)
-    with contextlib.closing(make_programs(experiment, system, num_seeds)) as programs:
-        programs.compile_ahead(keys, fresh=resumed is None)
-        return _run(experiment, programs, path, keys, resumed, reporter or Quiet())
+    plan = preflight.plan(experiment, system, len(members))
+    with contextlib.closing(make_programs(experiment, system, members)) as programs:
+        return preflight.measure(programs, members.keys(), plan)
+
+
+@contextlib.contextmanager
+def _prepared(path: Path, this: workdir.RunConfig, resume: str) -> Iterator[int | None]:
+    """Hold the workdir; yields the iteration to resume from. The first process does it for all."""
+    if runtime.is_first_process():
+        with files.locked(path):
+            resumed = workdir.prepare(path, this, resume)
+            runtime.wait_for_each_other("prepared")
+            yield resumed
+    else:
+        runtime.wait_for_each_other("prepared")
+        yield checkpoint.latest_iteration(path)
 
 
 def _run(
+    this: workdir.RunConfig,
+    plan: preflight.Plan,
+    programs: Programs | HostPrograms,
+    path: Path,
+    keys: jax.Array,
+    resumed: bool,
+    reporter: Reporter,
+) -> Result:
+    """Train to the last step, evaluate, draw."""
+    experiment, num_seeds = this.experiment, programs.num_seeds
+    with preemption.at_once():
+        state, meta, segments = _initial(this, path, programs, keys, resumed)
+    meta["first_seed"] = this.members.first_seed
+    step = meta["iteration"] * experiment.num_envs
+    with (
+        reporter.running(experiment, programs, meta),
+        _writer(path, num_seeds, step if resumed else None, experiment) as writer,
+        checkpoint.Saver(
+            path,
+            num_seeds,
+            programs.replay.rows,
+            experiment.checkpoint_every,
+            (meta["iteration"], meta["rows"], segments),
+        ) as saver,
+    ):
+        if meta["iteration"] < experiment.iterations:
+            preflight.require_room(plan, programs)
+        state = train(experiment, programs, state, meta, writer, saver, reporter)
+    with preemption.at_once():  # the last step is saved, and evaluation can be repeated
+        return _finish(experiment, programs, path, keys, state, meta)
+
+
+def _finish(
     experiment: Experiment,
     programs: Programs | HostPrograms,
     path: Path,
     keys: jax.Array,
-    resumed: int | None,
-    reporter: Reporter,
+    state: TrainState,
+    meta: dict[str, Any],
 ) -> Result:
-    """Train to the last step, evaluate, draw."""
-    state, meta = _initial(path, programs, keys, resumed)
-    with (
-        reporter.running(experiment, programs, meta),
-        MetricsWriter(
-            path, programs.num_seeds, resumed and resumed * experiment.num_envs
-        ) as writer,
-        checkpoint.Checkpointer(path) as saver,
-    ):
-        state = _train(experiment, programs, state, meta, writer, saver, reporter)
+    """Evaluate and draw."""
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
-    write_evaluation(path, experiment, evaluation)
-    rows = read_metrics(path)
-    picture_keys = jax.vmap(lambda key: named(key, "open_loop"))(keys)
-    predictions = programs.open_loop(state.agent, picture_keys)
-    pictures = write_pictures(path, experiment, predictions, rows)
-    frozen_at = np.asarray(state.agent.frozen_at).tolist()
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at)
+    predictions = programs.open_loop(state.agent, _keys_of(keys, "open_loop"))
+    rows, pictures = read_metrics(path), []
+    if runtime.is_first_process():
+        write_evaluation(path, experiment, evaluation)
+        pictures = write_pictures(path, experiment, predictions, rows)
+    frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
+    found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
+    return Result(last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members)
+
+
+def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):
+    """The writer of metrics; of several processes only the first has files."""
+    if not runtime.is_first_process():
+        return NoMetrics()
+    return MetricsWriter(path, num_seeds, resume_step, window=max(1, experiment.steps // 5))
 
 
 def _build(experiment: Experiment) -> System:
@@ -102,82 +185,54 @@ def _build(experiment: Experiment) -> System:
         raise config.ConfigError(str(error)) from error
 
 
-def _check_seeds(seed: int, num_seeds: int) -> None:
-    if num_seeds < 1:
-        raise config.ConfigError(f"--num_seeds={num_seeds} must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise config.ConfigError(f"--seed={seed} must lie in 0 … 2^32 - 1")
-
-
 def restore_state(
-    path: Path, programs: Programs | HostPrograms, keys: jax.Array
-) -> tuple[int, TrainState, dict[str, Any]]:
-    """The newest checkpoint of a run as a TrainState [S]."""
-    return checkpoint.restore(path, programs.state_template(keys))
+    path: Path, programs: Programs | HostPrograms, keys: jax.Array, which: str = "newest"
+) -> restore.Restored:
+    """A checkpoint of a run, with the TrainState [S]; see `restore.restore` for `which`.
+
+    One that is refused is named on stderr.
+    """
+    check = functools.partial(workdir.check_meta, workdir.read_config(path))
+    template = programs.state_template(keys)
+    wanted = restore.Wanted(template, programs.replay.rows, programs.num_seeds, check)
+    restored = restore.restore(path, wanted, which)
+    for sentence in restored.refused:
+        warn(sentence)
+    return restored
 
 
 def _initial(
-    path: Path, programs: Programs | HostPrograms, keys: jax.Array, resumed: int | None
-) -> tuple[TrainState, dict[str, Any]]:
-    if resumed is not None:
-        iteration, state, meta = restore_state(path, programs, keys)
-        return programs.resume(keys, state, iteration), meta
-    meta = {"iteration": 0, "env_steps": [0] * programs.num_seeds, "versions": versions()}
-    return programs.init(keys), meta
-
-
-def chunk_bounds(experiment: Experiment, start: int) -> Iterator[tuple[Phase, int, int]]:
-    """(phase, start, stop) of every chunk from iteration `start` on.
-
-    Stops lie at absolute multiples of `log_every` and at ends of phases, so a resumed run has the
-    chunks of an uninterrupted one.
-    """
-    phase_end = 0
-    for phase in experiment.phases:
-        phase_end = min(phase_end + phase.iterations, experiment.iterations)
-        while start < phase_end:
-            grid = (start // experiment.log_every + 1) * experiment.log_every
-            stop = min(grid, phase_end)
-            yield phase, start, stop
-            start = stop
-
-
-def _train(
-    experiment: Experiment,
+    this: workdir.RunConfig,
+    path: Path,
     programs: Programs | HostPrograms,
-    state: TrainState,
-    meta: dict[str, Any],
-    writer: MetricsWriter,
-    saver: checkpoint.Checkpointer,
-    reporter: Reporter,
-) -> TrainState:
-    for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
-        state, metrics, seconds = programs.chunk(phase, state, start, stop)
-        meta["iteration"] = stop
-        rows = _rows(metrics, meta, stop * experiment.num_envs)
-        writer.write(stop * experiment.num_envs, rows)
-        reporter.chunk_done(stop * experiment.num_envs, rows, seconds)
-        if stop % experiment.checkpoint_every == 0 or stop == experiment.iterations:
-            saver.save(stop, state, meta)
-    return state
+    keys: jax.Array,
+    resumed: bool,
+) -> tuple[TrainState, dict[str, Any], list[Segment]]:
+    """(state, meta, segments of the replay) to go on from."""
+    if resumed:
+        restored = restore_state(path, programs, keys)
+        _clean(path, restored.iteration)
+        state = programs.resume(keys, restored.state, restored.iteration)
+        return state, restored.meta | {"config": workdir.as_json(this)}, restored.segments
+    _clean(path, None)
+    meta = {
+        "iteration": 0,
+        "rows": 0,  # of each lane that were stored
+        "env_steps": [0] * programs.num_seeds,
+        "score": None,  # training return of the last fifth of the steps, mean over seeds
+        "frozen": {},
+        "versions": runtime.versions(),
+        "config": workdir.as_json(this),
+    }
+    return programs.init(keys), meta, []
 
 
-def _rows(metrics: dict, meta: dict[str, Any], step: int) -> list[dict[str, Any]]:
-    """One row of numbers for each seed; advances the host's step counts in `meta`."""
-    steps, _ = metrics.pop("count/env_steps", (np.zeros(len(meta["env_steps"])), None))
-    meta["env_steps"] = [
-        total + round(float(new)) for total, new in zip(meta["env_steps"], steps, strict=True)
-    ]
-    rows = []
-    for i, env_steps in enumerate(meta["env_steps"]):
-        row = {"step": step, "seed": i, "env_steps": env_steps}
-        for name, (total, count) in sorted(metrics.items()):
-            row[name] = float(total[i]) / float(count[i]) if count[i] else None
-        row["count/updates"] = round(float(metrics["count/updates"][1][i]))
-        if "episode/return" in metrics:
-            row["episode/count"] = round(float(metrics["episode/return"][1][i]))
-        rows.append(row)
-    return rows
+def _clean(path: Path, used: int | None) -> None:
+    """`restore.clean`, when every process has read what it needs."""
+    runtime.wait_for_each_other("read")
+    if runtime.is_first_process():
+        restore.clean(path, used)
+    runtime.wait_for_each_other("cleaned")
 
 
 def evaluate_seeds(
@@ -205,7 +260,9 @@ def evaluate_seeds(
         raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
     episodes = num_episodes or experiment.eval_episodes
     max_steps = experiment.eval_max_steps
-    return programs.evaluate(episodes, explore, agent, _eval_keys(keys), max_steps, protocol)
+    return programs.evaluate(
+        episodes, explore, agent, _keys_of(keys, "evaluate"), max_steps, protocol
+    )
 
 
 def film_seeds(
@@ -226,14 +283,15 @@ def film_seeds(
     vectors, or the path cannot be written.
     """
     paths = gif_paths(path, experiment, programs.num_seeds)
-    films = programs.film(agent, _eval_keys(keys), experiment.eval_max_steps)
+    films = programs.film(agent, _keys_of(keys, "evaluate"), experiment.eval_max_steps)
     for target, film in zip(paths, films, strict=True):
         write_film(target, experiment, film.frames)
     return list(zip(paths, films, strict=True))
 
 
-def _eval_keys(keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: named(key, "evaluate"))(keys)
+def _keys_of(keys: jax.Array, purpose: str) -> jax.Array:
+    """A key of each seed for one purpose."""
+    return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
 
 
 def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
@@ -244,32 +302,34 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
 
     Raises ConfigError when the workdir holds no run or no such seed.
     """
-    path = Path(directory)
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
-    if not 0 <= seed_index < saved.num_seeds:
+    if not 0 <= seed_index < len(saved.members):
         raise config.ConfigError(
-            f"seed_index={seed_index}: {path} holds the seeds 0 … {saved.num_seeds - 1}"
+            f"seed_index={seed_index}: {path} holds the seeds 0 … {len(saved.members) - 1}"
         )
-    system = build(saved.experiment)
-    programs = make_programs(saved.experiment, system, saved.num_seeds)
-    _, state, _ = restore_state(path, programs, seeds.seed_keys(saved.seed, saved.num_seeds))
+    experiment = config.with_numbers(saved.experiment, saved.members.setting(seed_index))
+    system = build(experiment)
+    programs = make_programs(experiment, system, saved.members)
+    state = restore_state(path, programs, saved.members.keys()).state
     agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
     return act, system.agent.initial_carry()
 
 
 def restore_run(
-    directory: str | Path,
+    directory: str | Path, which: str = "newest"
 ) -> tuple[Experiment, Programs | HostPrograms, AgentState, jax.Array]:
-    """A run's newest checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
+    """A run's checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
 
-    Raises ConfigError when the workdir holds no run.
+    `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
+    workdir holds no run or no such checkpoint.
     """
-    path = Path(directory)
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
-    programs = make_programs(saved.experiment, _build(saved.experiment), saved.num_seeds)
-    keys = seeds.seed_keys(saved.seed, saved.num_seeds)
-    _, state, _ = restore_state(path, programs, keys)
+    programs = make_programs(saved.experiment, _build(saved.experiment), saved.members)
+    keys = saved.members.keys()
+    state = restore_state(path, programs, keys, which).state
     return saved.experiment, programs, state.agent, keys
 
 

@@ -138,6 +138,63 @@ def _default_cache_dir() -> Path:
     return Path(base).expanduser() / "mbrl_jax" / "xla"
 
 
+def join_processes(wanted: bool) -> bool:
+    """Make one program of the processes of a job, before jax starts; True if there are several.
+
+    Slurm, Open MPI, Kubernetes and TPU pods are recognised by `jax.distributed`. Elsewhere
+    `JAX_COORDINATOR_ADDRESS` (host:port), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who.
+
+    Args:
+      wanted: join whatever stands in the environment; otherwise only where those variables do, or
+        where Slurm started several tasks.
+
+    Raises ConfigError when the processes do not find each other.
+    """
+    variables = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    named = [os.environ.get(name) for name in variables]
+    in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    if not (wanted or all(named) or in_slurm):
+        return False
+    import jax
+
+    # JAX's own handler of SIGTERM would take the place of ours (see `preemption`).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        if all(named):
+            jax.distributed.initialize(named[0], int(named[1]), int(named[2]))
+        else:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the processes of this job cannot be joined ({str(error).splitlines()[0]}); start "
+            f"them with srun, or set {', '.join(variables)} in each"
+        ) from error
+    return jax.process_count() > 1
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several; starts nothing."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files and prints."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def wait_for_each_other(place: str) -> None:
+    """Return when every process has come to `place`."""
+    import jax
+
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(place)
+
+
 def require_devices() -> None:
     """Start the backend. Raises ConfigError where the requested accelerator is not there."""
     import jax

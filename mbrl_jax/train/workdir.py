@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl_jax.train import checkpoint
+from mbrl_jax.train import checkpoint, files
 from mbrl_jax.train.config import ConfigError, difference, from_json, to_json
 from mbrl_jax.train.experiment import Experiment, with_steps
+from mbrl_jax.train.members import Members
 
 CONFIG = "config.json"
 
@@ -16,8 +17,18 @@ class RunConfig(NamedTuple):
     """What `config.json` holds."""
 
     experiment: Experiment
-    seed: int
-    num_seeds: int
+    members: Members
+
+
+def as_path(directory: str | Path) -> Path:
+    """A run's directory as a path; a leading `~` or `~user` is a home directory.
+
+    Shells leave it alone after `--workdir=`. A directory of that very name is written `./~`.
+    """
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"--workdir={directory}: {error}; write ./~… for such a name") from error
 
 
 def read_config(workdir: Path) -> RunConfig:
@@ -26,9 +37,11 @@ def read_config(workdir: Path) -> RunConfig:
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no run: there is no {CONFIG} in it")
     try:
-        data = json.loads(path.read_text())
-        return RunConfig(from_json(data["experiment"]), data["seed"], data["num_seeds"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return _from_json(json.loads(path.read_text()))
+    except ConfigError:
+        raise
+    # RecursionError: brackets within brackets. ValueError: no JSON, or no text.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
 
@@ -44,7 +57,7 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     Raises ConfigError where the directory cannot be used, or belongs to another configuration.
     """
     workdir = Path(workdir)
-    _check_usable(workdir)
+    check_usable(workdir)
     iteration = checkpoint.latest_iteration(workdir)
     exists = (workdir / CONFIG).exists()
     if resume == "must" and (iteration is None or not exists):
@@ -62,7 +75,8 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     return iteration
 
 
-def _check_usable(workdir: Path) -> None:
+def check_usable(workdir: Path) -> None:
+    """Make the directory if it is absent. Raises ConfigError where it cannot be used."""
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file; name a directory")
     try:
@@ -77,21 +91,40 @@ def _check_usable(workdir: Path) -> None:
 
 def _check_same(workdir: Path, saved: RunConfig, run: RunConfig) -> None:
     """More steps may follow; everything else must be equal."""
+    if lines := _differences(saved, run):
+        raise ConfigError(
+            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
+            "--workdir or repeat the settings of that run"
+        )
+
+
+def check_meta(run: RunConfig, meta: dict[str, Any]) -> None:
+    """Raise ConfigError where a checkpoint's `meta.json` is of another configuration than `run`."""
+    if lines := _differences(_from_json(meta["config"]), run):
+        raise ConfigError(f"it belongs to another configuration ({'; '.join(lines)})")
+
+
+def _differences(saved: RunConfig, run: RunConfig) -> list[str]:
+    """Lines "name: old -> new", but of the number of steps."""
     try:
         saved_experiment = with_steps(saved.experiment, run.experiment.steps)
     except ConfigError:  # a different number of steps is the smaller difference
         saved_experiment = saved.experiment
     lines = difference(saved_experiment, run.experiment)
-    lines += [
-        f"--{name}: {getattr(saved, name)} -> {getattr(run, name)}"
-        for name in ("seed", "num_seeds")
-        if getattr(saved, name) != getattr(run, name)
-    ]
-    if lines:
-        raise ConfigError(
-            f"{workdir} belongs to another configuration ({'; '.join(lines)}); choose another "
-            "--workdir or repeat the settings of that run"
-        )
+    before, after = (_flags(one.members) for one in (saved, run))
+    lines += [f"--{n}: {before[n]} -> {after[n]}" for n in before if before[n] != after[n]]
+    return lines
+
+
+def _flags(members: Members) -> dict[str, str]:
+    """The flags of `launch.train` that name the members."""
+    inside = [f"{path}={','.join(map(str, values))}" for path, values in members.inside]
+    return {
+        "seed": str(members.seed),
+        "num_seeds": str(members.num_seeds),
+        "first_seed": str(members.first_seed),
+        "sweep_inside": " ".join(inside) or "none",
+    }
 
 
 def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> None:
@@ -103,12 +136,22 @@ def _check_long_enough(workdir: Path, run: RunConfig, iteration: int | None) -> 
         )
 
 
-def _write_config(workdir: Path, run: RunConfig) -> None:
-    data: dict[str, Any] = {
+def as_json(run: RunConfig) -> dict[str, Any]:
+    """What `config.json` and the `meta.json` of a checkpoint say of a run."""
+    return {
         "experiment": to_json(run.experiment),
-        "seed": run.seed,
-        "num_seeds": run.num_seeds,
+        "seed": run.members.seed,
+        "num_seeds": run.members.num_seeds,
+        "first_seed": run.members.first_seed,
+        "sweep_inside": run.members.inside,
     }
-    temporary = workdir / (CONFIG + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
-    temporary.replace(workdir / CONFIG)
+
+
+def _from_json(data: dict[str, Any]) -> RunConfig:
+    inside = tuple((path, tuple(values)) for path, values in data["sweep_inside"])
+    members = Members(data["seed"], data["num_seeds"], inside, data["first_seed"])
+    return RunConfig(from_json(data["experiment"]), members)
+
+
+def _write_config(workdir: Path, run: RunConfig) -> None:
+    files.write_text(workdir / CONFIG, json.dumps(as_json(run), indent=2) + "\n")

@@ -141,3 +141,17 @@ def test_with_the_least_rows_all_windows_of_a_draw_differ():
     np.testing.assert_array_equal(np.diff(windows.timestep.reward, axis=-1), 1.0)
     starts = np.sort(np.asarray(slot) * LANES + np.asarray(lane), axis=-1)
     assert (np.diff(starts, axis=-1) > 0).all()
+
+
+def test_a_position_near_two_to_the_31_falls_back_to_a_full_ring_at_the_same_slot():
+    top = (2**31 - 1) // CAPACITY * CAPACITY
+    state = _filled(CONFIG, 3 * CAPACITY)._replace(position=jnp.int32(top - 2))
+    seen = []
+    for index in range(4):
+        slot = int(state.position) % CAPACITY
+        state = CONFIG.make(LANES).add(state, _rows(100 + index))
+        assert float(state.storage.timestep.reward[slot, 0]) == 100 + index
+        seen.append(int(state.position))
+    assert seen == [top - 1, CAPACITY, CAPACITY + 1, CAPACITY + 2]
+    with pytest.raises(ValueError, match="exceeds"):
+        ring.Config(capacity=2**31 - 1).validate()

@@ -240,6 +240,8 @@ def test_json_is_tagged():
         ({"type": "mbrl_jax.no_such:Config"}, ["cannot import"]),
         ({"type": "mbrl_jax..types:Config"}, ["cannot import"]),
         ({"type": 3}, ["not a frozen dataclass"]),
+        ({"learning_rate": "1"}, ["config.learning_rate", "expected a finite number, got '1'"]),
+        ({"name": None}, ["config.name", "expected text, got None"]),
         ({"head": {}}, ["config.head", "not a frozen dataclass"]),
         ({"extra": {"type": f"{__name__}:Needs"}}, ["config.extra cannot be read"]),
     ],

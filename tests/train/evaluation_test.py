@@ -14,6 +14,7 @@ from mbrl_jax.envs import atari, envpool, gymnax
 from mbrl_jax.train import config, host_loop, progress, report, run, seeds
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.loop import Evaluation
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.programs import make_programs
 from tests import small
 from tests.train.scripted import no_action, scripted
@@ -65,7 +66,7 @@ def test_an_episode_that_does_not_end_is_cut_under_the_published_protocol_too():
 def catch():
     """Fresh agents on Catch, whose episodes all take nine steps: what `restore_run` returns."""
     experiment = small.catch()
-    programs = make_programs(experiment, build(experiment), 2)
+    programs = make_programs(experiment, build(experiment), Members(3, 2))
     return experiment, programs, programs.init(KEYS()).agent, KEYS()
 
 
@@ -169,14 +170,14 @@ def test_a_gif_of_each_seed_is_written(tmp_path, capsys, catch):
 
 def test_the_film_is_the_first_episode_of_the_evaluation():
     experiment = playing(envpool.Config("CartPole-v1"))
-    programs = make_programs(experiment, build(experiment), 2)
+    programs = make_programs(experiment, build(experiment), Members(3, 2))
     keys = KEYS()
     template = programs.arguments(keys)[("init",)][1]
     rows = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
     with contextlib.closing(programs):
         agent = programs._compiled.call(("init",), keys, rows).agent
         found = run.evaluate_seeds(experiment, programs, agent, keys, 3)
-        films = programs.film(agent, run._eval_keys(keys), 10_000)
+        films = programs.film(agent, run._keys_of(keys, "evaluate"), 10_000)
     assert [film.length for film in films] == found.length[:, 0].tolist()
     with pytest.raises(config.ConfigError, match="nothing to show: CartPole-v1 is seen as vectors"):
         run.film_seeds(experiment, programs, agent, keys, "play.gif")

@@ -12,6 +12,7 @@ from mbrl_jax.envs import envpool
 from mbrl_jax.train import loop, seeds
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.host_programs import HostPrograms
+from mbrl_jax.train.members import Members
 from tests import small
 
 PLATFORMS = ("cuda", "tpu")
@@ -42,7 +43,7 @@ def test_entry_points_lower_for_cuda_and_tpu(make):
 
 def test_programs_around_lanes_of_the_host_lower_for_cuda_and_tpu():
     experiment = dataclasses.replace(small.catch(), env=envpool.Config("CartPole-v1"))
-    programs = HostPrograms(experiment, build(experiment), 2)
+    programs = HostPrograms(experiment, build(experiment), Members(0, 2))
     without_devices = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
     for name, arguments in programs.arguments(seeds.seed_keys(0, 2)).items():
         _assert_lowers(programs._jitted(name), *jax.tree.map(without_devices, arguments))

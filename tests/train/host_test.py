@@ -13,10 +13,11 @@ import pytest
 from mbrl_jax.envs import atari, envpool
 from mbrl_jax.keys import at, lane_seeds, named
 from mbrl_jax.testing import assert_close
-from mbrl_jax.train import host_loop, run, seeds
+from mbrl_jax.train import host_loop, run, seeds, training
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Episode, Phase, account, episode_metrics
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
@@ -85,9 +86,10 @@ def both():
     """The fused programs and the host's, of one experiment on the same environment."""
     experiment = dataclasses.replace(small.catch(), num_envs=3)
     system = build(experiment)
-    fused = Programs(experiment, system, NUM_SEEDS)
+    members = Members(SEED, NUM_SEEDS)
+    fused = Programs(experiment, system, members)
     host = _system(system, on_host(system.env, 3), 3)
-    split = HostPrograms(experiment, host, NUM_SEEDS)
+    split = HostPrograms(experiment, host, members)
     split.compile_ahead(KEYS(), fresh=True)
     return fused, split
 
@@ -188,10 +190,12 @@ def test_updating_while_the_lanes_step_changes_nothing():
     system, found = build(experiment), []
     for env in (system.env, waiting(system.env)):
         made = _system(system, env, experiment.num_envs)
-        with contextlib.closing(HostPrograms(experiment, made, NUM_SEEDS)) as programs:
+        with contextlib.closing(
+            HostPrograms(experiment, made, Members(SEED, NUM_SEEDS))
+        ) as programs:
             programs.compile_ahead(KEYS(), fresh=True)
             state, rows = programs.init(KEYS()), []
-            for phase, start, stop in run.chunk_bounds(experiment, 0):
+            for phase, start, stop in training.chunk_bounds(experiment, 0):
                 state, metrics, _ = programs.chunk(phase, state, start, stop)
                 rows.append(metrics)
         found.append((state, rows))
@@ -217,8 +221,8 @@ def runs(tmp_path_factory):
 
 
 def _state(path, experiment):
-    programs = run.make_programs(experiment, build(experiment), NUM_SEEDS)
-    return run.restore_state(path, programs, KEYS())[1]
+    programs = run.make_programs(experiment, build(experiment), Members(SEED, NUM_SEEDS))
+    return run.restore_state(path, programs, KEYS()).state
 
 
 def test_equal_runs_are_equal_byte_for_byte(runs, tmp_path):

@@ -52,8 +52,8 @@ def compiled() -> Compiled:
 
 
 def _bounds(every, start, stop, random_share=0.0):
-    pace = loop.Cadence(jnp.int32(every), jnp.float32(random_share))
-    return pace, jnp.int32(start), jnp.int32(stop)
+    pace = loop.Cadence(jnp.uint32(every), jnp.float32(random_share))
+    return pace, jnp.uint32(start), jnp.uint32(stop)
 
 
 def _run(compiled: Compiled, every: int, stop: int):
@@ -102,6 +102,21 @@ def test_no_update_happens_when_learning_is_not_due(compiled):
     assert np.all(metrics["count/updates"][0] == 0)
     _, metrics = _run(compiled, 2, LEARN_FROM + 5)
     assert np.all(metrics["count/updates"][0] == 3)  # at 16, 18 and 20
+
+
+def test_iterations_past_two_to_the_31_go_on_as_before(compiled):
+    state, _ = _run(compiled, 1, LEARN_FROM)
+    start, stop = 2**31 - 3, 2**31 + 5
+    before = np.asarray(state.replay.position)
+    state, metrics = compiled.chunk(state, *_bounds(4, start, stop))
+    assert np.all(metrics["count/updates"][0] == 2)  # at 2^31 and four later
+    assert np.all(np.asarray(state.replay.position) == before + 8)
+    assert np.all(np.asarray(state.agent.frozen_at) == -1)
+    assert np.all(metrics["agent/frozen"][0] == 0)
+    # Keys of their own: no row of actions comes again as it would if the counter stood still.
+    state, _ = compiled.chunk(state, *_bounds(0, stop, stop + 40, random_share=1.0))
+    actions = np.asarray(state.replay.storage.action)[:, LEARN_FROM + 8 : LEARN_FROM + 48, 0]
+    np.testing.assert_allclose(np.bincount(actions.ravel()) / actions.size, 1 / 3, atol=0.1)
 
 
 def test_random_actions_are_uniform_and_what_the_agent_remembers(compiled):

@@ -1,0 +1,226 @@
+"""Before a run: how large a seed is, how many fit, and how long it will take.
+
+`plan` looks at shapes alone and costs a fraction of a second; a run that cannot fit is refused by
+it. `measure` compiles and times updates as well: `python -m launch.train --preflight`.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax.envs.spec import example_observation, first_timestep
+from mbrl_jax.train import memory, work
+from mbrl_jax.train.config import ConfigError
+from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.train.loop import Phase, TrainState
+from mbrl_jax.train.seeds import seed_mesh
+from mbrl_jax.types import HostEnvironments, PyTree
+
+# Share of the speed of a large product that an update reaches; see `expected_hours`.
+EFFICIENCY = 0.3
+_PRODUCT = {"cpu": 1024}  # side of the product that is timed
+_SECONDS = 2.0  # that updates are timed for
+_MOST_UPDATES = 100
+_ROWS = 50  # that are collected for the clock where nothing is learned
+
+
+class Plan(NamedTuple):
+    """The size of a run. Bytes are those of one seed."""
+
+    experiment: Experiment
+    num_seeds: int
+    parameters: dict[str, int]  # numbers that are trained, by learner
+    replay: int  # bytes of the stored rows
+    state: int  # bytes of everything that is kept, the replay included
+    memory: memory.Memory
+    allow_oversize: bool = False  # begin even where it does not fit
+    temporaries: int | None = None  # bytes that the program of an update takes; None: not compiled
+    hours: float | None = None  # of all updates, timed
+
+    @property
+    def of_seed(self) -> int:
+        """Bytes that a seed takes, as far as they are known."""
+        return self.state + (self.temporaries or 0)
+
+    @property
+    def most_seeds(self) -> int | None:
+        """Seeds that fit, None where it is not known how much memory is free."""
+        return self.memory.seeds_that_fit(self.of_seed)
+
+    def refusal(self) -> str | None:
+        """Why the run cannot fit and what helps, or None where it can."""
+        place, seeds = self.memory, self.memory.seeds_of_pool(self.num_seeds)
+        if place.free is None or seeds * self.of_seed <= place.free:
+            return None
+        remedies = [f"--num_seeds={self.most_seeds}"] if self.most_seeds else []
+        if capacity := self._capacity_that_fits(seeds):
+            remedies.append(f"--set=replay.capacity={capacity}")
+        remedies.append("--allow_oversize to try all the same")
+        return (
+            f"{seeds} seeds of {self.experiment.name} need {size(seeds * self.of_seed)} "
+            f"({size(self.of_seed)} each, of which {size(self.replay)} are replay), and "
+            f"{size(place.free)} of {place.place} are free, enough for {self.most_seeds}: use "
+            f"{', or '.join(remedies)}"
+        )
+
+    def _capacity_that_fits(self, seeds: int) -> int | None:
+        """Rows of a lane in the replay so that all seeds fit, to two digits."""
+        config = self.experiment.replay
+        room = self.memory.free // seeds - (self.of_seed - self.replay)
+        rows = int(config.capacity * room / self.replay)
+        digits = 10 ** max(len(str(rows)) - 2, 0)
+        rows = rows // digits * digits
+        return rows if rows >= self.experiment.real_replay.least_rows(1) else None
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def plan(
+    experiment: Experiment, system: System, num_seeds: int, allow_oversize: bool = False
+) -> Plan:
+    """The plan of a run, from shapes alone."""
+    state = state_of_seed(experiment, system)
+    agent = state.agent
+    parameters = {
+        "world model": work.count_numbers(agent.world_model.params),
+        "behaviour": work.count_numbers(agent.behaviour.params),
+    }
+    sizes = (parameters, _bytes(state.replay.storage), _bytes(state))
+    return Plan(experiment, num_seeds, *sizes, memory.find_memory(), allow_oversize)
+
+
+def state_of_seed(experiment: Experiment, system: System) -> TrainState:
+    """Shapes and dtypes of the state of one seed."""
+    key = jax.random.key(0)
+    if not isinstance(system.env, HostEnvironments):
+        return jax.eval_shape(system.entry.init, key)
+    lane = first_timestep(example_observation(system.env.spec.observation))
+    shape = (experiment.num_envs,)
+    lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape + x.shape, x.dtype), lane)
+    return jax.eval_shape(system.entry.init, key, lanes)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def require_fit(plan: Plan) -> None:
+    """Raise ConfigError where the run cannot fit, unless that is allowed."""
+    if not plan.allow_oversize and (sentence := plan.refusal()):
+        raise ConfigError(sentence)
+
+
+def _temporaries(programs: Any) -> int:
+    """Bytes that an update takes beside the state of a seed; waits until it is compiled."""
+    on_device = -(-programs.num_seeds // seed_mesh(programs.num_seeds).size)
+    return programs.temporaries() // on_device
+
+
+def require_room(plan: Plan, programs: Any) -> None:
+    """The same once the state lies in memory: is there room for what an update takes beside it?
+
+    Waits until the program is compiled. Raises ConfigError where there is not.
+    """
+    if plan.allow_oversize:
+        return
+    temporaries = _temporaries(programs)
+    place, seeds = memory.find_memory(), plan.memory.seeds_of_pool(plan.num_seeds)
+    if place.free is None or seeds * temporaries <= place.free:
+        return
+    fit = plan._replace(temporaries=temporaries).most_seeds
+    remedy = f"--num_seeds={fit}" if fit else "a smaller replay.batch_size or agent.num_starts"
+    raise ConfigError(
+        f"an update of {seeds} seeds of {plan.experiment.name} takes {size(seeds * temporaries)} "
+        f"beside their state, and {size(place.free)} of {place.place} are left: use {remedy} in "
+        "another --workdir, or --allow_oversize to try all the same"
+    )
+
+
+# -------------------------------------------------------------------------------------------- time
+
+
+def updates(experiment: Experiment) -> int:
+    """Updates of a seed in the whole run: at multiples of a phase's `learn_every`."""
+    return sum(
+        -(-stop // phase.learn_every) - -(-start // phase.learn_every)
+        for phase, start, stop in _stretches(experiment)
+        if phase.learn
+    )
+
+
+def expected_hours(plan: Plan, flops_of_update: float, peak: float) -> float:
+    """An estimate from the work of an update of one seed alone.
+
+    Small nets reach a smaller share of `peak`, large ones a larger: it is good to a factor of three
+    or so. The first chunk tells better.
+    """
+    work_of_run = plan.num_seeds * updates(plan.experiment) * flops_of_update
+    return work_of_run / (EFFICIENCY * peak) / 3600
+
+
+def product_peak() -> float:
+    """Floating-point operations a second of a large float32 product on all devices together."""
+    device = jax.local_devices()[0]
+    side = _PRODUCT.get(device.platform, 4096)
+    a = jax.device_put(jnp.ones((side, side), jnp.float32), device)
+    product = jax.jit(lambda x: x @ x)
+    product(a).block_until_ready()
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        product(a).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2.0 * side**3 / min(seconds) * jax.device_count()
+
+
+def measure(programs: Any, keys: jax.Array, found: Plan) -> Plan:
+    """Compile, and time updates on the devices: the plan with temporaries and hours.
+
+    Args:
+      programs: of the experiment for all seeds; they are not closed here.
+      keys: of the seeds.
+      found: what `plan` gave; when not even that fits, nothing is done.
+    """
+    if found.refusal():
+        return found
+    programs.compile_ahead(keys, fresh=True, evaluating=False)
+    found = found._replace(temporaries=_temporaries(programs))
+    if found.refusal():
+        return found
+    return found._replace(hours=_timed(found.experiment, programs, keys) / 3600)
+
+
+def _timed(experiment: Experiment, programs: Any, keys: jax.Array) -> float:
+    """Seconds of all phases, from a few iterations of each."""
+    done = experiment.real_replay.least_rows(experiment.num_envs) + 1
+    state, _, _ = programs.chunk(Phase(done, learn=False), programs.init(keys), 0, done)
+    total, known = 0.0, {}
+    for phase, start, stop in _stretches(experiment):
+        kind = (phase.collect, phase.learn and phase.learn_every)
+        if kind not in known:
+            unit = phase.learn_every if phase.learn else _ROWS
+            state, _, seconds = programs.chunk(phase, state, done, done + unit)  # the first is slow
+            more = unit * int(min(max(_SECONDS / seconds, 1), _MOST_UPDATES))
+            state, _, seconds = programs.chunk(phase, state, done + unit, done + unit + more)
+            known[kind], done = seconds / more, done + unit + more
+        total += known[kind] * (stop - start)
+    return total
+
+
+def _stretches(experiment: Experiment) -> list[tuple[Phase, int, int]]:
+    """(phase, its first iteration, the one after its last) of each that is run."""
+    found, start = [], 0
+    for phase in experiment.phases:
+        stop = min(start + phase.iterations, experiment.iterations)
+        if stop > start:
+            found.append((phase, start, stop))
+        start = stop
+    return found

@@ -1,0 +1,114 @@
+"""Two processes on loopback train one run: every seed as in one process, files written once."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbrl_jax.train import checkpoint
+from mbrl_jax.train.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 40
+
+
+def _command(path: Path, environment: str, num_seeds: int, steps: int = STEPS) -> list[str]:
+    return [
+        *(sys.executable, "-m", "launch.train", "--experiment=drama_catch", "--debug"),
+        *(f"--num_seeds={num_seeds}", "--seed=5", f"--steps={steps}", f"--workdir={path}"),
+        *("--set=model.core=gru", "--set=log_every=10", "--set=checkpoint_every=10"),
+        *environment.split(),
+    ]
+
+
+def _environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return kept | {"JAX_NUM_CPU_DEVICES": "1"} | more
+
+
+def _alone(command: list[str]) -> None:
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _together(command: list[str]) -> list[str]:
+    """Run the command as two processes of one job; what each printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=_environment(
+                JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i)
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, said, strict=True):
+        assert process.returncode == 0, errors
+    # Gloo, which joins the processes, says so.
+    lines = [[x for x in out.splitlines() if not x.startswith("[Gloo]")] for out, _ in said]
+    return ["\n".join(kept) for kept in lines]
+
+
+@pytest.fixture(scope="module", params=["jax", pytest.param("host", marks=pytest.mark.slow)])
+def runs(request, tmp_path_factory):
+    """Three seeds in one process, and in two: stopped after half, and gone on with."""
+    folder, environment = tmp_path_factory.mktemp(request.param), ""
+    if request.param == "host":
+        environment = "--set=env=envpool --set=env.name=CartPole-v1"
+    _alone(_command(folder / "one", environment, 3))
+    said = _together(_command(folder / "two", environment, 3, STEPS // 2))
+    said += _together(_command(folder / "two", environment, 3))
+    return folder, said, request.param
+
+
+def test_only_the_first_process_speaks(runs):
+    _, said, _ = runs
+    assert "returns per seed" in said[0] and not said[1].strip()
+    assert f"going on from step {STEPS // 2}" in said[2] and not said[3].strip()
+
+
+def test_every_seed_is_as_in_one_process(runs):
+    folder, _, kind = runs
+    one, two = read_metrics(folder / "one"), read_metrics(folder / "two")
+    assert [(r["step"], r["seed"]) for r in two] == [(r["step"], r["seed"]) for r in one]
+    # On the host new episodes begin where a run is gone on with.
+    last = STEPS if kind == "jax" else STEPS // 2
+    for a, b in zip(one, two, strict=True):
+        if a["step"] <= last:
+            assert a["env_steps"] == b["env_steps"] and a["episode/return"] == b["episode/return"]
+    first = [[r for r in rows if r["count/updates"]][:3] for rows in (one, two)]
+    for a, b in zip(*first, strict=True):
+        np.testing.assert_allclose(b["model/loss"], a["model/loss"], rtol=1e-3)
+
+
+def test_a_checkpoint_of_two_processes_serves_one(runs):
+    folder, _, _ = runs
+    assert checkpoint.latest_iteration(folder / "two") == STEPS
+    found = json.loads((folder / "two" / "evaluation.json").read_text())
+    assert len(found["mean"]) == 3
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.evaluate", f"--workdir={folder / 'two'}"]
+        + ["--num_episodes=2"],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2/2") == 3
