@@ -1,8 +1,11 @@
 """The study of kills, with three of them."""
 
+import pytest
+
 from experiments.studies import kills
 
 
+@pytest.mark.slow
 def test_runs_that_are_killed_end_as_one_that_was_not(tmp_path):
     runs = kills.survive(tmp_path, kills=3, steps=400)
     assert sum(len(one.moments) for one in runs) == 3
