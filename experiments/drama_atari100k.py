@@ -56,7 +56,7 @@ def get_experiment() -> Experiment:
             Phase(4_999, learn=False),  # lets the last episodes end
         ),
         log_every=250,
-        checkpoint_every=2_000,
+        checkpoint_every=250,
         eval_episodes=10,  # 100 in `launch.evaluate`
         eval_max_steps=27_000,
         open_loop_context=8,
