@@ -127,8 +127,8 @@ def _lax_transposed(x: Array, adjoint: Array, geometry: Geometry) -> Array:
     """Zeros between the pixels, then a correlation with the flipped kernel.
 
     Gradients are those of the convolution that this is the transpose of: for the kernel of a
-    dilated convolution autodiff writes one that cuDNN has no form for (H200, 2,048 frames: 8 times
-    the memory of the activations, 5 times the time).
+    dilated convolution autodiff writes one that cuDNN has no form for (H200, 2,048 frames, 32→16 at
+    64²: 16 ms and 17 GB forward and backward, against 3.8 ms and 0.8 GB).
     """
     sizes = zip(geometry.kernel, geometry.padding, geometry.fine, geometry.coarse, strict=True)
     pads = tuple(
