@@ -77,14 +77,16 @@ def train() -> None:
     reporter = Console() if runtime.is_first_process() else Quiet()
     if _PREFLIGHT.value:
         found = survey(experiment, members)
-        reporter.surveyed(found)
+        if runtime.is_first_process():
+            reporter.surveyed(found)
         if found.refusal() and not _ALLOW_OVERSIZE.value:
             raise config.ConfigError(found.refusal())
         return
     if _FORK.value:
         from mbrl_jax.train import fork
 
-        fork.fork(fork.parse_origin(_FORK.value), _WORKDIR.value, experiment)
+        if runtime.is_first_process():  # the others wait for it in `run`
+            fork.fork(fork.parse_origin(_FORK.value), _WORKDIR.value, experiment)
     result = run(
         experiment,
         _WORKDIR.value,
