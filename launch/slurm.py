@@ -122,6 +122,18 @@ def describe(parameters: dict[str, Any], num_tasks: int) -> list[str]:
     return lines
 
 
+def srun(parameters: dict[str, Any]) -> list[str]:
+    """The beginning of a command that runs the rest on what a task of the array would be given."""
+    left = ("array_parallelism", "additional_parameters")
+    options = {key: value for key, value in parameters.items() if key not in left}
+    more = parameters["additional_parameters"]
+    options |= {key: value for key, value in more.items() if key not in ("requeue", "signal")}
+    named = ((key.replace("_", "-"), value) for key, value in options.items())
+    return ["srun", "--ntasks=1"] + [
+        f"--{key}" if value is True else f"--{key}={value}" for key, value in named
+    ]
+
+
 # --------------------------------------------------------------------------------------- in the job
 
 

@@ -17,6 +17,10 @@ has blanks, # for comments. With both, each line is combined with each point of 
 
 A process that fails is started again from its newest checkpoint, --retries times; one that was
 preempted and saved (status 75) as often as it gets on. SIGTERM or Ctrl-C saves and stops all.
+
+--seeds_per_program=fit asks `launch.train --preflight` of every configuration, on Slurm in a job of
+the members' kind, how many seeds the memory takes, and packs as many into each program; the number
+is kept in the root.
 """
 
 import os
@@ -43,8 +47,8 @@ _INSIDE = flags.DEFINE_multi_string(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed i of a member derives from (seed, i).")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Seeds of each configuration.")
-_SEEDS_PER_PROGRAM = flags.DEFINE_integer(
-    "seeds_per_program", None, "Most seeds in one program; default: all seeds."
+_SEEDS_PER_PROGRAM = flags.DEFINE_string(
+    "seeds_per_program", None, "Most seeds in one program: a number, or fit; default: all seeds."
 )
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each seed; default: the experiment's.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Shrink the experiment to seconds.")
@@ -72,9 +76,11 @@ def main() -> None:
         _print_status(root)
         return
     _check_flags()
-    common = _common()
-    members = sweep.plan_members(common, _check_configurations(common))
-    manifest = sweep.merge(root, sweep.read_manifest(root), common, members)
+    common, before = _common(), sweep.read_manifest(root)
+    sizes = _check_configurations(common)
+    common = common._replace(seeds_per_program=_seeds_per_program(common, sizes, before))
+    members = sweep.plan_members(common, sizes)
+    manifest = sweep.merge(root, before, common, members)
     tasks = [_task(common, member, root) for member in members]
     if _DRY_RUN.value:
         _print_plan(tasks)
@@ -109,7 +115,7 @@ def _check_flags() -> None:
     given = [name for name in _ONLY_SLURM if flags.FLAGS[name].present]
     if given and _EXECUTOR.value != "slurm":
         raise ConfigError(f"--{given[0]} goes with --executor=slurm only")
-    for flag, least in ((_JOBS, 1), (_SEEDS_PER_PROGRAM, 1), (_RETRIES, 0), (_GPUS, 0), (_CPUS, 1)):
+    for flag, least in ((_JOBS, 1), (_RETRIES, 0), (_GPUS, 0), (_CPUS, 1)):
         if flag.value is not None and flag.value < least:
             raise ConfigError(f"--{flag.name}={flag.value} must be at least {least}")
 
@@ -125,11 +131,32 @@ def _common():
         tuple(_SET.value),
         _SEED.value,
         _NUM_SEEDS.value,
-        _SEEDS_PER_PROGRAM.value,
-        tuple(_INSIDE.value),
-        _DEBUG.value,
-        _STEPS.value,
+        inside=tuple(_INSIDE.value),
+        debug=_DEBUG.value,
+        steps=_STEPS.value,
     )
+
+
+def _seeds_per_program(common, configurations, before) -> int | None:
+    """The number of the flag, None for all; "fit" is what the sweep has, or else what fits."""
+    from launch import packing
+    from mbrl_jax.train.config import ConfigError
+
+    text = _SEEDS_PER_PROGRAM.value
+    if text is None or text.isdecimal() and int(text):
+        return text and int(text)
+    if text != "fit":
+        raise ConfigError(f"--seeds_per_program={text} must be a number of 1 or more, or fit")
+    if before is not None:
+        return before["common"].get("seeds_per_program")
+    if _EXECUTOR.value == "slurm":
+        from launch import slurm
+
+        fit = packing.seeds_that_fit(common, configurations, slurm.srun(_parameters()))
+    else:
+        fit = packing.seeds_that_fit(common, configurations, programs=_JOBS.value or 1)
+    print(f"{fit} of {common.num_seeds} seeds fit into one program")
+    return fit
 
 
 def _configurations() -> list[tuple[str, ...]]:

@@ -14,6 +14,8 @@ value with each seed.
 with a checkpoint of another run, replay included; seeds and experiment are that run's.
 """
 
+import json
+
 from absl import flags
 
 from launch import flags as launch_flags
@@ -45,6 +47,7 @@ _FORK = flags.DEFINE_string(
     "fork", None, "WORKDIR@STEP: begin with that checkpoint of another run, under changed settings."
 )
 _PREFLIGHT = flags.DEFINE_bool("preflight", False, "Compile, time, print the run's size, and exit.")
+_JSON = flags.DEFINE_bool("json", False, "With --preflight: print its numbers as JSON.")
 _ALLOW_OVERSIZE = flags.DEFINE_bool(
     "allow_oversize", False, "Begin even where too little memory seems to be free."
 )
@@ -62,6 +65,8 @@ def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.train import config, runtime
 
+    if _JSON.value and not _PREFLIGHT.value:
+        raise config.ConfigError("--json goes with --preflight only")
     needed = [] if _FORK.value else [_EXPERIMENT]
     for flag in needed if _PREFLIGHT.value else [*needed, _WORKDIR]:
         if not flag.value:
@@ -78,7 +83,7 @@ def train() -> None:
     if _PREFLIGHT.value:
         found = survey(experiment, members)
         if runtime.is_first_process():
-            reporter.surveyed(found)
+            print(json.dumps(found.numbers())) if _JSON.value else reporter.surveyed(found)
         if found.refusal() and not _ALLOW_OVERSIZE.value:
             raise config.ConfigError(found.refusal())
         return

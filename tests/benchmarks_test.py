@@ -18,6 +18,7 @@ from experiments.benchmarks import (
     kernels,
     published,
     published_jax,
+    scaling,
     seeds,
     shell,
 )
@@ -232,7 +233,7 @@ def test_command_refuses_an_unknown_name_before_anything_runs():
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: unknown benchmark 'kernel'; there are published, seeds, kernels, convolutions, "
-        "host, shell"
+        "host, shell, scaling"
     ]
 
 
@@ -313,6 +314,34 @@ def test_the_host_path_is_timed(tmp_path, quick_compile):
     assert all(row["ratio"] > 0 for row in sides.values())
     assert [row["bar"] for row in rows if "bar" in row] == [host.LANES_BAR] * 2 + [host.SHARE_BAR]
     assert rows[-1]["side"] == "a row"
+
+
+def test_bytes_that_devices_send_each_other_are_counted():
+    mesh = jax.make_mesh((8,), ("seed",))
+    spec = jax.sharding.PartitionSpec("seed")
+
+    def both(x, y):
+        return jax.lax.psum(x, "seed"), jax.lax.all_gather(y, "seed")
+
+    mapped = jax.shard_map(both, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    args = jnp.zeros((16, 3)), jnp.zeros(8, jnp.int16)
+    text = jax.jit(mapped).lower(*args).compile().as_text()
+    assert scaling.collectives(text) == (2, 2 * 3 * 4 + 8 * 2)
+    alone = jax.shard_map(lambda x: x * 2, mesh=mesh, in_specs=spec, out_specs=spec)
+    text = jax.jit(alone).lower(args[0]).compile().as_text()
+    assert scaling.collectives(text) == (0, 0)
+
+
+@pytest.mark.slow
+def test_seeds_send_nothing_to_other_devices(tmp_path):
+    rows = scaling.run(quick=True, out=tmp_path)
+    assert [(row["seeds"], row["devices"], row["lanes_of_device"]) for row in rows] == [
+        (3, 1, 3),
+        (3, 2, 2),
+    ]
+    assert all(row["collectives"] == row["collective_bytes"] == 0 for row in rows)
+    assert 1.2 < rows[1]["against_ideal"] < 1.5  # four lanes for three seeds
+    assert (tmp_path / "scaling.csv").exists()
 
 
 @pytest.mark.slow

@@ -1,11 +1,7 @@
-"""Eight CPU devices and a compilation cache, set before jax starts; a small Drama to share."""
+"""Eight CPU devices and a compilation cache, set before XLA starts; a small Drama to share."""
 
+import json
 import os
-
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-
 from pathlib import Path
 
 import jax
@@ -14,6 +10,8 @@ import pytest
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.train import config, host_programs, programs, run, runtime
+from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
 
@@ -22,6 +20,10 @@ CACHE = Path("~/.cache/mbrl_jax/tests").expanduser()
 
 def pytest_configure(config):
     del config
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+    runtime.add_xla_flags(runtime.QUICK_FLAGS)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # -1: whatever the size
@@ -33,6 +35,47 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+class _Kept(Compiled):
+    """Compiled programs that the next run of the same system finds."""
+
+    def begin(self, name, *args):
+        """Once for each name."""
+        if name not in self._programs:
+            super().begin(name, *args)
+
+    def close(self):
+        """Not yet."""
+
+
+@pytest.fixture(scope="module")
+def programs_kept(quick_compile):
+    """Runs of one configuration share, within a module, what they trace and compile."""
+    built, compiled = {}, {}
+    per_run = {"phases", "stop_after", "log_every", "checkpoint_every"}
+
+    def build(experiment):
+        saved = config.to_json(experiment)
+        key = json.dumps({k: v for k, v in saved.items() if k not in per_run})
+        if key not in built:
+            built[key] = make(experiment)
+        return built[key]
+
+    def keep(jitted):
+        owner = jitted.__self__
+        system = owner._system  # kept beside them, so that its id stays its own
+        key = type(owner), id(system), repr(owner.members)
+        return compiled.setdefault(key, (_Kept(jitted), system))[0]
+
+    make = run.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "build", build)
+        for module in (programs, host_programs):
+            patch.setattr(module, "Compiled", keep)
+        yield
+    for one, _ in compiled.values():
+        Compiled.close(one)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -26,9 +27,9 @@ def _command(path: Path, environment: str, num_seeds: int, steps: int = STEPS) -
     ]
 
 
-def _environment(**more: str) -> dict[str, str]:
+def _environment(devices: int = 1, **more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return kept | {"JAX_NUM_CPU_DEVICES": "1"} | more
+    return kept | {"JAX_NUM_CPU_DEVICES": str(devices)} | more
 
 
 def _alone(command: list[str]) -> None:
@@ -38,8 +39,8 @@ def _alone(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _together(command: list[str]) -> list[str]:
-    """Run the command as two processes of one job; what each printed."""
+def _together(command: list[str], devices: int) -> list[str]:
+    """Run the command as two processes of one job, with so many devices each; what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -48,7 +49,10 @@ def _together(command: list[str]) -> list[str]:
             command,
             cwd=ROOT,
             env=_environment(
-                JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i)
+                devices,
+                JAX_COORDINATOR_ADDRESS=address,
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=str(i),
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,16 +68,35 @@ def _together(command: list[str]) -> list[str]:
     return ["\n".join(kept) for kept in lines]
 
 
-@pytest.fixture(scope="module", params=["jax", pytest.param("host", marks=pytest.mark.slow)])
+class Case(NamedTuple):
+    """Seeds over two processes with so many devices each."""
+
+    num_seeds: int
+    devices: int
+    on_host: bool = False
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        Case(12, 4),  # eight of them in the first process
+        pytest.param(Case(3, 4), marks=pytest.mark.slow),  # the second holds repetitions alone
+        pytest.param(Case(16, 4), marks=pytest.mark.slow),
+        pytest.param(Case(3, 1, on_host=True), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def runs(request, tmp_path_factory):
-    """Three seeds in one process, and in two: stopped after half, and gone on with."""
-    folder, environment = tmp_path_factory.mktemp(request.param), ""
-    if request.param == "host":
-        environment = "--set=env=envpool --set=env.name=CartPole-v1"
-    _alone(_command(folder / "one", environment, 3))
-    said = _together(_command(folder / "two", environment, 3, STEPS // 2))
-    said += _together(_command(folder / "two", environment, 3))
-    return folder, said, request.param
+    """Seeds in one process, and in two: stopped after half, and gone on with."""
+    case, folder = request.param, tmp_path_factory.mktemp("runs")
+    environment = "--set=env=envpool --set=env.name=CartPole-v1" if case.on_host else ""
+    _alone(_command(folder / "one", environment, case.num_seeds))
+    half, whole = (
+        _command(folder / "two", environment, case.num_seeds, steps)
+        for steps in (STEPS // 2, STEPS)
+    )
+    said = _together(half, case.devices) + _together(whole, case.devices)
+    return folder, said, case
 
 
 def test_only_the_first_process_speaks(runs):
@@ -83,11 +106,11 @@ def test_only_the_first_process_speaks(runs):
 
 
 def test_every_seed_is_as_in_one_process(runs):
-    folder, _, kind = runs
+    folder, _, case = runs
     one, two = read_metrics(folder / "one"), read_metrics(folder / "two")
     assert [(r["step"], r["seed"]) for r in two] == [(r["step"], r["seed"]) for r in one]
     # On the host new episodes begin where a run is gone on with.
-    last = STEPS if kind == "jax" else STEPS // 2
+    last = STEPS // 2 if case.on_host else STEPS
     for a, b in zip(one, two, strict=True):
         if a["step"] <= last:
             assert a["env_steps"] == b["env_steps"] and a["episode/return"] == b["episode/return"]
@@ -97,10 +120,10 @@ def test_every_seed_is_as_in_one_process(runs):
 
 
 def test_a_checkpoint_of_two_processes_serves_one(runs):
-    folder, _, _ = runs
+    folder, _, case = runs
     assert checkpoint.latest_iteration(folder / "two") == STEPS
     found = json.loads((folder / "two" / "evaluation.json").read_text())
-    assert len(found["mean"]) == 3
+    assert len(found["mean"]) == case.num_seeds
     done = subprocess.run(
         [sys.executable, "-m", "launch.evaluate", f"--workdir={folder / 'two'}"]
         + ["--num_episodes=2"],
@@ -111,4 +134,4 @@ def test_a_checkpoint_of_two_processes_serves_one(runs):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2/2") == 3
+    assert done.stdout.count("2/2") == case.num_seeds

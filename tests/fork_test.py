@@ -16,7 +16,7 @@ from mbrl_jax.train.experiment import with_steps
 from mbrl_jax.train.metrics import read_metrics
 from tests import small
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 ROOT = Path(__file__).resolve().parent.parent
 AT, STEPS = 40, 60  # where it branches off, and where it ends

@@ -83,6 +83,13 @@ def test_an_array_is_submitted_and_members_in_the_queue_are_known(cluster):
     assert slurm.queued(cluster / "elsewhere") == {}
 
 
+def test_a_command_before_the_sweep_runs_with_the_resources_of_a_task():
+    command = slurm.srun(_parameters(cpus=4, gpus=1, jobs=9, free=["qos=low", "exclusive"]))
+    assert command[:2] == ["srun", "--ntasks=1"]
+    assert {"--gpus-per-node=1", "--cpus-per-task=4", "--qos=low", "--exclusive"} < set(command)
+    assert not any(word.startswith(("--array", "--signal", "--requeue")) for word in command)
+
+
 def test_what_slurm_says_is_passed_on(cluster):
     _fake(cluster / "bin", "sbatch", 'echo "sbatch: error: invalid partition" >&2; exit 1')
     with pytest.raises(ConfigError, match="did not take the sweep: .*invalid partition"):

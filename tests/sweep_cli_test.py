@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import packing
 from mbrl_jax.train import sweep, sweep_status
+from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,6 +125,65 @@ def test_a_dry_run_for_slurm_needs_neither_slurm_nor_submitit(tmp_path):
         "#SBATCH --time=3600",
         "",
     ]
+
+
+# ----------------------------------------------------------------------------------- what fits
+
+
+def _preflight(most_seeds, lanes=2, returncode=0):
+    """What `subprocess.run` of a preflight returns, and the commands that it was asked for."""
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        said = f"a warning\n{json.dumps({'num_seeds': lanes, 'most_seeds': most_seeds})}\n"
+        return subprocess.CompletedProcess(command, returncode, said, "error: no such field\n")
+
+    return run, asked
+
+
+COMMON = sweep.Common("drama_catch", num_seeds=64)
+GRU, S5 = ("model.core=gru",), ("model.core=s5",)
+
+
+@pytest.mark.parametrize(
+    ("most", "lanes", "programs", "wanted"),
+    [(20, 2, 1, 18), (20, 6, 1, 6), (20, 2, 4, 4), (200, 2, 1, 64)],
+)
+def test_as_many_seeds_as_fit_go_into_a_program(monkeypatch, most, lanes, programs, wanted):
+    run, asked = _preflight(most, lanes)
+    monkeypatch.setattr(packing.subprocess, "run", run)
+    assert packing.seeds_that_fit(COMMON, [GRU, S5], ("srun", "--mem=1"), programs) == wanted
+    assert [command[:2] for command in asked] == [["srun", "--mem=1"]] * 2
+    assert "--preflight" in asked[0] and "--set=model.core=s5" in asked[1]
+
+
+@pytest.mark.parametrize(
+    ("most", "returncode", "sentence"),
+    [
+        (1, 0, "not one seed of model.core=gru fits"),
+        (None, 0, "nobody tells how much memory is free"),
+        (9, 1, "preflight of model.core=gru failed .error: no such field"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(monkeypatch, most, returncode, sentence):
+    monkeypatch.setattr(packing.subprocess, "run", _preflight(most, returncode=returncode)[0])
+    with pytest.raises(ConfigError, match=sentence):
+        packing.seeds_that_fit(COMMON, [GRU])
+
+
+def test_what_fits_is_asked_of_this_machine_and_kept_in_the_root(tmp_path):
+    flags = (CATCH, "--debug", "--num_seeds=4", "--set=model.core=gru", "--dry_run")
+    done = _sweep(tmp_path, *flags, "--seeds_per_program=fit")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "4 of 4 seeds fit into one program"
+    common = sweep.Common("drama_catch", GRU, num_seeds=4, seeds_per_program=3, debug=True)
+    sweep.write_manifest(tmp_path, sweep.merge(tmp_path, None, common, []))
+    done = _sweep(tmp_path, *flags, "--seeds_per_program=fit")
+    assert done.returncode == 0 and "fit into" not in done.stdout, done.stderr
+    assert done.stdout.count("--num_seeds=2") == 2
+    done = _sweep(tmp_path, *flags, "--seeds_per_program=0")
+    assert "--seeds_per_program=0 must be a number of 1 or more, or fit" in done.stderr
 
 
 SMALL = (

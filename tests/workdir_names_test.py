@@ -10,7 +10,7 @@ from mbrl_jax.train.experiment import with_steps
 from mbrl_jax.train.metrics import read_metrics
 from tests import small
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 NAMES = {
     "relative": "runs/catch",

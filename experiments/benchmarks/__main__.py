@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from launch.flags import fail
 
-BENCHMARKS = ("published", "seeds", "kernels", "convolutions", "host", "shell")
+BENCHMARKS = ("published", "seeds", "kernels", "convolutions", "host", "shell", "scaling")
 WITH_TORCH = ("published", "kernels", "convolutions")
 ROOT = Path(__file__).resolve().parents[2]
 

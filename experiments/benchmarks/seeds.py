@@ -73,19 +73,25 @@ def _core(config: mamba2.Config, batch: int, length: int, num_seeds: int):
     return _compiled(jax.value_and_grad(loss, argnums=(0, 1)), num_seeds, params, xs, is_first)
 
 
-def _agent(experiment: Experiment, num_seeds: int):
-    """One iteration of the training loop, with one update of model and behaviour."""
+def agent_program(experiment: Experiment, num_seeds: int):
+    """One iteration of the training loop with one update of model and behaviour, compiled.
+
+    Returns (program, CPU-seconds of compiling, state after enough rows to learn from, those rows).
+    """
     entry = build(experiment).entry
     chunk = functools.partial(entry.chunk, True)
     mapped = seeds.over_seeds(chunk, num_seeds, num_shared=3, donate=True)
-    state = seeds.over_seeds(entry.init, num_seeds)(seeds.seed_keys(0, num_seeds))
+    state = seeds.over_seeds(entry.init, num_seeds)(seeds.seed_keys(0, seeds.padded(num_seeds)))
     collect = loop.cadence(loop.Phase(1, learn=False, random_share=1.0))
-    train = loop.cadence(loop.Phase(1))
     rows = experiment.real_replay.least_rows(experiment.num_envs) + 64
-    compiled, compile_cpu = timing.timed_compile(
-        mapped, state, collect, jnp.int32(0), jnp.int32(rows)
-    )
-    holder = [compiled(state, collect, jnp.int32(0), jnp.int32(rows))[0]]
+    bounds = collect, jnp.int32(0), jnp.int32(rows)
+    compiled, compile_cpu = timing.timed_compile(mapped, state, *bounds)
+    return compiled, compile_cpu, compiled(state, *bounds)[0], rows
+
+
+def _agent(experiment: Experiment, num_seeds: int):
+    compiled, compile_cpu, state, rows = agent_program(experiment, num_seeds)
+    train, holder = loop.cadence(loop.Phase(1)), [state]
 
     def run():
         holder[0], metrics = compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + 1))

@@ -144,43 +144,55 @@ def plot_open_loop(examples: Sequence[Mapping[str, Any]], path: str | Path, titl
 
 
 def _draw_frames(examples: Sequence[Mapping[str, Any]]):
-    """Three rows of frames for each example."""
+    """Three rows of frames for each example, all in one axes: a hundred of them take seconds."""
+    from matplotlib.figure import Figure
+
     columns = min(MAX_COLUMNS, max(len(example["real"]) for example in examples))
     shape = np.shape(examples[0]["real"])
     ratio = min(max(shape[1] / shape[2], 0.25), 4.0) ** 0.5  # frames of one area, in inches
-    width, height = 0.9 / ratio, 0.9 * ratio
-    figure = _figure(width * columns + 1.4, 0.8 + len(examples) * (3 * height + 0.35))
-    blocks = figure.subfigures(len(examples), 1, squeeze=False)[:, 0]
-    for i, (block, example) in enumerate(zip(blocks, examples, strict=True)):
+    width, height = columns * 0.9 / ratio, 3 * 0.9 * ratio
+    whole_width, block = max(width + 1.3, 5.0), height + 0.4
+    whole_height = len(examples) * block + 0.7
+    figure = Figure(figsize=(whole_width, whole_height), facecolor="white")
+    for i, example in enumerate(examples):
+        bottom = (len(examples) - 1 - i) * block + 0.4
+        place = (1.2 / whole_width, bottom / whole_height)
+        size = (width / whole_width, height / whole_height)
         name = f"example {i}\n" if len(examples) > 1 else ""
-        _draw_example(block.subplots(3, columns, squeeze=False), example, name)
+        _draw_example(figure.add_axes((*place, *size)), example, name, columns)
     note = "orange frames: predicted from the actions alone, without observations"
-    blocks[-1].supxlabel(note, fontsize=8, color=_MEAN)
+    figure.text(0.5, 0.1 / whole_height, note, ha="center", fontsize=8, color=_MEAN)
     return figure
 
 
-def _draw_example(axes: np.ndarray, example: Mapping[str, Any], name: str) -> None:
-    """Fill a [3, columns] grid of axes."""
+def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> None:
+    """Frames as squares of side 1 with a margin: column c, row r from the top."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
     real, predicted = _to_unit(example["real"], example["predicted"])
-    first = int(example["first_imagined"])
+    first, margin = int(example["first_imagined"]), 0.04
     error = np.abs(real - predicted).max(-1)
-    labels = (f"{name}real", "predicted", "difference")
-    for label, cell in zip(labels, axes[:, 0], strict=True):
-        cell.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, color=_INK)
-    for cell in axes.flat:
-        cell.set_xticks([])
-        cell.set_yticks([])
-        cell.spines[:].set(color="#c4c8ce", linewidth=0.8)
-    for column, t in enumerate(_columns(len(real), axes.shape[1], first)):
-        colour = _MEAN if t >= first else _INK
+    side = {"va": "center", "fontsize": 9, "color": _INK}
+    for row, label in enumerate((f"{name}real", "predicted", "difference")):
+        axes.text(-0.1, row + 0.5, label, ha="right", **side)
+    seen, imagined = [], []
+    for column, t in enumerate(_columns(len(real), columns, first)):
         for row, frame in enumerate((_to_colour(real[t]), _to_colour(predicted[t]), error[t])):
             scale = {"cmap": "inferno", "vmin": 0.0, "vmax": 1.0} if row == 2 else {}
-            axes[row, column].imshow(frame, interpolation="nearest", **scale)
-        axes[0, column].set_title(f"t = {t}", fontsize=8, color=colour)
-        if t >= first:
-            axes[1, column].spines[:].set(color=_MEAN, linewidth=1.6)
-    for cell in axes[:, min(len(real), axes.shape[1]) :].flat:  # a shorter example
-        cell.set_visible(False)
+            left, top, inner = column + margin, row + margin, 1 - 2 * margin
+            extent = (left, left + inner, top + inner, top)
+            axes.imshow(frame, interpolation="nearest", aspect="auto", extent=extent, **scale)
+            among = imagined if row == 1 and t >= first else seen
+            among.append(Rectangle((left, top), inner, inner))
+        colour = _MEAN if t >= first else _INK
+        axes.text(column + 0.5, -0.04, f"t = {t}", fontsize=8, ha="center", color=colour)
+    for frames, edge, line in ((seen, "#c4c8ce", 0.8), (imagined, _MEAN, 1.6)):
+        border = PatchCollection(frames, facecolor="none", edgecolor=edge, linewidth=line)
+        axes.add_collection(border, autolim=False)
+        border.set_zorder(2)
+    axes.set(xlim=(0, columns), ylim=(3, 0))
+    axes.set_axis_off()
 
 
 def _columns(length: int, columns: int, first_imagined: int) -> np.ndarray:

@@ -91,7 +91,7 @@ class EntryPoints(NamedTuple):
 
 def make_entry_points(env: Environment, agent: Agent, replay: Replay, num_envs: int) -> EntryPoints:
     """Bind the loop to one environment, agent and replay."""
-    parts = Parts(env, agent, replay, num_envs)
+    parts = Parts(*_traced_once(env, agent), replay, num_envs)
     return EntryPoints(
         init=functools.partial(init, parts),
         chunk=functools.partial(chunk, parts),
@@ -106,6 +106,17 @@ class Parts(NamedTuple):
     agent: Agent
     replay: Replay
     num_envs: int
+
+
+def _traced_once(env: Environment, agent: Agent) -> tuple[Environment, Agent]:
+    """The same parts; Python runs each once for a shape, and what it traced is inlined each time.
+
+    The shapes of metrics are asked for before a loop and before a conditional: what they hold would
+    be traced four times.
+    """
+    inline = functools.partial(jax.jit, inline=True)
+    act = inline(agent.act, static_argnames="explore")
+    return env._replace(step=inline(env.step)), agent._replace(act=act, update=inline(agent.update))
 
 
 def _lanes(parts: Parts, tree: PyTree) -> PyTree:

@@ -49,6 +49,12 @@ class Plan(NamedTuple):
         """Seeds that fit, None where it is not known how much memory is free."""
         return self.memory.seeds_that_fit(self.of_seed)
 
+    def numbers(self) -> dict[str, Any]:
+        """What is known, for programs: bytes are those of one seed, `free` that of one pool."""
+        kept = ("num_seeds", "parameters", "replay", "state", "temporaries", "most_seeds", "hours")
+        found = {name: getattr(self, name) for name in kept}
+        return found | {"free": self.memory.free, "pools": self.memory.pools}
+
     def refusal(self) -> str | None:
         """Why the run cannot fit and what helps, or None where it can."""
         place, seeds = self.memory, self.memory.seeds_of_pool(self.num_seeds)

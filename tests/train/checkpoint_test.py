@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -326,7 +327,7 @@ def test_a_crash_releases_the_lock(tmp_path):
         f"with files.locked(pathlib.Path({str(tmp_path)!r})):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    assert subprocess.run(["python", "-c", code], check=False).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert "process" in (tmp_path / files.LOCK).read_text()
     with files.locked(tmp_path):
         pass

@@ -19,7 +19,7 @@ from mbrl_jax.train.programs import make_programs
 from tests import small
 from tests.train.scripted import no_action, scripted
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 KEYS = functools.partial(seeds.seed_keys, 3, 2)
 

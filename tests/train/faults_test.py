@@ -20,7 +20,7 @@ from mbrl_jax.train.progress import Quiet
 from mbrl_jax.types import HostEnvironments
 from tests import small
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 EXPERIMENT = dataclasses.replace(
     small.catch(), log_every=5, checkpoint_every=10, eval_episodes=1, eval_max_steps=5

@@ -24,7 +24,7 @@ from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
 from tests import small
 from tests.train.scripted import no_action, scripted
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 SEED, NUM_SEEDS = 3, 2
 KEYS = functools.partial(seeds.seed_keys, SEED, NUM_SEEDS)

@@ -12,6 +12,7 @@ import pytest
 from mbrl_jax.testing import assert_close
 from mbrl_jax.train import loop, seeds
 from mbrl_jax.train.experiment import System, build
+from mbrl_jax.train.members import Members
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -160,6 +161,39 @@ def test_a_lane_equals_the_solo_run_of_its_seed(compiled):
     _, solo_metrics = chunk(solo, *_bounds(1, LEARN_FROM, LEARN_FROM + 1))
     for name in ("model/loss", "model/gradient_norm", "behaviour/loss"):
         assert_close(many_metrics[name][0][lane], solo_metrics[name][0][0], f"L7 {name}", 1e-5)
+
+
+def _first_update(num_seeds: int):
+    """Rows, and metrics of the first update, of so many seeds."""
+    entry = build(small.catch()).entry
+    init = seeds.over_seeds(entry.init, num_seeds)
+    chunk = seeds.over_seeds(functools.partial(entry.chunk, True), num_seeds, num_shared=3)
+    state = init(Members(SEED, num_seeds).keys())
+    state, _ = chunk(state, *_bounds(0, 0, LEARN_FROM))
+    state, metrics = chunk(state, *_bounds(1, LEARN_FROM, LEARN_FROM + 1))
+    used = len(state.replay.position.sharding.device_set)
+    return used, *seeds.gather((state.replay.storage, metrics), num_seeds)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)
+        used, *found = _first_update(16)
+    assert used == 1
+    return found
+
+
+@pytest.mark.parametrize(("num_seeds", "devices"), [(16, 8), (12, 6), (3, 3)])
+def test_seeds_on_devices_are_as_on_one(on_one_device, num_seeds, devices):
+    used, *found = _first_update(num_seeds)
+    assert used == devices
+    (rows, metrics), wanted = found, jax.tree.map(lambda x: x[:num_seeds], on_one_device)
+    jax.tree.map(np.testing.assert_array_equal, rows, wanted[0])
+    for name, (total, count) in metrics.items():
+        other, its_count = wanted[1][name]
+        np.testing.assert_array_equal(count, its_count)
+        np.testing.assert_allclose(total, other, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_seeds_differ_and_do_not_depend_on_their_number():

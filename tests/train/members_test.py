@@ -17,7 +17,7 @@ from mbrl_jax.train.members import Members, parse_inside
 from mbrl_jax.train.metrics import read_metrics
 from tests import small
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = dataclasses.replace(

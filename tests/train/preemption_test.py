@@ -15,7 +15,7 @@ from mbrl_jax.train.preemption import Preempted
 from mbrl_jax.train.progress import Quiet
 from tests import small
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("programs_kept")
 
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)
