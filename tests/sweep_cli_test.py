@@ -172,6 +172,7 @@ def test_what_cannot_be_packed_is_refused(monkeypatch, most, returncode, sentenc
         packing.seeds_that_fit(COMMON, [GRU])
 
 
+@pytest.mark.slow
 def test_what_fits_is_asked_of_this_machine_and_kept_in_the_root(tmp_path):
     flags = (CATCH, "--debug", "--num_seeds=4", "--set=model.core=gru", "--dry_run")
     done = _sweep(tmp_path, *flags, "--seeds_per_program=fit")

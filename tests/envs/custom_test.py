@@ -47,7 +47,7 @@ def test_the_doctor_finds_nothing(folder):
 
 
 def test_it_trains_and_evaluates(folder):
-    done = launch(folder, *commands()[1])
+    done = launch(folder, *commands()[1], "--debug")
     assert done.returncode == 0, done.stderr
     assert (folder / "runs" / "hunt" / "open_loop.png").is_file()
     done = launch(folder, *commands()[2])

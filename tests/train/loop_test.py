@@ -184,7 +184,9 @@ def on_one_device():
     return found
 
 
-@pytest.mark.parametrize(("num_seeds", "devices"), [(16, 8), (12, 6), (3, 3)])
+@pytest.mark.parametrize(
+    ("num_seeds", "devices"), [(12, 6), (3, 3), pytest.param(16, 8, marks=pytest.mark.slow)]
+)
 def test_seeds_on_devices_are_as_on_one(on_one_device, num_seeds, devices):
     used, *found = _first_update(num_seeds)
     assert used == devices
