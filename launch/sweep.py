@@ -80,12 +80,12 @@ def main() -> None:
     sizes = _check_configurations(common)
     common = common._replace(seeds_per_program=_seeds_per_program(common, sizes, before))
     members = sweep.plan_members(common, sizes)
-    manifest = sweep.merge(root, before, common, members)
+    sweep.merge(root, before, common, members)  # refused before anything is shown or written
     tasks = [_task(common, member, root) for member in members]
     if _DRY_RUN.value:
         _print_plan(tasks)
         return
-    sweep.write_manifest(root, manifest)
+    sweep.add_members(root, common, members)
     left = [t for t, m in zip(tasks, members, strict=True) if not _is_done(root, m)]
     if len(left) < len(tasks):
         print(f"{len(tasks) - len(left)} of {len(tasks)} members are done already")

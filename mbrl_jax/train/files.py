@@ -61,17 +61,18 @@ def _checksum(path: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes from training in `workdir`; the kernel releases what a crash leaves.
 
-    Of several processes of one run the first one locks. Raises ConfigError where another has it.
+    Of several processes of one run the first one locks. Where another has it, raises ConfigError,
+    or waits.
     """
     if jax.process_index():
         yield
         return
     with (workdir / LOCK).open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise ConfigError(
                 f"{workdir} is being trained by {_holder(workdir)}; wait for it, end it, or choose "

@@ -1,7 +1,7 @@
 """Sweeps as values: members of a grid or a file, their names, commands and the manifest.
 
 A *member* is one process of `launch.train` with a workdir of its own: one configuration, and all
-seeds of it that go into one program. Everything here but `read_manifest` and `write_manifest` is
+seeds of it that go into one program. Everything here but what reads and writes the manifest is
 pure; `launch/supervise.py` runs what is planned, `train/sweep_status.py` says how far it is.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mbrl_jax.train import files
 from mbrl_jax.train.config import ConfigError
 
 MANIFEST = "sweep.json"
@@ -305,15 +306,23 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
         int(member.steps), int(member.iterations)
 
 
-def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
-    """Write `sweep.json` in one piece. Raises ConfigError where the root cannot be used."""
+def add_members(root: Path, common: Common, members: Sequence[Member]) -> None:
+    """Write the manifest with these members among those it has; see `merge`.
+
+    Commands that do so at once wait for each other. Raises ConfigError, also where the root cannot
+    be used.
+    """
     root = Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        temporary = root / (MANIFEST + ".tmp")
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(root / MANIFEST)
+        with files.locked(root, wait=True):
+            write_manifest(root, merge(root, read_manifest(root), common, members))
     except OSError as error:
         raise ConfigError(
             f"--root={root} cannot be written ({error.strerror}); name another directory"
         ) from error
+
+
+def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
+    """Write `sweep.json` in one piece."""
+    files.write_text(Path(root) / MANIFEST, json.dumps(manifest, indent=2) + "\n")

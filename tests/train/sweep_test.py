@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -153,6 +154,18 @@ def test_the_manifest_goes_on_and_takes_more_members_and_steps(tmp_path):
     longer = COMMON._replace(steps=200)
     grown = sweep.merge(tmp_path, more, longer, _members(longer, 200, (GRU,)))
     assert [m.steps for m in sweep.members_of(grown)] == [200, 100]
+
+
+def test_commands_that_add_members_at_once_lose_none(tmp_path):
+    settings = [(f"gamma=0.{i}",) for i in range(1, 9)]
+    with ThreadPoolExecutor(len(settings)) as pool:
+        add = lambda one: sweep.add_members(tmp_path / "new", COMMON, _members(settings=(one,)))
+        list(pool.map(add, settings))
+    found = sweep.members_of(sweep.read_manifest(tmp_path / "new"))
+    assert sorted(member.settings for member in found) == settings
+    (tmp_path / "a file").touch()
+    with pytest.raises(ConfigError, match="a file/x cannot be written"):
+        sweep.add_members(tmp_path / "a file" / "x", COMMON, _members())
 
 
 def test_another_sweep_in_the_same_root_is_refused_with_the_difference(tmp_path):
