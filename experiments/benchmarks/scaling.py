@@ -67,10 +67,9 @@ def measure(num_seeds: int, quick: bool) -> dict[str, Any]:
     """What the program of each device is, for this process's number of devices."""
     experiment = drama_catch.get_experiment()
     experiment = for_debug(experiment) if quick else experiment
-    program, _, state, _ = seeds_benchmark.agent_program(experiment, num_seeds)
+    program = seeds_benchmark.agent_program(experiment, num_seeds)[0]
     memory, devices = program.memory_analysis(), seeds.seed_mesh(num_seeds).size
     count, size = collectives(program.as_text())
-    del state
     return {
         "seeds": num_seeds,
         "devices": devices,
@@ -89,7 +88,11 @@ def _measure_apart(num_seeds: int, devices: int, quick: bool) -> dict[str, Any]:
         "import json; from experiments.benchmarks import scaling; "
         f"print(json.dumps(scaling.measure({num_seeds}, {quick})))"
     )
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of machine code: nothing is timed
+    }
     environment.pop("XLA_FLAGS", None)
     done = subprocess.run(
         [sys.executable, "-c", code],

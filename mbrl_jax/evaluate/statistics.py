@@ -1,0 +1,128 @@
+"""What can be said of few runs: aggregates over runs and tasks with bootstrap intervals.
+
+After Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
+(arXiv:2108.13264). Scores are arrays [R, K]: R runs (seeds) of each of K tasks, normalised where
+tasks differ in scale. Intervals are percentiles of a stratified bootstrap: in each repetition the
+runs of every task are drawn anew, with replacement, and no task is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+REPETITIONS = 2_000
+LEVEL = 0.95
+_AT_ONCE = 2**22  # numbers of resampled scores in memory
+
+
+class Interval(NamedTuple):
+    """An estimate and the bounds of its confidence interval (numbers, or arrays of one shape)."""
+
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+# -------------------------------------------------------------- aggregates: scores [..., R, K]
+
+
+def mean(scores: np.ndarray) -> np.ndarray:
+    """Mean over runs and tasks."""
+    return np.mean(scores, (-2, -1))
+
+
+def median(scores: np.ndarray) -> np.ndarray:
+    """Median over tasks of the mean over runs."""
+    return np.median(np.mean(scores, -2), -1)
+
+
+def iqm(scores: np.ndarray) -> np.ndarray:
+    """Interquartile mean: that of the middle half of all R·K scores; a quarter is cut at each end.
+
+    Where a quarter is no whole number, fewer are cut.
+    """
+    flat = np.sort(np.reshape(scores, (*np.shape(scores)[:-2], -1)), -1)
+    cut = flat.shape[-1] // 4
+    return flat[..., cut : flat.shape[-1] - cut].mean(-1)
+
+
+def optimality_gap(scores: np.ndarray, target: float = 1.0) -> np.ndarray:
+    """By how much runs fall short of `target`, where those above it count as having reached it."""
+    return target - np.minimum(scores, target).mean((-2, -1))
+
+
+AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "IQM": iqm,
+    "mean": mean,
+    "median": median,
+    "optimality gap": optimality_gap,
+}
+
+
+def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """How likely a run of ours is above one of theirs on the same task, in the mean over tasks.
+
+    Args:
+      ours: [..., R, K].
+      theirs: [..., R', K]; a tie counts as one half (the Mann-Whitney statistic).
+    """
+    above = ours[..., :, None, :] > theirs[..., None, :, :]
+    equal = ours[..., :, None, :] == theirs[..., None, :, :]
+    return (above + 0.5 * equal).mean((-3, -2, -1))
+
+
+def performance_profile(scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Share of runs above each of T thresholds, in the mean over tasks: [..., T]."""
+    above = np.asarray(scores)[..., None, :, :] > np.asarray(thresholds, float)[:, None, None]
+    return above.mean((-2, -1))
+
+
+# ------------------------------------------------------------------------------------- intervals
+
+
+def interval(
+    statistic: Callable[..., np.ndarray],
+    *scores: np.ndarray,
+    repetitions: int = REPETITIONS,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """A statistic with its stratified bootstrap interval.
+
+    Args:
+      statistic: (scores [..., R, K], …) -> [..., *shape], such as those above.
+      scores: [R, K] of each argument; runs of several arguments are drawn independently.
+      repetitions: of the bootstrap.
+      level: share of the repetitions between the bounds.
+      seed: of the draws.
+
+    Raises ValueError for other shapes, no scores, or scores that are not finite.
+    """
+    tables = [_checked(table) for table in scores]
+    rng = np.random.default_rng(seed)
+    largest = max(table.size for table in tables)
+    each = max(1, _AT_ONCE // largest)
+    drawn = []
+    for start in range(0, repetitions, each):
+        count = min(each, repetitions - start)
+        drawn.append(statistic(*(_resample(rng, table, count) for table in tables)))
+    found = np.concatenate(drawn)
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(found, (tail, 100.0 - tail), axis=0)
+    return Interval(statistic(*tables), low, high)
+
+
+def _checked(table: np.ndarray) -> np.ndarray:
+    table = np.asarray(table, float)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"scores have shape {table.shape} and not [runs, tasks]")
+    if not np.isfinite(table).all():
+        raise ValueError("scores hold a number that is not finite")
+    return table
+
+
+def _resample(rng: np.random.Generator, table: np.ndarray, count: int) -> np.ndarray:
+    """[count, R, K]: the runs of each task drawn with replacement."""
+    rows = rng.integers(len(table), size=(count, *table.shape))
+    return np.take_along_axis(table[None], rows, axis=1)

@@ -1,0 +1,88 @@
+"""Aggregates against numbers worked out by hand, and intervals that hold what they promise."""
+
+import numpy as np
+import pytest
+
+from mbrl_jax.evaluate import statistics
+
+SCORES = np.array([[0.0, 2.0], [1.0, 4.0], [2.0, 9.0]])  # three runs of two tasks
+
+
+def test_aggregates_are_those_of_the_definitions():
+    assert statistics.mean(SCORES) == pytest.approx(3.0)
+    assert statistics.median(SCORES) == pytest.approx((1.0 + 5.0) / 2)
+    assert statistics.iqm(SCORES) == pytest.approx((1 + 2 + 2 + 4) / 4)  # one of six cut each side
+    assert statistics.optimality_gap(SCORES) == pytest.approx(1 - 5 / 6)
+    assert statistics.optimality_gap(SCORES, 4.0) == pytest.approx(4 - (0 + 1 + 2 + 2 + 4 + 4) / 6)
+
+
+def test_the_middle_half_ignores_what_lies_outside():
+    scores = np.arange(16.0).reshape(4, 4)
+    outlier = scores.copy()
+    outlier[3, 3] = 1e9
+    assert statistics.iqm(scores) == statistics.iqm(outlier) == 7.5
+
+
+def test_aggregates_take_leading_axes():
+    stacked = np.stack([SCORES, SCORES + 1, SCORES * 2])
+    for aggregate in statistics.AGGREGATES.values():
+        found = aggregate(stacked)
+        np.testing.assert_allclose(found, [aggregate(table) for table in stacked])
+
+
+def test_improvement_counts_pairs_within_a_task():
+    ours, theirs = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[2.0, 5.0]])
+    assert statistics.probability_of_improvement(ours, theirs) == pytest.approx((0.5 + 0.5) / 2)
+    assert statistics.probability_of_improvement(SCORES + 100, SCORES) == 1.0
+    a, b = np.random.default_rng(0).normal(size=(2, 6, 3))
+    found = statistics.probability_of_improvement(a, b)
+    assert found + statistics.probability_of_improvement(b, a) == pytest.approx(1.0)
+
+
+def test_a_profile_falls_from_one_to_zero():
+    profile = statistics.performance_profile(SCORES, [-1.0, 0.0, 2.0, 9.0])
+    np.testing.assert_allclose(profile, [1.0, 5 / 6, 2 / 6, 0.0])
+
+
+@pytest.mark.parametrize("name", statistics.AGGREGATES)
+def test_an_interval_holds_the_estimate_and_narrows_with_runs(name):
+    rng, aggregate = np.random.default_rng(1), statistics.AGGREGATES[name]
+    few, many = rng.normal(0.5, 0.3, (5, 4)), rng.normal(0.5, 0.3, (80, 4))
+    found = [statistics.interval(aggregate, table, seed=3) for table in (few, many)]
+    for one in found:
+        assert one.low <= one.estimate <= one.high
+    assert found[1].high - found[1].low < 0.5 * (found[0].high - found[0].low)
+    again = statistics.interval(aggregate, few, seed=3)
+    assert again == found[0]
+
+
+def test_intervals_of_the_mean_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for i in range(300):
+        table = rng.normal(1.0, 1.0, (20, 2))
+        found = statistics.interval(statistics.mean, table, repetitions=300, seed=i)
+        covered += found.low <= 1.0 <= found.high
+    assert 0.88 < covered / 300 < 0.98  # a bootstrap of 20 runs is a little narrow
+
+
+def test_runs_are_drawn_within_their_task():
+    # Tasks on scales of their own: a draw across tasks would move the mean by far.
+    table = np.array([[1.0, 1000.0], [1.0, 1000.0], [1.0, 1000.0]])
+    found = statistics.interval(statistics.mean, table)
+    assert found.low == found.high == found.estimate == 500.5
+
+
+def test_several_tables_and_profiles_have_intervals():
+    found = statistics.interval(statistics.probability_of_improvement, SCORES + 3, SCORES[:2])
+    assert 0.5 < found.low <= found.estimate <= found.high <= 1.0
+    taus = np.linspace(-1, 10, 12)
+    profile = statistics.interval(lambda s: statistics.performance_profile(s, taus), SCORES)
+    assert profile.estimate.shape == profile.low.shape == (12,)
+    assert np.all(profile.low <= profile.estimate) and np.all(profile.estimate <= profile.high)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 2)), np.array([[np.nan]])])
+def test_what_is_no_table_of_scores_is_refused(bad):
+    with pytest.raises(ValueError, match="scores h"):
+        statistics.interval(statistics.mean, bad)
