@@ -16,6 +16,25 @@ def test_aggregates_are_those_of_the_definitions():
     assert statistics.optimality_gap(SCORES, 4.0) == pytest.approx(4 - (0 + 1 + 2 + 2 + 4 + 4) / 6)
 
 
+def test_all_is_as_rliable_1_2_0_has_it():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.gamma(2, 0.4, (10, 26)), rng.gamma(2, 0.3, (7, 26))
+    golden = {  # estimate and bounds; rliable's own draws, 5,000 repetitions
+        "IQM": (0.6744866643203226, 0.61779848, 0.73877312),
+        "mean": (0.7833228901928772, 0.72407301, 0.84501112),
+        "median": (0.778627568580673, 0.68824961, 0.84343867),
+        "optimality gap": (0.3475552322784061, 0.31259056, 0.38197107),
+    }
+    for name, (estimate, low, high) in golden.items():
+        found = statistics.interval(statistics.AGGREGATES[name], ours, repetitions=5_000)
+        assert found.estimate == pytest.approx(estimate, rel=1e-12)
+        np.testing.assert_allclose([found.low, found.high], [low, high], atol=0.006)
+    assert statistics.probability_of_improvement(ours, theirs) == pytest.approx(0.6373626373626374)
+    profile = statistics.performance_profile(ours, [0.0, 0.5, 1.0, 1.5, 2.0])
+    wanted = [1.0, 0.63846154, 0.26538462, 0.10769231, 0.03461538]
+    np.testing.assert_allclose(profile, wanted, atol=1e-8)
+
+
 def test_the_middle_half_ignores_what_lies_outside():
     scores = np.arange(16.0).reshape(4, 4)
     outlier = scores.copy()
