@@ -46,6 +46,7 @@ def test_the_doctor_finds_nothing(folder):
     assert "hunt.py:make: 0 errors, 0 warnings" in done.stdout
 
 
+@pytest.mark.slow
 def test_it_trains_and_evaluates(folder):
     done = launch(folder, *commands()[1], "--debug")
     assert done.returncode == 0, done.stderr
