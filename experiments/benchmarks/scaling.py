@@ -117,7 +117,7 @@ def run(quick: bool, out: Path) -> list[dict[str, Any]]:
             row["against_ideal"] = row["devices"] * row["gflop_of_device"] / solo
             rows.append(row)
             print("  ".join(f"{timing.shown(row[c]):>12}" for c in COLUMNS), flush=True)
-    timing.write_csv(out / "scaling.csv", COLUMNS, rows)
+        timing.write_csv(out / "scaling.csv", COLUMNS, rows)
     return rows
 
 
