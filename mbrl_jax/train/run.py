@@ -341,3 +341,21 @@ def evaluate_run(
     `explore` and `protocol` as for `evaluate_seeds`.
     """
     return evaluate_seeds(*restore_run(directory), num_episodes, explore, protocol)
+
+
+def film_run(
+    directory: str | Path, path: str | Path | None = None, which: str = "newest"
+) -> list[Film]:
+    """A greedy episode of each seed of a run, to be looked at: Film [S] with its `frames`.
+
+    Args:
+      directory: the workdir.
+      path: also write GIFs there, as `film_seeds` does.
+      which: of the checkpoints, as for `restore_run`.
+
+    Raises ConfigError as `restore_run` and `film_seeds` do.
+    """
+    experiment, programs, agent, keys = restore_run(directory, which)
+    if path is not None:
+        return [film for _, film in film_seeds(experiment, programs, agent, keys, path)]
+    return programs.film(agent, _keys_of(keys, "evaluate"), experiment.eval_max_steps)
