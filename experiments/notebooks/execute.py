@@ -13,7 +13,7 @@ TAG = "parameters"  # of the cell whose values `--quick` changes
 CELL_TIMEOUT = 1_800  # seconds
 # Sizes with which everything runs and nothing is learned.
 QUICK = {
-    "compose_drama": {"STEPS": 610, "NUM_SEEDS": 2},
+    "compose_drama": {"STEPS": 60, "WARM_UP": 40, "LOG_EVERY": 10, "NUM_SEEDS": 2},
     "swap_the_core": {"UPDATES": 60, "NUM_SEEDS": 2, "CORES": ("gru", "leaky (ours)")},
     "your_own_environment": {"STEPS": 440, "NUM_SEEDS": 2},
     "ssm_alone": {"REPEATS": 1},
