@@ -64,7 +64,10 @@ def score_table(rows: Sequence[Score], at: Places) -> Table:
     ]
     if singles:
         notes.append("One seed: there is no interval, and nothing can be said about others.")
-    return Table("Scores", header, tuple(_score_cells(row, at) for row in rows), tuple(notes))
+    cells = tuple(_score_cells(row, at) for row in rows)
+    if not any(row[-1].text for row in cells):  # no remark
+        header, cells = header[:-1], tuple(row[:-1] for row in cells)
+    return Table("Scores", header, cells, tuple(notes))
 
 
 def _score_cells(row: Score, at: Places) -> tuple[Cell, ...]:
@@ -263,7 +266,7 @@ def _rival_notes(games: Sequence[Game], kind: str) -> tuple[str, ...]:
         "recollected): no result to quote. Where each number comes from stands below.",
     ]
     rows = [row for game in games for row in game.rows]
-    if any(row.is_partial for row in rows):
+    if any(row.is_partial and numbers.used(row, kind) for row in rows):
         notes.append("*: the run is under way; its score is that of the steps so far.")
     others = {numbers.frames(row.group) for row in rows} - {400_000}
     if others:
@@ -282,7 +285,8 @@ _TRUST = {
 
 def sources_table() -> Table:
     """Where the published numbers come from."""
-    rows = []
+    words = ("arXiv 1511.06581", NOTHING, NOTHING, "google-deepmind/dqn_zoo 359945d atari_data.py")
+    rows = [tuple(map(text_cell, ("random, human", *words, f"C: {_TRUST['C']}")))]
     for system in scores.systems().values():
         sticky = {True: "yes", False: "no", None: "not known"}[system.sticky_actions]
         marks = sorted({system.trust, *system.marks.values()}, key=scores.MARKS.index)
@@ -297,7 +301,8 @@ def sources_table() -> Table:
             )
         )
     header = ("system", "paper", "sticky actions", "actions", "source", "trust")
-    return Table("Sources of published scores", header, tuple(rows))
+    ids = ("references", *(f"system-{i}" for i in range(len(rows) - 1)))
+    return Table("Sources of published scores", header, tuple(rows), ids=ids)
 
 
 # --------------------------------------------------------------------------- quality, configuration

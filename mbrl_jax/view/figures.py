@@ -135,5 +135,5 @@ def _small_png(path: Path, most: int) -> bytes:
 
 
 def figure(drawing: Html, caption: str | Html) -> Html:
-    """A drawing with what it shows."""
-    return tag("figure", join([drawing, tag("figcaption", caption)]))
+    """A drawing under the words that say what it shows."""
+    return tag("figure", join([tag("figcaption", caption), drawing]))

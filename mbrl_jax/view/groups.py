@@ -9,6 +9,8 @@ from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.view.records import Lane, Run
 
 TASK = "env.name"  # the field that names the task: it splits a group's seeds and not the groups
+_WITHOUT_EFFECT = (TASK, "debug")  # what --debug would have changed changes nothing otherwise
+NOTHING = "–"
 FORK = "fork"  # stands in for a field: the history of runs that did not begin at step 0
 _MAX_SETTINGS = 3  # in a label
 _MAX_LABEL = 48  # letters
@@ -70,7 +72,7 @@ class Difference(NamedTuple):
     """A field that is not the same in all groups."""
 
     path: str
-    values: tuple[str, ...]  # of each group; "–" where it has no such field
+    values: tuple[str, ...]  # of each group; NOTHING where it has no such field
 
 
 def group_runs(runs: Sequence[Run]) -> Grouping:
@@ -106,7 +108,7 @@ def letter(index: int) -> str:
 
 def _is_same(one: Experiment, other: Experiment) -> bool:
     lines = config.difference(one, other)
-    return all(line.startswith(f"{TASK}: ") for line in lines)
+    return all(line.partition(": ")[0] in _WITHOUT_EFFECT for line in lines)
 
 
 def task_of(experiment: Experiment) -> str:
@@ -151,7 +153,7 @@ def differences(groups: Sequence[Group]) -> list[Difference]:
         for other in groups[:i]:
             for line in config.difference(other.experiment, one.experiment):
                 path = line.partition(": ")[0]
-                paths += [path] if path not in paths and path != TASK else []
+                paths += [path] if path not in (*paths, *_WITHOUT_EFFECT) else []
     if len({group.history for group in groups}) > 1:
         paths.append(FORK)
     return [Difference(path, tuple(_value(group, path) for group in groups)) for path in paths]
@@ -159,7 +161,7 @@ def differences(groups: Sequence[Group]) -> list[Difference]:
 
 def _value(group: Group, path: str) -> str:
     if path == FORK:
-        return "; ".join(_fork_text(*link) for link in group.history) or "–"
+        return "; ".join(_fork_text(*link) for link in group.history) or NOTHING
     value: Any = group.experiment
     for key in path.split("."):
         if isinstance(value, tuple):
@@ -169,7 +171,7 @@ def _value(group: Group, path: str) -> str:
         if value is None:
             break
     known = path in config.flatten(group.experiment)
-    return value_text(value) if value is not None else "none" if known else "–"
+    return value_text(value) if value is not None else "none" if known else NOTHING
 
 
 def _fork_text(step: int, changed: Sequence[str]) -> str:
@@ -188,22 +190,29 @@ def value_text(value: Any) -> str:
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
-    """For each group what tells it from the others, in few words."""
+    """For each group what tells it from the others, in few words.
+
+    The name of its experiment, where there are several, and what differs among those of one name.
+    """
     names = [group.experiment.name for group in groups]
-    if len(set(names)) == len(names):
-        return names
-    found = differences(groups)
-    own = [d for d in found if d.path not in ("name",)]
+    several = len(set(names)) > 1
     labels = []
-    for i, group in enumerate(groups):
-        head = [group.experiment.name] if len(set(names)) > 1 else []
-        # What the group alone has comes first, then what few others have.
-        rare = sorted(own, key=lambda d, i=i: d.values.count(d.values[i]))
-        varied = [d for d in (own if len(own) <= _MAX_SETTINGS else rare) if d.values[i] != "–"]
-        settings = [f"{_short(d.path, own)}={d.values[i]}" for d in varied[:_MAX_SETTINGS]]
-        label = " ".join(head + settings) or group.experiment.name
+    for group in groups:
+        same = [other for other in groups if other.experiment.name == group.experiment.name]
+        head = [group.experiment.name] if several or len(same) == 1 else []
+        label = " ".join(head + _settings(group, same))
         labels.append(label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…")
     return labels
+
+
+def _settings(group: Group, among: Sequence[Group]) -> list[str]:
+    """The first few settings of a group, those before others that few of the groups have."""
+    found, own = differences(among), among.index(group)
+    if len(found) > _MAX_SETTINGS:
+        found = [d for d in found if d.values[own] != NOTHING]
+        kept = sorted(found, key=lambda d: d.values.count(d.values[own]))[:_MAX_SETTINGS]
+        found = [d for d in found if d in kept]
+    return [f"{_short(d.path, found)}={d.values[own]}" for d in found if d.values[own] != NOTHING]
 
 
 def _short(path: str, among: Sequence[Difference]) -> str:

@@ -12,6 +12,10 @@ from mbrl_jax.view.groups import Group, Grouping, Pool, Source
 
 TRAINING, GREEDY = "training", "greedy"
 _PROFILE_POINTS = 60
+_NO_REFERENCES = (
+    "scores of different tasks can be put together only when they are normalised, and there are "
+    "references (random play, a human) for the 26 games of Atari100k alone."
+)
 
 
 class Estimate(NamedTuple):
@@ -181,14 +185,12 @@ def _overall(
         task for group in grouping.groups if is_atari(group) for task in by_group[group.letter]
     }
     known = {task for task in known if has_reference(task)}
+    if not known and len(grouping.tasks) > 1:
+        notes.append(f"There are no aggregates over tasks, for {_NO_REFERENCES}")
     if not known:
         return []
     if without := sorted(set(grouping.tasks) - known):
-        notes.append(
-            f"Left out of the aggregates: {', '.join(without)}. Scores of different tasks can be "
-            "put together only after a normalisation, and there are references (random play, a "
-            "human) for the 26 games of Atari100k alone."
-        )
+        notes.append(f"Left out of the aggregates: {', '.join(without)}, for {_NO_REFERENCES}")
     tasks_of = {
         group.letter: sorted(task for task in by_group[group.letter] if task in known)
         for group in grouping.groups

@@ -63,17 +63,18 @@ def page(head: Head, warnings: Sequence[str], sections: Sequence[Section]) -> st
     )
 
 
-def block(*parts: Html | Table | str | None) -> Html:
-    """Tables under their names, figures and words, one below the other."""
+def section(name: str, title: str, *parts: Html | Table | str | None) -> Section:
+    """Tables under their names, figures and words, one below the other; None is left out."""
     made = []
     for part in parts:
         if isinstance(part, Table):
-            made.append(join([tag("h3", part.name), to_html(part)]))
+            heading = tag("h3", part.name) if part.name != title else ""
+            made.append(join([heading, to_html(part)]))
         elif isinstance(part, Html):
             made.append(part)
         elif part:
             made.append(tag("p", part, class_="note"))
-    return join(made)
+    return Section(name, title, join(made))
 
 
 def figures(drawn: Sequence[Html], class_: str = "figures") -> Html:

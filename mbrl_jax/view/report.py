@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from mbrl_jax.train import files, runtime
 from mbrl_jax.train.config import ConfigError
+from mbrl_jax.train.shown import shown
 from mbrl_jax.view import content, drawings, numbers, page
-from mbrl_jax.view.commands import Base, command_of
+from mbrl_jax.view.commands import Base, Command, command_of
 from mbrl_jax.view.groups import Grouping, group_runs
-from mbrl_jax.view.page import Head, Section, block, figures
-from mbrl_jax.view.quality import qualities
+from mbrl_jax.view.page import Head, Section, figures, section
+from mbrl_jax.view.quality import Quality, qualities
 from mbrl_jax.view.records import Run
 from mbrl_jax.view.tables import Table, plain_markdown, to_markdown
 
@@ -21,6 +22,31 @@ class Report(NamedTuple):
 
     html: str
     markdown: str
+
+
+class _Material(NamedTuple):
+    """What the parts of a report are made of."""
+
+    runs: Sequence[Run]
+    grouping: Grouping
+    at: content.Places
+    of: drawings.Styles
+    rows: Sequence[numbers.Score]
+    compared: numbers.Comparison
+    games: Sequence[numbers.Game]
+    qualities: Sequence[Quality]
+
+
+class _Tables(NamedTuple):
+    """The tables, in their order; None where there is nothing to say."""
+
+    scores: Table
+    aggregates: Table | None
+    pairs: Table | None
+    normalised: Table | None
+    rivals: Table | None
+    ends: Table | None
+    differences: Table | None
 
 
 def make_report(
@@ -34,53 +60,79 @@ def make_report(
       command: that makes the report, shown in it.
       bases: experiments by name, from which the runs' commands are reconstructed.
     """
-    grouping = group_runs(runs)
-    at = content.places(grouping)
-    rows = numbers.score_rows(grouping)
-    compared = numbers.compare(grouping, rows)
-    tables = [content.score_table(rows, at)]
-    several = [content.aggregate_table(compared, at), content.pair_table(compared, at)]
-    games = numbers.games(rows)
-    atari = [make(games, compared.kind, at) for make in (_normalised, _rivals)]
-    ends = content.ends_table(qualities(grouping), at)
-    differing = content.difference_table(grouping, at)
+    material = _material(runs)
+    tables = _tables(material)
     versions = runtime.versions()
-    summary = content.states_text(runs)
     facts = (
         ("made", page.date_text(time.time())),
         ("by", f"mbrl_jax at commit {versions['git'] or 'not known'}"),
         ("versions", page.versions_text(versions)),
     )
-    warnings = [*_warnings(runs, grouping), *grouping.notes]
-    of = drawings.styles(grouping)
-    key = page.key(grouping, at)
-    shown, damaged = drawings.strips(grouping)
+    head = Head(title, content.states_text(runs), facts, command)
+    warnings = [*_warnings(runs, material.grouping), *material.grouping.notes]
     commands = {id(run): command_of(run, bases or {}) for run in runs}
-    quality = drawings.quality_figures(qualities(grouping), of)
-    chart_note = "Filled: greedy episodes; open: training. Small points are seeds."
-    charts = drawings.score_charts(rows, of)
-    overall = drawings.aggregate_charts(compared.overall, of, compared.kind)
-    parts = [
-        ("scores", "Scores", block(tables[0], chart_note, key, figures(charts))),
-        ("tasks", "Over tasks and groups", block(*several, figures(overall), *compared.notes)),
-        ("atari", "Atari", block(*atari, content.sources_table()) if any(atari) else ""),
-        ("curves", "Learning curves", block(_CURVES, key, figures(_curves(grouping, of)))),
-        ("open-loop", "Predictions", block(_STRIPS, figures(shown, "strips"), *damaged)),
-        ("quality", "World-model quality", block(_QUALITY, key, figures(quality), ends)),
-        ("configuration", "Configuration", block(differing, page.configurations(grouping, at))),
-        ("runs", "Where the numbers come from", page.provenance(grouping, runs, commands, at)),
-    ]
-    empty = {
-        "tasks": not (any(several) or compared.notes),
-        "open-loop": not (shown or damaged),
-        "quality": not (quality or ends),
-    }
-    sections = [Section(*part) for part in parts if part[2] and not empty.get(part[0])]
-    html = page.page(Head(title, summary, facts, command), warnings, sections)
-    written = [*tables, *several, *atari, ends, differing]
-    return Report(html, _markdown(title, summary, command, warnings, written, compared.notes))
+    html = page.page(head, warnings, _sections(material, tables, commands))
+    return Report(html, _markdown(head, warnings, tables, material.compared.notes))
 
 
+def _material(runs: Sequence[Run]) -> _Material:
+    grouping = group_runs(runs)
+    rows = numbers.score_rows(grouping)
+    return _Material(
+        runs,
+        grouping,
+        content.places(grouping),
+        drawings.styles(grouping),
+        rows,
+        numbers.compare(grouping, rows),
+        numbers.games(rows),
+        qualities(grouping),
+    )
+
+
+def _tables(made: _Material) -> _Tables:
+    at, compared = made.at, made.compared
+    return _Tables(
+        content.score_table(made.rows, at),
+        content.aggregate_table(compared, at),
+        content.pair_table(compared, at),
+        content.normalised_table(made.games, compared.kind, at),
+        content.rivals_table(made.games, compared.kind, at),
+        content.ends_table(made.qualities, at),
+        content.difference_table(made.grouping, at),
+    )
+
+
+def _sections(made: _Material, tables: _Tables, commands: Mapping[int, Command]) -> list[Section]:
+    """The parts of the page that have something in them."""
+    of, at, compared = made.of, made.at, made.compared
+    key = page.key(made.grouping, at)
+    charts = figures(drawings.score_charts(made.rows, of))
+    overall = figures(drawings.aggregate_charts(compared.overall, of, compared.kind))
+    curves = figures(drawings.learning_curves(made.grouping, of))
+    shown, damaged = drawings.strips(made.grouping)
+    errors = figures(drawings.quality_figures(made.qualities, of))
+    found = [section("scores", "Scores", tables.scores, _CHARTS, key, charts)]
+    if tables.aggregates or tables.pairs or compared.notes:
+        parts = (tables.aggregates, tables.pairs, overall, *compared.notes)
+        found.append(section("tasks", "Over tasks and groups", *parts))
+    if tables.rivals:
+        parts = (tables.normalised, tables.rivals, content.sources_table())
+        found.append(section("atari", "Atari", *parts))
+    found.append(section("curves", "Learning curves", _CURVES, key, curves))
+    if shown or damaged:
+        parts = (_STRIPS, figures(shown, "strips"), *damaged)
+        found.append(section("open-loop", "Predictions", *parts))
+    if made.qualities:
+        parts = (_QUALITY, key, errors, tables.ends)
+        found.append(section("quality", "World-model quality", *parts))
+    configs = page.configurations(made.grouping, at)
+    found.append(section("configuration", "Configuration", tables.differences, configs))
+    origin = page.provenance(made.grouping, made.runs, commands, at)
+    return [*found, section("runs", "Where the numbers come from", origin)]
+
+
+_CHARTS = "Filled: greedy episodes; open: training. Small points are seeds."
 _CURVES = (
     "Mean return of the episodes that ended since the row before, over seeds; the band is the 95 % "
     "bootstrap interval of the mean at each point. Seeds that have not made all of their steps are "
@@ -90,21 +142,9 @@ _STRIPS = (
     "What happened, and what the world model predicts from the actions alone after the first rows."
 )
 _QUALITY = (
-    "Predictions without observations on rows of the run itself. Lines are means over seeds, bands "
-    "reach from the least to the greatest seed."
+    "Predictions without observations, on rows of the run itself. Lines are means over seeds, "
+    "bands reach from the least to the greatest seed."
 )
-
-
-def _normalised(games, kind, at):
-    return content.normalised_table(games, kind, at)
-
-
-def _rivals(games, kind, at):
-    return content.rivals_table(games, kind, at)
-
-
-def _curves(grouping: Grouping, of: drawings.Styles):
-    return drawings.learning_curves(grouping, of)
 
 
 def _warnings(runs: Sequence[Run], grouping: Grouping) -> list[str]:
@@ -125,25 +165,28 @@ def _warnings(runs: Sequence[Run], grouping: Grouping) -> list[str]:
     return [sentence.replace("..", ".") for sentence in found]
 
 
+_MAX_ROWS = 40  # of a table but that of scores, in Markdown
 _STATE = {"failed": "failed", "unreadable": "cannot be read"}
 
 
-def _markdown(
-    title: str,
-    summary: str,
-    command: str,
-    warnings: Sequence[str],
-    tables: Sequence[Table | None],
-    notes: Sequence[str],
-) -> str:
+def _markdown(head: Head, warnings: Sequence[str], tables: _Tables, notes: Sequence[str]) -> str:
     """The tables alone."""
-    parts = [f"# {plain_markdown(title)}\n", f"{plain_markdown(summary)}.\n"]
+    parts = [f"# {plain_markdown(head.title)}\n", f"{plain_markdown(head.summary)}.\n"]
     parts += [f"- {plain_markdown(warning)}" for warning in warnings]
     parts += [""] if warnings else []
-    parts += [to_markdown(table) for table in tables if table is not None]
+    parts += [to_markdown(table) for table in tables if _is_short(table)]
+    if tables.differences and not _is_short(tables.differences):
+        parts.append(
+            f"{len(tables.differences.rows)} fields differ between groups: see the page.\n"
+        )
     parts += [f"{plain_markdown(note)}\n" for note in notes]
-    parts.append(f"Made by {plain_markdown(command)}\n")
+    parts.append(f"Made by\n\n    {shown(head.command)}\n")
     return "\n".join(parts)
+
+
+def _is_short(table: Table | None) -> bool:
+    """Whether a table is there, and can be read in a terminal."""
+    return table is not None and (table.name == "Scores" or len(table.rows) <= _MAX_ROWS)
 
 
 def write_report(report: Report, out: Path) -> tuple[Path, Path]:

@@ -45,11 +45,14 @@ dl.facts dd { margin: 0; overflow-wrap: anywhere; }
   overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .75rem; text-align: right; vertical-align: top; white-space: nowrap;
+th, td { padding: .32rem .6rem; text-align: right; vertical-align: top; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: .2rem; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 td.text, th.text { text-align: left; white-space: normal; max-width: 24rem; }
+td.text:first-child { white-space: nowrap; }
+td.group { min-width: 12rem; }
+td.long { min-width: 14rem; }
 td.text { overflow-wrap: break-word; min-width: 5rem; }
 td a { color: inherit; text-decoration: none; border-bottom: 1px dotted var(--faint); }
 td a:hover { color: var(--link); border-bottom-style: solid; }
@@ -67,7 +70,7 @@ figure { margin: 0; break-inside: avoid; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 4px;
   border: 1px solid var(--line); background: #fff; }
-figcaption { font-size: .88rem; color: var(--soft); margin-top: .35rem; overflow-wrap: anywhere; }
+figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .35rem; overflow-wrap: anywhere; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0;
   background: var(--raised); }
 summary { cursor: pointer; padding: .45rem .8rem; font-weight: 600; font-size: .95rem;

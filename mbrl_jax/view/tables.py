@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mbrl_jax.train.shown import shown
+from mbrl_jax.view.groups import NOTHING
 from mbrl_jax.view.html import Html, escape, join, tag
 
 # What Markdown would take for more than text; underscores within a word are none of it.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
-NOTHING = "–"
+
+
+_LONG = 22  # letters of a cell that get room beside each other
 
 
 class Cell(NamedTuple):
@@ -29,6 +32,7 @@ class Table(NamedTuple):
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()  # of the rows, where others link to them
 
 
 def text_cell(text: object, link: str = "", colour: int | None = None) -> Cell:
@@ -46,7 +50,10 @@ def to_html(table: Table) -> Html:
         tag("th", name, class_=kind or None, scope="col")
         for name, kind in zip(table.header, kinds, strict=True)
     )
-    body = join(tag("tr", join(map(_cell, row))) for row in table.rows)
+    ids = table.ids or (None,) * len(table.rows)
+    body = join(
+        tag("tr", join(map(_cell, row)), id=name) for row, name in zip(table.rows, ids, strict=True)
+    )
     whole = tag("table", join([tag("thead", tag("tr", head)), tag("tbody", body)]))
     notes = join(tag("p", note, class_="note") for note in table.notes)
     return join([tag("div", whole, class_="scroll", tabindex="0"), notes])
@@ -56,7 +63,9 @@ def _cell(cell: Cell) -> Html:
     main = tag("a", cell.text, href=f"#{cell.link}") if cell.link else escape(cell.text)
     more = (tag("sup", tag("a", text, href=f"#{link}")) for text, link in cell.also)
     swatch = () if cell.colour is None else (chip(cell.colour),)
-    return tag("td", join([*swatch, main, *more]), class_=cell.kind or None)
+    kind = cell.kind if cell.colour is None else f"{cell.kind} group"
+    kind += " long" * (len(cell.text) > _LONG and bool(cell.kind))
+    return tag("td", join([*swatch, main, *more]), class_=kind or None)
 
 
 def chip(number: int) -> Html:
@@ -115,7 +124,7 @@ def number_text(value: float | None) -> str:
     size = abs(value)
     if 0 < size < 0.095:
         return f"{value:.2g}"
-    return f"{value:.2f}" if size < 1000 else f"{value:,.0f}"
+    return f"{value:.2f}" if size < 100 else f"{value:,.0f}"
 
 
 def interval_text(estimate: float, low: float, high: float) -> str:
