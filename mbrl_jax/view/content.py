@@ -156,15 +156,16 @@ def pair_table(comparison: Comparison, at: Places) -> Table | None:
                 text_cell(f"{ours} {pair.ours.label}", f"config-{ours}", at.style(ours)),
                 text_cell(f"{theirs} {pair.theirs.label}", f"config-{theirs}", at.style(theirs)),
                 Cell(text, links[0], also=((theirs, links[1]),)),
+                text_cell(pair.kind),
                 text_cell(", ".join(pair.tasks)),
             )
         )
     note = (
-        f"Probability that a run of the first group is above one of the second on the same task, "
-        f"in the mean over tasks; a tie counts as one half. By {KINDS[comparison.kind]}. One half: "
-        "no difference is seen."
+        "Probability that a run of the first group is above one of the second on the same task, "
+        "in the mean over tasks; a tie counts as one half. By greedy episodes where all runs have "
+        "them, else by training returns. One half: no difference is seen."
     )
-    header = ("group", "over group", "probability of improvement", "tasks")
+    header = ("group", "over group", "probability of improvement", "by", "tasks")
     return Table("Probability of improvement", header, tuple(rows), (note,))
 
 

@@ -1,5 +1,6 @@
 """Runs pooled into groups: the same configuration except for seed and task."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ NOTHING = "–"
 FORK = "fork"  # stands in for a field: the history of runs that did not begin at step 0
 _MAX_SETTINGS = 3  # in a label
 _MAX_LABEL = 48  # letters
+
+_PARTS = [field.name for field in dataclasses.fields(Experiment)]
 
 History = tuple[tuple[int, tuple[str, ...]], ...]  # (step, what was changed) of every fork
 
@@ -154,9 +157,15 @@ def differences(groups: Sequence[Group]) -> list[Difference]:
             for line in config.difference(other.experiment, one.experiment):
                 path = line.partition(": ")[0]
                 paths += [path] if path not in (*paths, *_WITHOUT_EFFECT) else []
+    paths.sort(key=_place)
     if len({group.history for group in groups}) > 1:
         paths.append(FORK)
     return [Difference(path, tuple(_value(group, path) for group in groups)) for path in paths]
+
+
+def _place(path: str) -> tuple[int, str]:
+    """Where a field stands in a list: by the part of the experiment, then by name."""
+    return _PARTS.index(path.partition(".")[0]), path
 
 
 def _value(group: Group, path: str) -> str:

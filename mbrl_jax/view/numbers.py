@@ -72,7 +72,8 @@ class Pair(NamedTuple):
     ours: Group
     theirs: Group
     tasks: tuple[str, ...]
-    probability: Interval  # bounds are NaN where both have one seed
+    kind: str  # of scores: TRAINING or GREEDY
+    probability: Interval  # bounds are NaN where one of them has one seed
 
 
 # ------------------------------------------------------------------------------------ single tasks
@@ -87,8 +88,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def _interval(statistic: Callable[..., np.ndarray], *tables: np.ndarray) -> Interval:
-    """`statistics.interval`; without bounds where no table has more than one run."""
-    if max(len(table) for table in tables) > 1:
+    """`statistics.interval`; without bounds where a table has one run."""
+    if min(len(table) for table in tables) > 1:
         return statistics.interval(statistic, *tables)
     found = np.asarray(statistic(*tables))
     none = np.full(found.shape, np.nan)
@@ -130,7 +131,7 @@ def score_rows(grouping: Grouping) -> list[Score]:
 
 
 def kind_of(rows: Sequence[Score]) -> str:
-    """The score that comparisons are made of: greedy where all rows have it, else training."""
+    """What rows are compared by: greedy scores where all complete ones have them, else training."""
     complete = [row for row in rows if not row.is_partial]
     return GREEDY if complete and all(_has_all_greedy(row) for row in complete) else TRAINING
 
@@ -145,7 +146,7 @@ def _has_all_greedy(row: Score) -> bool:
 class Comparison(NamedTuple):
     """The part of a report that looks over tasks and groups."""
 
-    kind: str  # TRAINING or GREEDY
+    kind: str  # of games with references: TRAINING or GREEDY
     overall: tuple[Overall, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]  # what is left out, and why
@@ -156,26 +157,43 @@ def compare(grouping: Grouping, rows: Sequence[Score]) -> Comparison:
 
     Rows without a complete seed are left out, and of tasks with more seeds than others the last.
     """
-    kind, notes = kind_of(rows), []
-    by_group = {
-        group.letter: {
-            row.pool.task: values
-            for row in rows
-            if row.group.letter == group.letter and not row.is_partial
-            if (values := _values(row.counted, kind))
-        }
-        for group in grouping.groups
-    }
-    overall = _overall(grouping, by_group, notes)
+    known = [row for row in rows if is_atari(row.group) and has_reference(row.pool.task)]
+    kind, notes = kind_of(known), []
+    overall = _overall(grouping, _by_group(grouping, known, kind), notes)
     pairs = []
     for i, ours in enumerate(grouping.groups):
         for theirs in grouping.groups[i + 1 :]:
-            tasks = [task for task in by_group[ours.letter] if task in by_group[theirs.letter]]
-            if tasks:
-                tables = [_table(by_group[g.letter], tasks) for g in (ours, theirs)]
-                found = _interval(statistics.probability_of_improvement, *tables)
-                pairs.append(Pair(ours, theirs, tuple(tasks), found))
+            if (pair := _pair(ours, theirs, rows)) is not None:
+                pairs.append(pair)
     return Comparison(kind, tuple(overall), tuple(pairs), tuple(notes))
+
+
+def _by_group(
+    grouping: Grouping, rows: Sequence[Score], kind: str
+) -> dict[str, dict[str, list[float]]]:
+    """{letter: {task: scores}} of the complete seeds."""
+    return {group.letter: _by_task(rows, group, kind) for group in grouping.groups}
+
+
+def _by_task(rows: Sequence[Score], group: Group, kind: str) -> dict[str, list[float]]:
+    own = (row for row in rows if row.group.letter == group.letter and not row.is_partial)
+    return {row.pool.task: values for row in own if (values := _values(row.counted, kind))}
+
+
+def _pair(ours: Group, theirs: Group, rows: Sequence[Score]) -> Pair | None:
+    """None where there is no task that both have played to the end."""
+    complete = [row for row in rows if not row.is_partial]
+    played = [{r.pool.task for r in complete if r.group.letter == g.letter} for g in (ours, theirs)]
+    common = [row for row in complete if row.pool.task in played[0] & played[1]]
+    common = [row for row in common if row.group.letter in (ours.letter, theirs.letter)]
+    kind = kind_of(common)
+    scores_of = [_by_task(common, group, kind) for group in (ours, theirs)]
+    tasks = [task for task in scores_of[0] if task in scores_of[1]]
+    if not tasks:
+        return None
+    both = [_table(values, tasks) for values in scores_of]
+    found = _interval(statistics.probability_of_improvement, *both)
+    return Pair(ours, theirs, tuple(tasks), kind, found)
 
 
 def _overall(
@@ -184,7 +202,6 @@ def _overall(
     known = {
         task for group in grouping.groups if is_atari(group) for task in by_group[group.letter]
     }
-    known = {task for task in known if has_reference(task)}
     if not known and len(grouping.tasks) > 1:
         notes.append(f"There are no aggregates over tasks, for {_NO_REFERENCES}")
     if not known:

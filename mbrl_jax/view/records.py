@@ -123,7 +123,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     runs, seen = [], set()
     for path in map(Path, paths):
         if not path.is_dir():
-            raise ConfigError(f"--workdirs: there is no directory {path}")
+            raise ConfigError(
+                f"--workdirs: there is no directory {path} (a name with a comma stands in double "
+                "quotes)"
+            )
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())

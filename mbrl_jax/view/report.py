@@ -129,7 +129,7 @@ def _sections(made: _Material, tables: _Tables, commands: Mapping[int, Command])
     configs = page.configurations(made.grouping, at)
     found.append(section("configuration", "Configuration", tables.differences, configs))
     origin = page.provenance(made.grouping, made.runs, commands, at)
-    return [*found, section("runs", "Where the numbers come from", origin)]
+    return [*found, section("runs", "Where the numbers come from", _SEEDS, origin)]
 
 
 _CHARTS = "Filled: greedy episodes; open: training. Small points are seeds."
@@ -141,6 +141,7 @@ _CURVES = (
 _STRIPS = (
     "What happened, and what the world model predicts from the actions alone after the first rows."
 )
+_SEEDS = "Seeds are written as --seed and lane: 0/3 is lane 3 of --seed=0."
 _QUALITY = (
     "Predictions without observations, on rows of the run itself. Lines are means over seeds, "
     "bands reach from the least to the greatest seed."
