@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from mbrl_jax.train import config
@@ -56,7 +57,7 @@ def command_of(run: Run, bases: Mapping[str, Base]) -> Command:
 def _of_fork(run: Run) -> Command:
     link = run.lineage[-1]
     origin = f"{link['parent']}@{link['step']}"
-    parent = read_run(link["parent"]).saved
+    parent = read_run(Path(str(link["parent"]))).saved
     settings = None if parent is None else flags_between(parent.experiment, run.saved.experiment)
     if settings is None or "--debug" in settings:
         changed = "; ".join(map(str, link["changed"])) or "nothing changed"

@@ -321,15 +321,23 @@ def ends_table(found: Sequence[Quality], at: Places) -> Table | None:
                 text_cell(one.pool.task),
                 text_cell(f"{letter} {one.group.label}", f"config-{letter}", at.style(letter)),
                 Cell(str(one.seeds), link),
+                *(Cell(_listed(whole), link) for whole in (one.steps, one.contexts)),
                 *(Cell(NOTHING if c is None else f"{c:,.0f}", link) for c in counts),
                 *(Cell(number_text(value), link) for value in (*ends, one.reconstruction)),
             )
         )
-    header = ("task", "group", "seeds", "rows", "ends found", "accuracy", "precision", "recall")
-    note = "Means over seeds; rows and ends are summed. –: not defined, or not in quality.json."
+    header = ("task", "group", "seeds", "step", "rows seen", "rows", "ends found", "accuracy")
+    note = (
+        "Means over seeds; rows and ends are summed. Rows seen: before each prediction. –: not "
+        "defined, or not in quality.json."
+    )
     name = "Ends of episodes and reconstruction"
-    header = (*header, "Brier score", "reconstruction")
+    header = (*header, "precision", "recall", "Brier score", "reconstruction")
     return Table(name, header, tuple(rows), (note,)) if rows else None
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(f"{value:,}" for value in values) or NOTHING
 
 
 def difference_table(grouping: Grouping, at: Places) -> Table | None:

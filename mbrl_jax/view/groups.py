@@ -18,7 +18,7 @@ _MAX_LABEL = 48  # letters
 
 _PARTS = [field.name for field in dataclasses.fields(Experiment)]
 
-History = tuple[tuple[int, tuple[str, ...]], ...]  # (step, what was changed) of every fork
+History = tuple[tuple[str, tuple[str, ...]], ...]  # (step, what was changed) of every fork
 
 
 class Source(NamedTuple):
@@ -83,20 +83,20 @@ def group_runs(runs: Sequence[Run]) -> Grouping:
 
     A seed that two runs of a group have on a task counts once: of the run that got farthest.
     """
-    found: list[tuple[Experiment, History, list[Source]]] = []
+    found: dict[tuple, list[Source]] = {}
+    keys: dict[Experiment, tuple] = {}  # those of equal seeds are computed once
     for run in runs:
-        history = tuple((link["step"], tuple(map(str, link["changed"]))) for link in run.lineage)
+        history = tuple(
+            (str(link["step"]), tuple(map(str, link["changed"]))) for link in run.lineage
+        )
         for lane in run.lanes:
-            for experiment, past, sources in found:
-                if history == past and _is_same(experiment, lane.experiment):
-                    sources.append(Source(run, lane))
-                    break
-            else:
-                found.append((lane.experiment, history, [Source(run, lane)]))
+            if lane.experiment not in keys:
+                keys[lane.experiment] = _key(lane.experiment)
+            found.setdefault((history, keys[lane.experiment]), []).append(Source(run, lane))
     notes: list[str] = []
     groups = [
-        Group(letter(i), "", experiment, history, _pools(letter(i), sources, notes))
-        for i, (experiment, history, sources) in enumerate(found)
+        Group(letter(i), "", own[0].lane.experiment, key[0], _pools(letter(i), own, notes))
+        for i, (key, own) in enumerate(found.items())
     ]
     labels = _labels(groups)
     named = (group._replace(label=label) for group, label in zip(groups, labels, strict=True))
@@ -109,9 +109,10 @@ def letter(index: int) -> str:
     return (letter(more - 1) if more else "") + chr(ord("A") + last)
 
 
-def _is_same(one: Experiment, other: Experiment) -> bool:
-    lines = config.difference(one, other)
-    return all(line.partition(": ")[0] in _WITHOUT_EFFECT for line in lines)
+def _key(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+    """What experiments of one group have in common."""
+    texts = config.texts(experiment)
+    return tuple(item for item in sorted(texts.items()) if item[0] not in _WITHOUT_EFFECT)
 
 
 def task_of(experiment: Experiment) -> str:
@@ -151,13 +152,14 @@ def seed_text(lane: Lane) -> str:
 
 def differences(groups: Sequence[Group]) -> list[Difference]:
     """The fields that differ between groups, but for the task."""
-    paths: list[str] = []
-    for i, one in enumerate(groups):
-        for other in groups[:i]:
-            for line in config.difference(other.experiment, one.experiment):
-                path = line.partition(": ")[0]
-                paths += [path] if path not in (*paths, *_WITHOUT_EFFECT) else []
-    paths.sort(key=_place)
+    texts = [config.texts(group.experiment) for group in groups]
+    every = {
+        path
+        for i, one in enumerate(texts)
+        for other in texts[:i]
+        for path in config.changed(other, one)
+    }
+    paths = sorted(every - set(_WITHOUT_EFFECT), key=_place)
     if len({group.history for group in groups}) > 1:
         paths.append(FORK)
     return [Difference(path, tuple(_value(group, path) for group in groups)) for path in paths]
@@ -183,7 +185,7 @@ def _value(group: Group, path: str) -> str:
     return value_text(value) if value is not None else "none" if known else NOTHING
 
 
-def _fork_text(step: int, changed: Sequence[str]) -> str:
+def _fork_text(step: str, changed: Sequence[str]) -> str:
     return f"at step {step}: {', '.join(changed) or 'nothing changed'}"
 
 
@@ -205,18 +207,20 @@ def _labels(groups: Sequence[Group]) -> list[str]:
     """
     names = [group.experiment.name for group in groups]
     several = len(set(names)) > 1
-    labels = []
+    labels, found = [], {}
     for group in groups:
-        same = [other for other in groups if other.experiment.name == group.experiment.name]
+        name = group.experiment.name
+        same = [other for other in groups if other.experiment.name == name]
+        if name not in found:
+            found[name] = differences(same)
         head = [group.experiment.name] if several or len(same) == 1 else []
-        label = " ".join(head + _settings(group, same))
+        label = " ".join(head + _settings(found[name], same.index(group)))
         labels.append(label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…")
     return labels
 
 
-def _settings(group: Group, among: Sequence[Group]) -> list[str]:
-    """The first few settings of a group, those before others that few of the groups have."""
-    found, own = differences(among), among.index(group)
+def _settings(found: Sequence[Difference], own: int) -> list[str]:
+    """The first few settings of group `own`, those before others that few of the groups have."""
     if len(found) > _MAX_SETTINGS:
         found = [d for d in found if d.values[own] != NOTHING]
         kept = sorted(found, key=lambda d: d.values.count(d.values[own]))[:_MAX_SETTINGS]

@@ -18,7 +18,8 @@ class Quality(NamedTuple):
     group: Group
     pool: Pool
     seeds: int
-    steps: tuple[int, ...]  # of the runs that were looked at
+    steps: tuple[int, ...]  # of the checkpoints that were looked at
+    contexts: tuple[int, ...]  # rows that were seen before the predictions
     curves: Mapping[str, np.ndarray]  # [S, H] by name, NaN where there is no number
     ends: Mapping[str, float | None]
     reconstruction: float | None
@@ -52,12 +53,16 @@ def _pooled(group: Group, pool: Pool, lanes: Sequence[Mapping[str, Any]]) -> Qua
         group,
         pool,
         len(lanes),
-        tuple(sorted({lane["step"] for lane in lanes if type(lane.get("step")) is int})),
+        *(_distinct(lanes, name) for name in ("step", "context")),
         curves,
         {n: _total(v) if n in _COUNTED else _mean(v) for n, v in values.items()},
         _mean([number(lane.get("reconstruction")) for lane in lanes]),
         _calibration(lanes),
     )
+
+
+def _distinct(lanes: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
+    return tuple(sorted({lane[name] for lane in lanes if type(lane.get(name)) is int}))
 
 
 def _numbers(values: Any) -> np.ndarray | None:

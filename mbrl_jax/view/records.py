@@ -89,6 +89,8 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     path = Path(path)
     try:
         saved = workdir.read_config(path)
+        if not isinstance(saved.experiment, Experiment):
+            raise ConfigError(f"{path / workdir.CONFIG} holds no experiment")
     except (ConfigError, OSError) as error:
         return _unreadable(path, str(error), command)
     notes: list[str] = []
@@ -280,12 +282,11 @@ def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[
             )
             return none
         means, done = data["mean"], data.get("finished") or none
-        if not len(means) == len(done) == len(none):
+        episodes = data["episodes"]
+        if not len(means) == len(done) == len(none) or type(episodes) is not int:
             raise TypeError
         return [
-            None
-            if (known := number(mean)) is None
-            else Greedy(known, int(data["episodes"]), number(ended))
+            None if (known := number(mean)) is None else Greedy(known, episodes, number(ended))
             for mean, ended in zip(means, done, strict=True)
         ]
     except ValueError as error:

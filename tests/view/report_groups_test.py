@@ -71,6 +71,7 @@ def test_forks_are_groups_of_their_own(tmp_path):
     link = {"parent": str(a), "step": 50, "changed": ["gamma: 1 -> 2"], "versions": {}}
     (b / fork.META).write_text(json.dumps({"lineage": [link], "complete": True}))
     found = grouping(a, b)
+    assert found.groups[1].history == (("50", ("gamma: 1 -> 2",)),)
     (difference,) = groups.differences(found.groups)
     assert difference == ("fork", ("–", "at step 50: gamma: 1 -> 2"))
     assert found.groups[1].label == "fork=at step 50: gamma: 1 -> 2"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mbrl_jax.train import sweep, sweep_status
+from mbrl_jax.train import config, sweep, sweep_status
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.members import Members
 from mbrl_jax.view import records
@@ -137,6 +137,15 @@ def test_a_half_written_last_line_and_odd_numbers_do_no_harm(tmp_path):
     run = records.read_run(path)
     assert run.notes == () and run.step == 100
     assert run.lanes[0].training == 1.0 and run.lanes[0].greedy is None
+
+
+def test_a_configuration_of_something_else_is_unreadable(tmp_path):
+    path = runs.write(tmp_path, runs.catch(), [1.0])
+    data = json.loads((path / "config.json").read_text())
+    data["experiment"] = config.to_json(runs.catch().env)
+    (path / "config.json").write_text(json.dumps(data))
+    run = records.read_run(path)
+    assert run.state == "unreadable" and "holds no experiment" in run.error
 
 
 def test_a_run_without_a_configuration_is_unreadable(tmp_path):
