@@ -15,6 +15,7 @@ from mbrl_jax.view.style import CSS
 from mbrl_jax.view.tables import NOTHING, Table, chip, to_html
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_LONG = 40  # rows of a table that is folded
 _MAIN_VERSIONS = ("python", "mbrl_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -68,13 +69,22 @@ def section(name: str, title: str, *parts: Html | Table | str | None) -> Section
     made = []
     for part in parts:
         if isinstance(part, Table):
-            heading = tag("h3", part.name) if part.name != title else ""
-            made.append(join([heading, to_html(part)]))
+            made.append(_named(part, title))
         elif isinstance(part, Html):
             made.append(part)
         elif part:
             made.append(tag("p", part, class_="note"))
     return Section(name, title, join(made))
+
+
+def _named(table: Table, title: str) -> Html:
+    """A table under its name, unless that stands above already; folded if it is long."""
+    if table.name == title:
+        return to_html(table)
+    if len(table.rows) <= _LONG:
+        return join([tag("h3", table.name), to_html(table)])
+    summary = tag("summary", f"{table.name}: {len(table.rows)} rows")
+    return tag("details", join([summary, tag("div", to_html(table), class_="inside")]))
 
 
 def figures(drawn: Sequence[Html], class_: str = "figures") -> Html:

@@ -76,6 +76,7 @@ details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0;
 summary { cursor: pointer; padding: .45rem .8rem; font-weight: 600; font-size: .95rem;
   overflow-wrap: anywhere; }
 details[open] summary { border-bottom: 1px solid var(--line); }
+details .inside { padding: .2rem .9rem; }
 details pre { margin: 0; padding: .7rem .9rem; overflow-x: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 .runs { margin: 1.2rem 0 1.8rem; scroll-margin-top: 1rem; }

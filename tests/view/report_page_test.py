@@ -197,6 +197,14 @@ def test_numbers_have_digits_that_one_reads(value, text):
     assert tables.number_text(value) == text
 
 
+def test_long_tables_are_folded():
+    rows = tuple((tables.text_cell(i),) for i in range(41))
+    table = tables.Table("T", ("x",), rows)
+    assert Page(page.section("n", "title", table).content).tags["details"] == 1
+    assert Page(page.section("n", "T", table).content).tags["details"] == 0
+    assert "<h3>T</h3>" in page.section("n", "x", table._replace(rows=rows[:40])).content
+
+
 def test_markdown_shows_text_as_it_is():
     assert tables.plain_markdown("a_b |x| <i> *y* _z_") == r"a_b \|x\| \<i\> \*y\* \_z\_"
 
