@@ -161,7 +161,7 @@ def _warnings(runs: Sequence[Run], grouping: Grouping) -> list[str]:
             names = sorted({n for v in known for n in v if v.get(n) != known[0].get(n)})
             found.append(
                 f"The runs of group {group.letter} were made with different versions of "
-                f"{', '.join(names) or 'packages'}."
+                f"{', '.join(names).replace('git', 'the code (git)')}."
             )
     return [sentence.replace("..", ".") for sentence in found]
 

@@ -51,7 +51,7 @@ th:first-child, td:first-child { padding-left: .2rem; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 td.text, th.text { text-align: left; white-space: normal; max-width: 24rem; }
 td.text:first-child { white-space: nowrap; }
-td.group { min-width: 12rem; }
+td.group:not(.long) { white-space: nowrap; }
 td.long { min-width: 14rem; }
 td.text { overflow-wrap: break-word; min-width: 5rem; }
 td a { color: inherit; text-decoration: none; border-bottom: 1px dotted var(--faint); }
@@ -65,7 +65,8 @@ td sup { margin-left: .2rem; font-size: .7em; }
   list-style: none; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr));
   gap: 1.4rem 1.6rem; margin: 1rem 0; }
-.strips { display: grid; gap: 1.4rem; }
+.strips { display: grid; gap: 1.4rem 1.6rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
 figure { margin: 0; break-inside: avoid; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 4px;
