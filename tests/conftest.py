@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src import compiler
 
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
@@ -23,7 +24,6 @@ def pytest_configure(config):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     )
-    runtime.add_xla_flags(runtime.QUICK_FLAGS)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # -1: whatever the size
@@ -31,9 +31,23 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """For tests of many programs that run once: LLVM's optimiser would take half their time."""
+    """For tests of many programs that run once; they compile as those of `--debug` do.
+
+    Kernels are tested without it, as users run them. The emitter is chosen for each program here,
+    because the flags that `runtime` sets hold for a whole process: jax has no public way to that.
+    """
+    make = compiler.get_compile_options
+    name, value = runtime.QUICK_FLAGS.removeprefix("--").split("=")
+
+    def options(*args, **kwargs):
+        found = make(*args, **kwargs)
+        found.env_option_overrides = [*found.env_option_overrides, (name, value == "true")]
+        return found
+
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", options)
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 

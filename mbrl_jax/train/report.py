@@ -34,6 +34,13 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
     files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
 
 
+def write_quality(path: Path, measured: dict[str, Any]) -> Path:
+    """Write what `run.measure_quality` found to `quality.json`; returns its path."""
+    target = path / "quality.json"
+    files.write_text(target, json.dumps(measured, allow_nan=False) + "\n")
+    return target
+
+
 def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any] | None:
     """(return - random) / (human - random) of every seed, with the references; see `scores`.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import named
 from mbrl_jax.train import (
     checkpoint,
@@ -325,12 +326,17 @@ def restore_run(
     `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
     workdir holds no run or no such checkpoint.
     """
-    path = workdir.as_path(directory)
+    experiment, programs, restored, keys = _restored(workdir.as_path(directory), which)
+    return experiment, programs, restored.state.agent, keys
+
+
+def _restored(
+    path: Path, which: str
+) -> tuple[Experiment, Programs | HostPrograms, restore.Restored, jax.Array]:
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.members)
     keys = saved.members.keys()
-    state = restore_state(path, programs, keys, which).state
-    return saved.experiment, programs, state.agent, keys
+    return saved.experiment, programs, restore_state(path, programs, keys, which), keys
 
 
 def evaluate_run(
@@ -341,3 +347,31 @@ def evaluate_run(
     `explore` and `protocol` as for `evaluate_seeds`.
     """
     return evaluate_seeds(*restore_run(directory), num_episodes, explore, protocol)
+
+
+def measure_quality(
+    directory: str | Path, which: str = "newest", measured: quality.Config | None = None
+) -> dict[str, Any]:
+    """How good the world model of a checkpoint is, in numbers of every seed; see `quality`.
+
+    Args:
+      directory, which: as for `restore_run`.
+      measured: what is played and predicted.
+
+    Returns what `report.write_quality` writes. Raises ConfigError as `restore_run` does, and where
+    nothing could be predicted.
+    """
+    measured = measured or quality.Config()
+    try:
+        measured.starts()
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from error
+    experiment, programs, restored, keys = _restored(workdir.as_path(directory), which)
+    found = programs.quality(restored.state.agent, _keys_of(keys, "quality"), measured)
+    seeds_of = range(programs.num_seeds)
+    return {
+        "iteration": restored.iteration,
+        "step": restored.iteration * experiment.num_envs,
+        **measured._asdict(),
+        "seeds": [quality.summarise(jax.tree.map(lambda x, i=i: x[i], found)) for i in seeds_of],
+    }

@@ -326,7 +326,7 @@ def ends_table(found: Sequence[Quality], at: Places) -> Table | None:
                 *(Cell(number_text(value), link) for value in (*ends, one.reconstruction)),
             )
         )
-    header = ("task", "group", "seeds", "step", "rows seen", "rows", "ends found", "accuracy")
+    header = ("task", "group", "seeds", "step", "rows seen", "rows", "ends", "accuracy")
     note = (
         "Means over seeds; rows and ends are summed. Rows seen: before each prediction. –: not "
         "defined, or not in quality.json."

@@ -143,8 +143,8 @@ _STRIPS = (
 )
 _SEEDS = "Seeds are written as --seed and lane: 0/3 is lane 3 of --seed=0."
 _QUALITY = (
-    "Predictions without observations, on rows of the run itself. Lines are means over seeds, "
-    "bands reach from the least to the greatest seed."
+    "Predictions without observations, on rows that the agent played for this (launch.evaluate "
+    "--quality). Lines are means over seeds, bands reach from the least to the greatest seed."
 )
 
 

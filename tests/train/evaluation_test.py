@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mbrl_jax.envs import atari, envpool, gymnax
+from mbrl_jax.evaluate import quality
 from mbrl_jax.train import config, host_loop, progress, report, run, seeds
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.loop import Evaluation
@@ -93,6 +94,24 @@ def test_the_table_says_what_the_published_protocol_does(capsys, catch):
     some_cut = evaluation([1.0, 1.0])._replace(finished=np.array([[True, False]]))
     progress.print_evaluation(some_cut, catch[0], "runs/x", "clean")
     assert "cut at eval_max_steps" in capsys.readouterr().out
+
+
+def test_the_world_model_is_measured_on_episodes_of_a_jax_environment(catch):
+    _, programs, agent, keys = catch
+    measured = quality.Config(lanes=4, rows=30, context=1, horizon=4, stride=1)
+    found = programs.quality(agent, keys, measured)
+    assert found.error.shape == (2, 4, 26, 4) and np.isfinite(found.error).all()
+    counts = found.is_counted
+    # An episode of Catch ends after nine steps, with a catch (1) or a miss (-1), and only then.
+    np.testing.assert_array_equal(abs(found.real_reward[counts]), found.is_terminal[counts])
+    assert found.is_terminal[counts].any()
+    # Ten rows an episode: h rows ahead of the row at place p lie in it where p + h < 10.
+    place = np.arange(26) % 10
+    expected = place[:, None] + np.arange(1, 5) < 10
+    np.testing.assert_array_equal(counts, np.broadcast_to(expected, counts.shape))
+    # The ball moves at every step and the paddle may; at the end they can share a pixel.
+    changed = 50 * found.copied[..., 0][counts[..., 0]]
+    assert set(np.unique(changed.round())) <= {1.0, 2.0, 3.0, 4.0}
 
 
 # ------------------------------------------------------------------------ human-normalised scores
