@@ -1,7 +1,7 @@
 """How good a world model is: its predictions beside what really came, row by row and in sum.
 
-The agent plays E lanes of T rows from a reset. The model sees all of them; from every `stride`-th
-row on it then imagines H rows with the actions that were really taken, one sampled future each.
+The agent plays E lanes of T rows from a reset. The model sees all of them; from K rows drawn among
+them it then imagines H rows with the actions that were really taken, one sampled future each.
 """
 
 from typing import Any, NamedTuple
@@ -38,15 +38,15 @@ class Config(NamedTuple):
     rows: int = 160  # T of each lane
     context: int = 4  # rows that the model has seen before it first imagines
     horizon: int = 15  # H
-    stride: int = 4  # rows between starts of imagination
+    starts: int = 36  # K of each lane; drawn, for a fixed distance could miss every end
 
-    def starts(self) -> np.ndarray:
-        """Rows [K] from which the model imagines. Raises ValueError where there are none."""
-        found = np.arange(self.context - 1, self.rows - self.horizon, self.stride)
-        if min(self.lanes, self.context, self.horizon, self.stride) < 1 or not len(found):
+    def possible(self) -> np.ndarray:
+        """Rows from which H rows can be imagined. Raises ValueError where they are too few."""
+        found = np.arange(self.context - 1, self.rows - self.horizon)
+        if min(self.lanes, self.context, self.horizon, self.starts) < 1 or len(found) < self.starts:
             raise ValueError(
-                f"{self.rows} rows hold no stretch of {self.context} seen and {self.horizon} "
-                "imagined ones; play more rows, or imagine fewer"
+                f"{self.rows} rows hold no {self.starts} stretches of {self.context} seen and "
+                f"{self.horizon} imagined ones; play more rows, or imagine fewer"
             )
         return found
 
@@ -99,14 +99,14 @@ def predict_ahead(
     """
     model = bind(world_model, state)
     entries = observe_from_nothing(spec, model, named(key, "observe"), rows)
-    starts = jnp.asarray(config.starts())
-    keys = jax.random.split(named(key, "imagine"), len(starts))
+    drawn = jax.random.permutation(named(key, "starts"), config.possible())[: config.starts]
+    keys = jax.random.split(named(key, "imagine"), config.starts)
 
     def of_start(start_key, t):
         latent = model.latent_at(entries, t)
         return _from_start(spec, model, config.horizon, start_key, latent, _ahead(rows, t, config))
 
-    return jax.vmap(of_start)(keys, starts)
+    return jax.vmap(of_start)(keys, jnp.sort(drawn))
 
 
 def _ahead(rows: Step, t: Array, config: Config) -> Step:

@@ -363,7 +363,7 @@ def measure_quality(
     """
     measured = measured or quality.Config()
     try:
-        measured.starts()
+        measured.possible()
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
     experiment, programs, restored, keys = _restored(workdir.as_path(directory), which)

@@ -12,7 +12,7 @@ from mbrl_jax.train.config import ConfigError
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction, Step, Timestep, WorldModel
 
 SPEC = EnvSpec(ArraySpec((2,), "float32"), DiscreteSpec(2))
-CONFIG = quality.Config(lanes=2, rows=24, context=1, horizon=3, stride=1)
+CONFIG = quality.Config(lanes=2, rows=24, context=1, horizon=3, starts=21)
 EPISODE = 7  # rows
 
 
@@ -79,7 +79,7 @@ def test_rows_of_the_next_episode_do_not_count():
     rows = _rows()
     found = _measured(_model(), rows)
     first = np.asarray(rows.timestep.is_first)
-    for k, t in enumerate(CONFIG.starts()):
+    for k, t in enumerate(CONFIG.possible()):
         for h in range(CONFIG.horizon):
             assert found.is_seen[0, k, h] == (not first[t + 1 : t + h + 2].any())
     assert 0.3 < found.is_seen.mean() < 1.0
@@ -90,7 +90,7 @@ def test_a_merged_first_row_brings_the_reward_of_the_episode_before():
     spec = EnvSpec(SPEC.observation, SPEC.action, seam="merged")
     found = _measured(_model(), _rows(), spec)
     first = np.asarray(_rows().timestep.is_first)
-    for k, t in enumerate(CONFIG.starts()):
+    for k, t in enumerate(CONFIG.possible()):
         for h in range(CONFIG.horizon):
             assert found.is_seen[0, k, h] == (not first[t + 1 : t + h + 2].any())
             assert found.is_counted[0, k, h] == (not first[t + 1 : t + h + 1].any())
@@ -100,7 +100,7 @@ def test_bytes_are_compared_in_units():
     rows = _rows(dtype="uint8")
     spec = EnvSpec(ArraySpec((2,), "uint8"), SPEC.action)
     found = _measured(_model(scale=1 / 255, step=1 / 255), rows, spec)
-    start = np.flatnonzero(np.asarray(rows.action)[CONFIG.starts()] == 0)
+    start = np.flatnonzero(np.asarray(rows.action)[CONFIG.possible()] == 0)
     np.testing.assert_allclose(found.reconstruction, 0.0, atol=1e-12)
     np.testing.assert_allclose(
         found.error[0, start, 0][found.is_seen[0, start, 0]], 0.0, atol=1e-12
@@ -128,6 +128,15 @@ def test_ends_and_calibration_are_counted():
     assert found["reward_accuracy"] is None  # one reward only: nothing to tell apart
 
 
+def test_starts_are_drawn_anew_in_each_lane():
+    config = CONFIG._replace(starts=6)
+    lanes = jax.tree.map(lambda *x: jnp.stack(x), _rows(), _rows())
+    state = type("State", (), {"world_model": None})
+    found = quality.measure_rows(SPEC, _model(), config, state, jax.random.key(1), lanes)
+    assert found.error.shape == (2, 6, 3)
+    assert (found.copied[0] != found.copied[1]).any()
+
+
 def test_what_cannot_be_said_is_none_and_json():
     empty = np.zeros((1, 2, 2))
     no = np.zeros((1, 2, 2), bool)
@@ -146,5 +155,5 @@ def test_what_cannot_be_said_is_none_and_json():
 def test_rows_too_few_for_the_horizon_are_refused():
     from mbrl_jax.train import run
 
-    with pytest.raises(ConfigError, match="160 rows hold no stretch of 4 seen and 200"):
+    with pytest.raises(ConfigError, match="160 rows hold no 36 stretches of 4 seen and 200"):
         run.measure_quality("nowhere", measured=quality.Config(horizon=200))

@@ -277,7 +277,7 @@ def test_a_run_of_lanes_is_evaluated_and_its_policy_loaded(runs):
 
 def test_the_world_model_of_a_run_of_lanes_is_measured(runs, tmp_path, capsys):
     _, whole, _, _ = runs
-    measured = quality.Config(lanes=3, rows=40, context=2, horizon=3, stride=2)
+    measured = quality.Config(lanes=3, rows=40, context=2, horizon=3, starts=18)
     found = run.measure_quality(whole, measured=measured)
     assert (found["step"], found["horizon"], len(found["seeds"])) == (72, 3, NUM_SEEDS)
     for seed in found["seeds"]:
