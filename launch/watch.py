@@ -10,6 +10,7 @@ predictions too, in a process of the lowest priority, a tenth of the time at mos
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def main() -> None:
     workdir = _workdir()
     strips = _strips(workdir) if _OPEN_LOOP.value else None
     listening = server.Server(view.View(workdir, strips), _HOST.value, _PORT.value)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     if strips:
         strips.start()
     try:
@@ -50,7 +52,9 @@ def _workdir() -> Path:
         raise ConfigError("--workdir is missing; see --help")
     path = as_path(_WORKDIR.value)
     if not path.is_dir():
-        raise ConfigError(f"--workdir={_WORKDIR.value} is no directory; name that of a run")
+        raise ConfigError(
+            f"--workdir={_WORKDIR.value} is no directory; name that of a run, once it has begun"
+        )
     if (path / "sweep.json").exists():
         raise ConfigError(
             f"--workdir={_WORKDIR.value} is the root of a sweep; name the directory of a member "

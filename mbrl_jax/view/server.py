@@ -35,6 +35,7 @@ STATIC = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 DATA, PICTURE = "/data.json", "/open_loop.png"
+TEXT = "text/plain; charset=utf-8"
 METHODS = ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")  # refused
 
 
@@ -136,7 +137,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(found.body)
 
 
-TEXT = "text/plain; charset=utf-8"
 for _method in METHODS:
     setattr(Handler, f"do_{_method}", Handler.refuse)
 
@@ -152,11 +152,14 @@ def reply(view: View, static: dict[str, Reply], path: str) -> Reply:
     """What a path gives: a file of the page, the data, the picture, or 404."""
     if path in static:
         return static[path]
-    if path == DATA:
-        body, tag = view.body()
-        return Reply(200, "application/json", body, tag)
-    if path == PICTURE and (picture := view.picture()) is not None:
-        return Reply(200, "image/png", *picture)
+    try:
+        if path == DATA:
+            body, tag = view.body()
+            return Reply(200, "application/json", body, tag)
+        if path == PICTURE and (picture := view.picture()) is not None:
+            return Reply(200, "image/png", *picture)
+    except OSError:  # a file system that is away: the page says so and asks again
+        return Reply(503, TEXT, b"the workdir cannot be read\n")
     return Reply(404, TEXT, b"there is no such page\n")
 
 

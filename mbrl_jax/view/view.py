@@ -98,7 +98,7 @@ class View:
             and {"step": checkpoint.iteration * run.num_envs, "saved_at": checkpoint.saved_at},
             "evaluation": evaluation,
             "frozen": self._frozen(run, checkpoint),
-            "notes": self._notes(),
+            "notes": self._notes(run),
             "returns": curves.returns(groups),
             "env_steps_of_metrics": curves.env_steps(),
             "metrics": [{**m, "name": shown(m["name"])} for m in curves.metrics()],
@@ -127,8 +127,10 @@ class View:
             for seed, step in sorted(self._curves.frozen.items())
         ]
 
-    def _notes(self) -> list[str]:
+    def _notes(self, run: described.Run) -> list[str]:
         notes = []
+        if not run.groups and (self._workdir / described.CONFIG).exists():
+            notes.append(f"{described.CONFIG} cannot be read: names and steps are not known")
         if self._damaged:
             notes.append(f"{self._damaged} damaged lines of {FILE} are left out")
         if self._curves.left_out:

@@ -112,7 +112,7 @@ function showReturns(groups) {
 }
 
 function showThroughput({ seconds, rows }, speed) {
-  const entries = [["", "of all seeds, over the time of training"]];
+  const entries = [["", "of all seeds"]];
   if (speed.average !== null) entries.push(["", `mean ${charts.number(speed.average)}`]);
   const lines = [{ x: seconds, y: rows, look: "blue", name: "" }];
   const speeds = rows.filter((value) => value > 0);
@@ -120,7 +120,7 @@ function showThroughput({ seconds, rows }, speed) {
   if (log) entries.push(["", "log scale"]);
   key($("throughput-key"), entries);
   charts.draw($("throughput"), {
-    lines, gaps: true, log, fromZero: !log, xText: charts.duration, xSteps: CLOCK, label: "rows per second",
+    lines, gaps: true, log, fromZero: !log, xTitle: "time of training", xText: charts.duration, xSteps: CLOCK, label: "rows per second",
   });
 }
 
@@ -131,7 +131,7 @@ function showPicture(picture) {
   if (picture === null) return;
   const when = picture.drawn_at && new Date(picture.drawn_at * 1000).toLocaleTimeString();
   const of = picture.step === null ? "at the end of the run" : `from the checkpoint of step ${charts.number(picture.step)}`;
-  const words = picture.tag ? `drawn ${of}, ${when}` : picture.drawing ? "being drawn …" : "drawn when there is a checkpoint";
+  const words = picture.tag ? `drawn ${of}, ${when}${tall() ? "; a click shows all" : ""}` : picture.drawing ? "being drawn …" : "drawn when there is a checkpoint";
   $("picture-key").textContent = picture.error ? `${words}; the last attempt failed: ${picture.error}` : words;
   $("picture-link").hidden = !picture.tag;
   if (picture.tag && $("picture").dataset.tag !== picture.tag) {
@@ -139,6 +139,8 @@ function showPicture(picture) {
     $("picture").src = $("picture-link").href = `open_loop.png?${picture.tag}`;
   }
 }
+
+const tall = () => $("picture").offsetHeight > $("picture-link").offsetHeight + 1;
 
 $("picture").addEventListener("load", () => {
   const { naturalWidth, naturalHeight } = $("picture");
