@@ -88,7 +88,9 @@ class Strips:
             self.newest, self.error = Strip(path.read_bytes(), iteration, time.time()), ""
         elif not self._ended.is_set():
             lines = said.read_text(errors="replace").strip().splitlines()[-1:]
-            self.error = lines[0][:300] if lines else f"the process ended with status {ended}"
+            if ended is None:
+                lines = [f"it took more than {LIMIT:.0f} s"]
+            self.error = lines[0][:300] if lines else f"its process ended with status {ended}"
         path.unlink(missing_ok=True)
 
     def _wait_for(self, process: subprocess.Popen) -> int | None:
