@@ -89,7 +89,6 @@ class Handler(BaseHTTPRequestHandler):
     """GET and HEAD of the fixed paths."""
 
     protocol_version = "HTTP/1.1"
-    server_version, sys_version = "mbrl_jax", ""
     timeout = 60  # seconds that a connection may idle
 
     def do_GET(self) -> None:
@@ -107,6 +106,10 @@ class Handler(BaseHTTPRequestHandler):
     def send_error(self, code, message=None, explain=None):
         """What the base class refuses, without its page."""
         self._send(Reply(int(code), TEXT, b"refused\n"), {})
+
+    def version_string(self) -> str:
+        """No versions of Python or of anything else."""
+        return "mbrl_jax"
 
     def log_message(self, *arguments: Any) -> None:
         """Nothing: a page asks every few seconds."""

@@ -132,7 +132,7 @@ class View:
         if not run.groups and (self._workdir / described.CONFIG).exists():
             notes.append(f"{described.CONFIG} cannot be read: names and steps are not known")
         if self._damaged:
-            notes.append(f"{self._damaged} damaged lines of {FILE} are left out")
+            notes.append(f"damaged lines of {FILE} that are left out: {self._damaged}")
         if self._curves.left_out:
             notes.append(f"{FILE} names more seeds or metrics than are shown")
         return notes

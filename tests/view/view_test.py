@@ -135,7 +135,7 @@ def test_a_run_that_grows_goes_on_and_one_that_resumes_is_shown_anew(tmp_path, l
 
 def test_damaged_lines_are_counted(tmp_path, look):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "seed": 0}\nrubbish\n\n{"step": 2}\n')
-    assert look()["notes"] == ["3 damaged lines of metrics.jsonl are left out"]
+    assert look()["notes"] == ["damaged lines of metrics.jsonl that are left out: 3"]
 
 
 def test_frozen_seeds_have_their_cause_from_the_checkpoint(tmp_path, look):

@@ -65,7 +65,7 @@ def served(path: Path, monkeypatch, strips=None):
             with error:
                 return Answer(error.code, dict(error.headers), error.read())
 
-    ask.url, ask.port = listening.url, listening.server_port
+    ask.url, ask.port, ask.server = listening.url, listening.server_port, listening
     try:
         yield ask
     finally:

@@ -120,7 +120,7 @@ function showThroughput({ seconds, rows }, speed) {
   if (log) entries.push(["", "log scale"]);
   key($("throughput-key"), entries);
   charts.draw($("throughput"), {
-    lines, gaps: true, log, fromZero: !log, xTitle: "time of training", xText: charts.duration, xSteps: CLOCK, label: "rows per second",
+    lines, gaps: true, log, fromZero: !log, xTitle: "time of training", xText: charts.duration, xSteps: CLOCK, label: "rows per second", empty: "not known yet",
   });
 }
 
