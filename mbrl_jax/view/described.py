@@ -30,6 +30,7 @@ class Run(NamedTuple):
     name: str
     environment: str
     steps: int  # of a seed in the whole run
+    learns_from: int  # steps before the first phase that learns: they are far faster
     num_envs: int
     first_seed: int
     groups: dict[str, list[int]]  # label -> seeds, as rows call them; "" is the label of a sole one
@@ -48,19 +49,23 @@ def describe(workdir: Path) -> Run:
     try:
         return _described(_json(workdir / CONFIG))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return Run(workdir.resolve().name, "", 0, 1, 0, {})
+        return Run(workdir.resolve().name, "", 0, 0, 1, 0, {})
 
 
 def _described(data: Mapping[str, Any]) -> Run:
     experiment = data["experiment"]
-    iterations = sum(int(phase["iterations"]) for phase in experiment["phases"])
+    iterations = without = 0
+    for phase in experiment["phases"]:
+        without += int(phase["iterations"]) if without == iterations and not phase["learn"] else 0
+        iterations += int(phase["iterations"])
     if experiment.get("stop_after") is not None:
         iterations = min(iterations, int(experiment["stop_after"]))
     num_envs, first = int(experiment["num_envs"]), int(data["first_seed"])
     groups = _groups(data["sweep_inside"], int(data["num_seeds"]), first)
     environment = experiment.get("env") or {}
     name = str(environment.get("name", "")) if isinstance(environment, dict) else ""
-    return Run(str(experiment["name"]), name, iterations * num_envs, num_envs, first, groups)
+    steps, learns_from = iterations * num_envs, min(without, iterations) * num_envs
+    return Run(str(experiment["name"]), name, steps, learns_from, num_envs, first, groups)
 
 
 def _groups(inside: Any, num_seeds: int, first: int) -> dict[str, list[int]]:

@@ -93,7 +93,7 @@ class View:
             "env_steps": _mean(curves.seeds.values()),
             "newest_return": _mean(curves.newest.values()),
             "last_row_at": last_row_at,
-            "speed": self._speeds(num_seeds, run.steps - curves.step, bool(process)),
+            "speed": self._speeds(run, num_seeds, bool(process)),
             "checkpoint": checkpoint
             and {"step": checkpoint.iteration * run.num_envs, "saved_at": checkpoint.saved_at},
             "evaluation": evaluation,
@@ -109,10 +109,12 @@ class View:
             "picture": self._newest_picture(run.num_envs),
         }
 
-    def _speeds(self, num_seeds: int, left: int, trains: bool) -> dict[str, float | None]:
+    def _speeds(self, run: described.Run, num_seeds: int, trains: bool) -> dict[str, float | None]:
         """Rows of all seeds per second now and on the average, and the seconds that are left."""
         recent, average = self._pace.recent(), self._pace.average()
+        step, left = self._curves.step, run.steps - self._curves.step
         going = trains and recent is not None and recent > 0 and left > 0
+        going &= step > run.learns_from or run.learns_from == run.steps
         return {
             "recent": recent and short(recent * num_seeds),
             "average": average and short(average * num_seeds),

@@ -1,5 +1,6 @@
 """The page in a browser: it shows the run, follows it, and complains of nothing."""
 
+import email.utils
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mbrl_jax.train import files
+from mbrl_jax.view import server
 from tests import browser, small
 from tests.view.workdirs import append, row, served, write_config
 
@@ -143,3 +145,20 @@ def test_it_is_dark_for_those_who_like_that_and_fits_narrow_windows(tmp_path, op
         pixels = np.asarray(Image.open(picture).convert("RGB"))
         assert tuple(pixels[-1, 0]) == tuple(tone.to_bytes(3))  # the page's edge
         assert (pixels[:, -4:] == pixels[-1, 0]).all()  # nothing reaches over it
+
+
+def test_the_age_of_the_last_row_grows_while_nothing_else_changes(tmp_path, open_page, monkeypatch):
+    write_config(tmp_path)
+    append(tmp_path, rows(1, 5))
+    written, dates = (tmp_path / "metrics.jsonl").stat().st_mtime, []
+
+    def date(self, timestamp=None):
+        dates.append(written + 600 * (1 + len(dates)))
+        return email.utils.formatdate(dates[-1], usegmt=True)
+
+    monkeypatch.setattr(server.Handler, "date_time_string", date)
+    page = open_page(milliseconds=30_000)
+    ages = [int(age) for age in re.findall(r"<dd>(?:\d+ h )?(\d+) min ago</dd>", page.dom)]
+    hours = [int(age) for age in re.findall(r"<dd>(\d+) h \d+ min ago</dd>", page.dom)] or [0]
+    assert page.console == [] and len(dates) > 8
+    assert 60 * hours[0] + ages[0] >= 10 * (len(dates) - 2)

@@ -173,18 +173,20 @@ def test_the_evaluation_is_shown_at_the_end(tmp_path, look, text):
 
 def test_the_time_left_follows_from_the_present_speed(tmp_path, look):
     write_config(tmp_path)
-    clock = time.time() - 1000
+    phases = workdir.read_config(tmp_path).experiment.phases
+    random_play = phases[0].iterations
+    assert described.describe(tmp_path).learns_from == random_play < STEPS - 4
+    clock, found = time.time() - 1000, []
     with files.locked(tmp_path):
-        for i in range(1, 4):
-            append(tmp_path, [row(5 * i, 0), row(5 * i, 1)])
+        for i, step in enumerate((random_play - 1, random_play, random_play + 1)):
+            append(tmp_path, [row(step, 0), row(step, 1)])
             os.utime(tmp_path / "metrics.jsonl", (clock, clock + 10 * i))
-            found = look()
-        assert found["speed"] == {
-            "recent": 1,
-            "average": 1,
-            "left": pytest.approx(2 * (STEPS - 15)),
-        }
-    assert look()["speed"]["left"] is None
+            found.append(look()["speed"])
+    assert found[0] == {"recent": None, "average": None, "left": None}
+    # How long learning takes is not known from random play.
+    assert found[1] == {"recent": 0.2, "average": 0.2, "left": None}
+    assert found[2]["left"] == pytest.approx(10 * (STEPS - random_play - 1))
+    assert look()["speed"]["left"] is None  # nobody trains now
 
 
 def test_names_of_others_come_without_control_characters(tmp_path, look):
