@@ -17,7 +17,7 @@ MAX_LINES = 64  # curves of single seeds that are drawn
 MAX_POINTS = 6_000  # of all those curves
 RETURN, COUNT, FROZEN = "episode/return", "episode/count", "agent/frozen"
 _LEADING = ("step", "seed", "env_steps")
-_BLOCK = 2**22  # bytes that are read at a time
+_BLOCK = 2**20  # bytes that are read at a time
 _MARK = 64  # bytes before the place of reading that must still be there
 
 
@@ -43,7 +43,9 @@ class Follower:
         self._offset, self._mark = 0, b""
 
     def read(self) -> Iterator[Lines]:
-        """New lines in pieces of some megabytes; a half-written last one waits.
+        """New lines in pieces of a megabyte; a half-written last one waits.
+
+        Whoever stops after a piece goes on behind it the next time.
 
         A run that goes on from a checkpoint replaces its file by one without the later rows, which
         may meanwhile be longer than the old one was: then it is read from its beginning.
@@ -63,6 +65,14 @@ class Follower:
                 yield Lines(True, [])
             self._identity = identity
             yield from self._pieces(file)
+
+    def share(self) -> float:
+        """How much of the file has been read; a half-written last line counts as read."""
+        try:
+            size = self._path.stat().st_size
+        except OSError:
+            return 1.0
+        return 1.0 if size - self._offset < _BLOCK else self._offset / size
 
     def _goes_on(self, file: BinaryIO, identity: tuple[int, int], size: int) -> bool:
         if identity != self._identity or size < self._offset:

@@ -16,6 +16,7 @@ from mbrl_jax.view.series import Curves, Follower, parse_row, short
 from mbrl_jax.view.strips import Strip, Strips
 
 MIN_SECONDS = 0.5  # between looks at the directory
+MAX_SECONDS = 1.0  # that a look reads rows: of a long run, what comes first is shown first
 _LARGEST_PICTURE = 2**24
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -53,7 +54,7 @@ class View:
         self._read_rows()
         self._pace.read()
         last_row_at = described.modified(self._workdir / FILE) if self._curves.seeds else None
-        if last_row_at is not None:
+        if last_row_at is not None and self._metrics.share() == 1:
             self._pace.watched(last_row_at, self._curves.step, self._began_anew)
         answer = self._answer(last_row_at)
         text = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
@@ -61,6 +62,7 @@ class View:
         self._looked_at = time.monotonic()
 
     def _read_rows(self) -> None:
+        began = time.monotonic()
         for piece in self._metrics.read():
             if piece.anew:
                 self._curves, self._damaged = Curves(), 0
@@ -71,13 +73,17 @@ class View:
                     self._damaged += 1
                 else:
                     self._curves.add(row)
+            if time.monotonic() - began > MAX_SECONDS:
+                return
 
     def _answer(self, last_row_at: float | None) -> dict[str, Any]:
         curves, run = self._curves, described.describe(self._workdir)
         process = described.trainer(self._workdir, last_row_at)
         groups = run.groups or {"": sorted(curves.seeds)}
         checkpoint = described.newest_checkpoint(self._workdir)
+        read = self._metrics.share()
         state = _state(bool(process), curves.step, run.steps, bool(curves.seeds))
+        state = state if read == 1 else "reading"
         evaluation = described.evaluation(self._workdir) if state == "ended" else None
         seconds, rates = self._pace.rate()
         num_seeds = len(curves.seeds) or sum(map(len, groups.values()))
@@ -86,6 +92,7 @@ class View:
             "workdir": shown(self._workdir),
             "environment": shown(run.environment),
             "state": state,
+            "read": short(read),
             "process": shown(process),
             "num_seeds": num_seeds,
             "step": curves.step,

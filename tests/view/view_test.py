@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mbrl_jax.train import checkpoint, files, workdir
-from mbrl_jax.view import described, view
+from mbrl_jax.view import described, series, view
 from mbrl_jax.view.strips import Strips
 from tests import small
 from tests.view.workdirs import append, row, write_config
@@ -131,6 +131,23 @@ def test_a_run_that_grows_goes_on_and_one_that_resumes_is_shown_anew(tmp_path, l
     assert found["step"] == 15 and found["env_steps_of_metrics"] == [4, 14]
     (metric,) = (m for m in found["metrics"] if m["name"] == "model/loss")
     assert metric["mean"] == [5, 15]
+
+
+def test_a_long_run_is_read_in_pieces_and_shown_meanwhile(tmp_path, look, monkeypatch):
+    write_config(tmp_path)
+    append(tmp_path, [row(s, 0) for s in range(1, STEPS + 1)])
+    monkeypatch.setattr(series, "_BLOCK", 500)
+    monkeypatch.setattr(view, "MAX_SECONDS", 0.0)
+    found = [look()]
+    while found[-1]["state"] == "reading":
+        found.append(look())
+    shares, steps = [one["read"] for one in found], [one["step"] for one in found]
+    assert len(found) > 3 and shares == sorted(set(shares)) and steps == sorted(set(steps))
+    assert 0 < shares[0] < 0.5 and shares[-1] == 1
+    while found[-1]["step"] < STEPS:
+        found.append(look())
+    assert found[-1]["state"] == "ended"
+    assert found[-1]["returns"][0]["seeds"][0]["x"] == list(range(STEPS))
 
 
 def test_damaged_lines_are_counted(tmp_path, look):

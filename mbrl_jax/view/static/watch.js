@@ -1,7 +1,7 @@
 "use strict";
 // Asks the server every few seconds, and shows what it says. Text of others is only ever textContent.
 
-const EVERY = { training: 2000, starting: 2000, evaluating: 3000, stopped: 4000, waiting: 4000, ended: 10000 };
+const EVERY = { reading: 200, training: 2000, starting: 2000, evaluating: 3000, stopped: 4000, waiting: 4000, ended: 10000 };
 const PATIENCE = 15000; // milliseconds that an answer may take
 const CLOCK = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
 const $ = (id) => document.getElementById(id);
@@ -17,7 +17,7 @@ function element(name, className, text) {
 // ------------------------------------------------------------------------------------ the header
 
 const STATES = {
-  starting: "starting", training: "training", evaluating: "evaluating", ended: "ended",
+  reading: "reading", starting: "starting", training: "training", evaluating: "evaluating", ended: "ended",
   stopped: "stopped", waiting: "waiting for the first row",
 };
 
@@ -72,6 +72,7 @@ function showNotes(data, gone) {
   if (data.state === "stopped") {
     notes.push(["", "Nobody trains here now. The same command goes on from the newest checkpoint."]);
   }
+  if (data.state === "reading") notes.push(["", `The rows of this run are being read: ${Math.round(100 * data.read)} % until now.`]);
   if (data.state === "waiting") notes.push(["", "There is no row of metrics yet; the page looks again by itself."]);
   for (const note of data.notes) notes.push(["", note]);
   $("notes").replaceChildren(...notes.map(([kind, text]) => element("p", `note ${kind}`, text)));
