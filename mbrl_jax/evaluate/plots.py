@@ -79,7 +79,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
         finals = [value for value in last_fifth(rows) if value is not None]
         final = f" (last fifth: {np.mean(finals):.2f})" if finals else ""
         label = f"mean of {len(curves)} seeds" if len(curves) > 1 else "mean"
-        steps, mean, error = mean_curve(curves)
+        steps, mean, error = _mean_curve(curves)
         axes.plot(steps, mean, color=_MEAN, linewidth=2.4, label=f"{label}{final}")
         if len(curves) > 1:
             band = {"color": _MEAN, "alpha": 0.18, "linewidth": 0, "label": "± standard error"}
@@ -111,19 +111,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[tuple[np.ndarray, np.ndar
     return curves
 
 
-def mean_curve(
-    curves: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps, mean, standard error) over seeds, where all of them have points on both sides.
-
-    Args:
-      curves: (steps, returns) of every seed, one or more.
-      grid: ascending steps to take the mean at; by default those of all seeds.
-    """
+def _mean_curve(curves: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(steps, mean, standard error) over seeds, where all of them have points on both sides."""
     first = max(steps[0] for steps, _ in curves)
     last = min(steps[-1] for steps, _ in curves)
-    if grid is None:
-        grid = np.unique(np.concatenate([steps for steps, _ in curves]))
+    grid = np.unique(np.concatenate([steps for steps, _ in curves]))
     inside = grid[(grid >= first) & (grid <= last)]
     grid = inside if len(inside) else grid
     values = np.stack([np.interp(grid, steps, returns) for steps, returns in curves])

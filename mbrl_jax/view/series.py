@@ -9,8 +9,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mbrl_jax.evaluate.plots import mean_curve
-
 MAX_BUCKETS = 300  # stretches of a run that are told apart; even, as neighbours are merged
 MAX_METRICS, MAX_SEEDS = 200, 1_000  # that are kept, should a file name more
 MAX_LINES = 64  # curves of single seeds that are drawn
@@ -252,16 +250,29 @@ class Curves:
             lines = [{"seed": seed, **_thinned(*curves[seed], points)} for seed in drawn]
             found.append({"label": label, "of": len(curves), "seeds": lines, "mean": None})
             if curves:
-                with np.errstate(all="ignore"):  # of numbers near the largest ones
-                    x, mean, error = mean_curve(list(curves.values()), grid)
-                    band = {"mean": mean, "low": mean - error, "high": mean + error}
-                found[-1]["mean"] = {k: list(map(short, v)) for k, v in {"x": x, **band}.items()}
+                band = _band(list(curves.values()), grid)
+                found[-1]["mean"] = {k: list(map(short, v)) for k, v in band.items()}
         return found
 
     def _curve(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         sums = [bucket.returns[seed] for bucket in self._buckets if seed in bucket.returns]
         count, x, y = np.array(sums, float).reshape(-1, 3).T
         return x / count, y / count
+
+
+def _band(curves: list[tuple[np.ndarray, np.ndarray]], grid: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean over curves (x, y) within ± a standard error, at x of the grid which all of them reach.
+
+    As the picture of a finished run has it (`evaluate.plots`), but at few places however many
+    seeds there are.
+    """
+    inside = (grid >= max(x[0] for x, _ in curves)) & (grid <= min(x[-1] for x, _ in curves))
+    grid = grid[inside] if inside.any() else grid
+    values = np.stack([np.interp(grid, x, y) for x, y in curves])
+    with np.errstate(all="ignore"):  # of numbers near the largest ones
+        mean, spread = values.mean(0), values.std(0, ddof=min(1, len(values) - 1))
+        error = spread / math.sqrt(len(values))
+    return {"x": grid, "mean": mean, "low": mean - error, "high": mean + error}
 
 
 def _thinned(x: np.ndarray, y: np.ndarray, most: int) -> dict[str, list[float | None]]:

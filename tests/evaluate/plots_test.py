@@ -44,7 +44,7 @@ def test_mean_curve_covers_what_all_seeds_have():
         (np.array([0.0, 10, 20]), np.array([0.0, 1, 2])),
         (np.array([5.0, 15]), np.array([1.0, 1])),
     ]
-    steps, mean, error = plots.mean_curve(curves)
+    steps, mean, error = plots._mean_curve(curves)
     np.testing.assert_array_equal(steps, [5, 10, 15])
     np.testing.assert_allclose(mean, [0.75, 1.0, 1.25])
     np.testing.assert_allclose(error, [0.25, 0.0, 0.25])
