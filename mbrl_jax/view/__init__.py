@@ -1,1 +1,1 @@
-"""The live view of a run: a local web page (`python -m launch.watch`). Nothing here needs JAX."""
+"""Pages about runs, from what lies in their directories."""
