@@ -162,3 +162,41 @@ def test_the_age_of_the_last_row_grows_while_nothing_else_changes(tmp_path, open
     hours = [int(age) for age in re.findall(r"<dd>(\d+) h \d+ min ago</dd>", page.dom)] or [0]
     assert page.console == [] and len(dates) > 8
     assert 60 * hours[0] + ages[0] >= 10 * (len(dates) - 2)
+
+
+HAND = """
+setTimeout(() => {
+  document.querySelector(".metric").click();
+  document.getElementById("log").click();
+  document.querySelectorAll("#groups input")[1].click();
+  const at = document.getElementById("returns").getBoundingClientRect();
+  const point = { clientX: at.left + at.width / 2, clientY: at.top + 50, bubbles: true };
+  document.getElementById("returns").dispatchEvent(new PointerEvent("pointermove", point));
+}, 1000);
+"""
+
+
+def test_charts_answer_to_the_hand_and_stay_so_when_rows_come(tmp_path, open_page):
+    write_config(tmp_path)
+    for step in range(1, 9):
+        append(tmp_path, rows(step, step + 1, model__loss=10.0**-step, behaviour__loss=1.0))
+    replies = open_page.ask.server.replies
+
+    def handled(path):
+        found = replies(path)
+        if path == "/data.json":
+            append(tmp_path, rows(9, 10, model__loss=1e-9, behaviour__loss=1.0))
+        return found._replace(body=found.body + HAND.encode()) if path == "/watch.js" else found
+
+    open_page.ask.server.replies = handled
+    picture = tmp_path / "page.png"
+    page = open_page(screenshot=picture)
+    assert page.console == []
+    assert page.dom.count('class="card metric large"') == 1
+    assert "<b><i>model </i>loss</b>" in page.dom and "<i>behaviour </i>" not in page.dom
+    ticks = re.findall(r'text-anchor="end">(1e-\d)</text>', page.dom)
+    assert {"1e-5", "1e-7"} <= set(ticks)  # powers of ten
+    tip = re.search(r'<div class="tip"[^>]*>([^<]*)</div>', page.dom)[1]
+    x, mean = tip.split("\n")
+    assert re.fullmatch(r"\d+ steps", x)
+    assert float(mean) == pytest.approx(0.5 + (int(x.split()[0]) + 1) / 1000, abs=0.006)

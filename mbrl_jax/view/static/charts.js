@@ -5,6 +5,7 @@
 const charts = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const drawn = new WeakMap(); // host -> what was drawn there
+  const pointers = new WeakMap(); // host -> where the pointer is over it
 
   function make(name, attributes, text) {
     const element = document.createElementNS(SVG, name);
@@ -162,10 +163,11 @@ const charts = (() => {
       svg.append(make("path", { class: `band ${band.look}`, d: area(band, state.place) }));
     }
     for (const line of spec.lines) {
-      svg.append(make("path", { class: line.look, d: path(line.x, line.y, state.place, spec.gaps) }));
+      const alone = line.y.filter((value) => value !== null).length === 1 ? " alone" : "";
+      svg.append(make("path", { class: line.look + alone, d: path(line.x, line.y, state.place, spec.gaps) }));
     }
     host.replaceChildren(svg);
-    if (state.pointer !== undefined) point(host, state.pointer);
+    if (pointers.has(host)) point(host, pointers.get(host));
   }
 
   function nearest(line, x) {
@@ -204,8 +206,14 @@ const charts = (() => {
   }
 
   function listen(host) {
-    host.addEventListener("pointermove", (event) => point(host, event.clientX - host.getBoundingClientRect().left));
-    host.addEventListener("pointerleave", () => clear(host));
+    host.addEventListener("pointermove", (event) => {
+      pointers.set(host, event.clientX - host.getBoundingClientRect().left);
+      point(host, pointers.get(host));
+    });
+    host.addEventListener("pointerleave", () => {
+      pointers.delete(host);
+      clear(host);
+    });
   }
 
   return { draw, number, duration };

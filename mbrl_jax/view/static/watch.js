@@ -3,7 +3,7 @@
 
 const EVERY = { reading: 200, training: 2000, starting: 2000, evaluating: 3000, stopped: 4000, waiting: 4000, ended: 10000 };
 const PATIENCE = 15000; // milliseconds that an answer may take
-const CLOCK = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
+const CLOCK = [1, 2, 5, 10, 15, 30, 60, 120, 180, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 const $ = (id) => document.getElementById(id);
 const shown = { data: null, tag: null, goneSince: null, now: 0, hidden: new Set(), large: new Set() };
 
@@ -131,8 +131,8 @@ function showPicture(picture) {
   document.querySelector(".top").classList.toggle("flat", card.hidden || card.classList.contains("broad"));
   if (picture === null) return;
   const when = picture.drawn_at && new Date(picture.drawn_at * 1000).toLocaleTimeString();
-  const of = picture.step === null ? "at the end of the run" : `from the checkpoint of step ${charts.number(picture.step)}`;
-  const words = picture.tag ? `drawn ${of}, ${when}${tall() ? "; a click shows all" : ""}` : picture.drawing ? "being drawn …" : "drawn when there is a checkpoint";
+  const of = picture.step === null ? "at the end of the run" : `at step ${charts.number(picture.step)}`;
+  const words = picture.tag ? `${of}, drawn ${when}${tall() ? "; a click shows all" : ""}` : picture.drawing ? "being drawn …" : "drawn when there is a checkpoint";
   $("picture-key").textContent = picture.error ? `${words}; the last attempt failed: ${picture.error}` : words;
   $("picture-link").hidden = !picture.tag;
   if (picture.tag && $("picture").dataset.tag !== picture.tag) {
