@@ -99,12 +99,20 @@ def write_pictures(
     """Write `learning_curve.png` and `open_loop.png` (predictions [S]); returns their paths."""
     curve, strips = path / "learning_curve.png", path / "open_loop.png"
     plot_learning_curve(rows, curve, experiment.name)
+    write_open_loop(strips, experiment, predictions)
+    return [curve, strips]
+
+
+def write_open_loop(
+    path: Path, experiment: Experiment, predictions: OpenLoop, when: str = ""
+) -> None:
+    """Write predictions [S] of the first seeds as a PNG; `when` stands behind the name."""
     examples = [
         _example(jax.tree.map(lambda x, i=i: x[i], predictions), experiment.open_loop_context)
         for i in range(min(len(predictions.real), MAX_EXAMPLES))
     ]
-    plot_open_loop(examples, strips, f"{experiment.name}: prediction without observations")
-    return [curve, strips]
+    title = f"{experiment.name}{when}: prediction without observations"
+    plot_open_loop(examples, path, title)
 
 
 def _example(prediction: OpenLoop, context: int) -> dict[str, Any]:

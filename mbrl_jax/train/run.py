@@ -30,7 +30,13 @@ from mbrl_jax.train.metrics import MetricsWriter, NoMetrics, last_fifth, read_me
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter, warn
 from mbrl_jax.train.replay_log import Segment
-from mbrl_jax.train.report import gif_paths, write_evaluation, write_film, write_pictures
+from mbrl_jax.train.report import (
+    gif_paths,
+    write_evaluation,
+    write_film,
+    write_open_loop,
+    write_pictures,
+)
 from mbrl_jax.train.training import train
 from mbrl_jax.types import AgentState
 
@@ -187,15 +193,21 @@ def _build(experiment: Experiment) -> System:
 
 
 def restore_state(
-    path: Path, programs: Programs | HostPrograms, keys: jax.Array, which: str = "newest"
+    path: Path,
+    programs: Programs | HostPrograms,
+    keys: jax.Array,
+    which: str = "newest",
+    with_rows: bool = True,
 ) -> restore.Restored:
     """A checkpoint of a run, with the TrainState [S]; see `restore.restore` for `which`.
 
+    `with_rows`: read the stored rows of the replay too, which take most of the time and memory.
     One that is refused is named on stderr.
     """
     check = functools.partial(workdir.check_meta, workdir.read_config(path))
     template = programs.state_template(keys)
-    wanted = restore.Wanted(template, programs.replay.rows, programs.num_seeds, check)
+    store, num_seeds = programs.replay.rows, programs.num_seeds
+    wanted = restore.Wanted(template, store, num_seeds, check, with_rows)
     restored = restore.restore(path, wanted, which)
     for sentence in restored.refused:
         warn(sentence)
@@ -312,7 +324,7 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
     experiment = config.with_numbers(saved.experiment, saved.members.setting(seed_index))
     system = build(experiment)
     programs = make_programs(experiment, system, saved.members)
-    state = restore_state(path, programs, saved.members.keys()).state
+    state = restore_state(path, programs, saved.members.keys(), with_rows=False).state
     agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
     act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
     return act, system.agent.initial_carry()
@@ -326,17 +338,32 @@ def restore_run(
     `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
     workdir holds no run or no such checkpoint.
     """
-    experiment, programs, restored, keys = _restored(workdir.as_path(directory), which)
-    return experiment, programs, restored.state.agent, keys
+    saved, programs, keys, restored = _restored(directory, which)
+    return saved.experiment, programs, restored.state.agent, keys
 
 
 def _restored(
-    path: Path, which: str
-) -> tuple[Experiment, Programs | HostPrograms, restore.Restored, jax.Array]:
+    directory: str | Path, which: str
+) -> tuple[workdir.RunConfig, Programs | HostPrograms, jax.Array, restore.Restored]:
+    """A run's checkpoint without the rows of its replay."""
+    path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, _build(saved.experiment), saved.members)
     keys = saved.members.keys()
-    return saved.experiment, programs, restore_state(path, programs, keys, which), keys
+    return saved, programs, keys, restore_state(path, programs, keys, which, with_rows=False)
+
+
+def draw_open_loop(directory: str | Path, picture: str | Path, which: str = "newest") -> int:
+    """Write the open-loop predictions of a checkpoint as a PNG; returns the step it is of.
+
+    `which` as for `restore_run`. Raises ConfigError when the workdir holds no run or no such
+    checkpoint. The run may go on training meanwhile: nothing is written to its workdir.
+    """
+    saved, programs, keys, restored = _restored(directory, which)
+    predictions = programs.open_loop(restored.state.agent, _keys_of(keys, "open_loop"))
+    step = restored.iteration * saved.experiment.num_envs
+    write_open_loop(Path(picture), saved.experiment, predictions, f", step {step}")
+    return step
 
 
 def evaluate_run(
@@ -366,12 +393,12 @@ def measure_quality(
         measured.possible()
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
-    experiment, programs, restored, keys = _restored(workdir.as_path(directory), which)
+    saved, programs, keys, restored = _restored(directory, which)
     found = programs.quality(restored.state.agent, _keys_of(keys, "quality"), measured)
     seeds_of = range(programs.num_seeds)
     return {
         "iteration": restored.iteration,
-        "step": restored.iteration * experiment.num_envs,
+        "step": restored.iteration * saved.experiment.num_envs,
         **measured._asdict(),
         "seeds": [quality.summarise(jax.tree.map(lambda x, i=i: x[i], found)) for i in seeds_of],
     }
