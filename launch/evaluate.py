@@ -49,7 +49,7 @@ def main() -> None:
     runtime.configure_runtime()
     runtime.require_devices()
     from mbrl_jax.train.progress import print_evaluation, print_films
-    from mbrl_jax.train.run import evaluate_seeds, film_seeds, restore_run
+    from mbrl_jax.train.trained import evaluate_seeds, film_seeds, restore_run
 
     if _EXPERIMENT.value:
         launch_flags.load_experiment(_EXPERIMENT.value)
@@ -65,13 +65,13 @@ def main() -> None:
 def _measure() -> None:
     """Measure the world model, print a table, write `quality.json`."""
     from mbrl_jax.evaluate import quality
-    from mbrl_jax.train import run, workdir
+    from mbrl_jax.train import trained, workdir
     from mbrl_jax.train.config import ConfigError
     from mbrl_jax.train.progress import print_quality
     from mbrl_jax.train.report import write_quality
 
     measured = quality.Config(horizon=_HORIZON.value)
-    found = run.measure_quality(_WORKDIR.value, _CHECKPOINT.value, measured)
+    found = trained.measure_quality(_WORKDIR.value, _CHECKPOINT.value, measured)
     print_quality(found, _WORKDIR.value)
     try:
         write_quality(workdir.as_path(_WORKDIR.value), found)

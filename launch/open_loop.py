@@ -34,7 +34,7 @@ def main() -> None:
         raise config.ConfigError(f"--out={out} must end in .png and lie in an existing directory")
     runtime.configure_runtime(quick_compile=True)
     runtime.require_devices()
-    from mbrl_jax.train.run import draw_open_loop
+    from mbrl_jax.train.trained import draw_open_loop
 
     if _EXPERIMENT.value:
         launch_flags.load_experiment(_EXPERIMENT.value)

@@ -2,7 +2,8 @@
 
 Names are loaded when they are first used, so that importing the package costs nothing:
 
-    Experiment, run, load_policy, evaluate_run      run things from Python
+    Experiment, run, load_policy                    run things from Python
+    evaluate_run, film_run, read_metrics            look at what was run
     load_published, load_published_agent            weights of the PyTorch Drama
     mbrl_jax.ssm, .cores, .world_models, …          the parts
 """
@@ -15,12 +16,15 @@ _NAMES = {
     "Experiment": "mbrl_jax.train.experiment",
     "Phase": "mbrl_jax.train.loop",
     "build": "mbrl_jax.train.experiment",
-    "evaluate_run": "mbrl_jax.train.run",
-    "load_policy": "mbrl_jax.train.run",
+    "evaluate_run": "mbrl_jax.train.trained",
+    "film_run": "mbrl_jax.train.trained",
+    "load_policy": "mbrl_jax.train.trained",
     "load_published": "mbrl_jax.train.published",
     "load_published_agent": "mbrl_jax.train.published",
     "make_agent": "mbrl_jax.agent",
     "over_seeds": "mbrl_jax.train.seeds",
+    "read_metrics": "mbrl_jax.train.metrics",
+    "restore_run": "mbrl_jax.train.trained",
     "run": "mbrl_jax.train.run",
     "seed_keys": "mbrl_jax.train.seeds",
 }

@@ -11,7 +11,7 @@ from jax._src import compiler
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import config, host_programs, programs, run, runtime
+from mbrl_jax.train import config, host_programs, programs, runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
@@ -82,9 +82,9 @@ def programs_kept(quick_compile):
         key = type(owner), id(system), repr(owner.members)
         return compiled.setdefault(key, (_Kept(jitted), system))[0]
 
-    make = run.build
+    make = trained.build
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "build", build)
+        patch.setattr(trained, "build", build)
         for module in (programs, host_programs):
             patch.setattr(module, "Compiled", keep)
         yield

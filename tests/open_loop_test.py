@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl_jax.train import restore, run
+from mbrl_jax.train import restore, run, trained
 from mbrl_jax.train.config import ConfigError
 from tests import small
 
@@ -18,16 +18,16 @@ STEPS = small.catch().steps
 
 
 @pytest.fixture(scope="module")
-def trained(programs_kept, tmp_path_factory):
-    path = tmp_path_factory.mktemp("trained") / "run"
+def original(programs_kept, tmp_path_factory):
+    path = tmp_path_factory.mktemp("original") / "run"
     run.run(small.catch(), path, num_seeds=2)
     return path
 
 
 @pytest.fixture
-def finished(trained, tmp_path):
+def finished(original, tmp_path):
     """A run of its own for each test, with the checkpoints 20 and 24."""
-    shutil.copytree(trained, path := tmp_path / "run")
+    shutil.copytree(original, path := tmp_path / "run")
     assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["20", str(STEPS)]
     return path
 
@@ -41,18 +41,18 @@ def state_of(path):
 @pytest.mark.parametrize(("which", "step"), [("newest", STEPS), ("20", 20)])
 def test_a_checkpoint_is_drawn_and_the_workdir_is_left_alone(finished, tmp_path, which, step):
     before = state_of(finished)
-    assert run.draw_open_loop(finished, tmp_path / "strip.png", which) == step
+    assert trained.draw_open_loop(finished, tmp_path / "strip.png", which) == step
     assert (tmp_path / "strip.png").read_bytes().startswith(b"\x89PNG")
     assert state_of(finished) == before
 
 
 def test_the_rows_of_the_replay_are_not_read(finished, tmp_path):
     shutil.rmtree(finished / "replay")
-    assert run.draw_open_loop(finished, tmp_path / "strip.png") == STEPS
-    experiment, programs, agent, keys = run.restore_run(finished)
+    assert trained.draw_open_loop(finished, tmp_path / "strip.png") == STEPS
+    experiment, programs, agent, keys = trained.restore_run(finished)
     with pytest.raises(ConfigError, match="no checkpoint .* can be used"):
-        run.restore_state(finished, programs, keys)
-    assert run.evaluate_seeds(experiment, programs, agent, keys, 1).finished.all()
+        trained.restore_state(finished, programs, keys)
+    assert trained.evaluate_seeds(experiment, programs, agent, keys, 1).finished.all()
 
 
 def vanishing(monkeypatch, change):
@@ -69,7 +69,7 @@ def vanishing(monkeypatch, change):
 
 def test_where_the_newest_checkpoint_vanishes_the_other_one_serves(finished, tmp_path, monkeypatch):
     vanishing(monkeypatch, lambda: shutil.rmtree(finished / "checkpoints" / str(STEPS)))
-    assert run.draw_open_loop(finished, tmp_path / "strip.png") == 20
+    assert trained.draw_open_loop(finished, tmp_path / "strip.png") == 20
 
 
 def test_where_training_replaces_all_checkpoints_the_new_one_serves(
@@ -82,7 +82,7 @@ def test_where_training_replaces_all_checkpoints_the_new_one_serves(
         shutil.rmtree(folder / "20")
 
     vanishing(monkeypatch, go_on)
-    assert run.draw_open_loop(finished, tmp_path / "strip.png") == STEPS  # its own number
+    assert trained.draw_open_loop(finished, tmp_path / "strip.png") == STEPS  # its own number
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
 
 
 def write_quality(path: Path, measured: dict[str, Any]) -> Path:
-    """Write what `run.measure_quality` found to `quality.json`; returns its path."""
+    """Write what `trained.measure_quality` found to `quality.json`; returns its path."""
     target = path / "quality.json"
     files.write_text(target, json.dumps(measured, allow_nan=False) + "\n")
     return target

@@ -153,7 +153,7 @@ def test_what_cannot_be_said_is_none_and_json():
 
 
 def test_rows_too_few_for_the_horizon_are_refused():
-    from mbrl_jax.train import run
+    from mbrl_jax.train import trained
 
     with pytest.raises(ConfigError, match="160 rows hold no 36 stretches of 4 seen and 200"):
-        run.measure_quality("nowhere", measured=quality.Config(horizon=200))
+        trained.measure_quality("nowhere", measured=quality.Config(horizon=200))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mbrl_jax.envs import atari, envpool, gymnax
 from mbrl_jax.evaluate import quality
-from mbrl_jax.train import config, host_loop, progress, report, run, seeds
+from mbrl_jax.train import config, host_loop, progress, report, seeds, trained
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.train.members import Members
@@ -72,7 +72,7 @@ def catch():
 
 
 def test_the_published_protocol_on_a_jax_environment(catch):
-    found = run.evaluate_seeds(*catch, 40, protocol="published")
+    found = trained.evaluate_seeds(*catch, 40, protocol="published")
     assert found.length.shape == (2, 40) and (found.length == 9).all() and found.finished.all()
     assert set(np.unique(found.episode_return)) <= {-1.0, 1.0}
     # 32 lanes differ: their balls fall in other columns.
@@ -81,7 +81,7 @@ def test_the_published_protocol_on_a_jax_environment(catch):
 
 def test_an_unknown_protocol_is_refused(catch):
     with pytest.raises(config.ConfigError, match="'best' is none of clean, published"):
-        run.evaluate_seeds(*catch, 2, protocol="best")
+        trained.evaluate_seeds(*catch, 2, protocol="best")
 
 
 def test_the_table_says_what_the_published_protocol_does(capsys, catch):
@@ -171,7 +171,7 @@ def test_of_a_long_episode_every_kth_frame_is_kept_and_the_last(monkeypatch, len
 
 
 def test_a_gif_of_each_seed_is_written(tmp_path, capsys, catch):
-    films = run.film_seeds(*catch, tmp_path / "play.gif")
+    films = trained.film_seeds(*catch, tmp_path / "play.gif")
     assert [path.name for path, _ in films] == ["play_0.gif", "play_1.gif"]
     for path, film in films:
         assert film.frames.shape == (10, 10, 5) and film.length == 9
@@ -195,11 +195,11 @@ def test_the_film_is_the_first_episode_of_the_evaluation():
     rows = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
     with contextlib.closing(programs):
         agent = programs._compiled.call(("init",), keys, rows).agent
-        found = run.evaluate_seeds(experiment, programs, agent, keys, 3)
-        films = programs.film(agent, run._keys_of(keys, "evaluate"), 10_000)
+        found = trained.evaluate_seeds(experiment, programs, agent, keys, 3)
+        films = programs.film(agent, trained.keys_of(keys, "evaluate"), 10_000)
     assert [film.length for film in films] == found.length[:, 0].tolist()
     with pytest.raises(config.ConfigError, match="nothing to show: CartPole-v1 is seen as vectors"):
-        run.film_seeds(experiment, programs, agent, keys, "play.gif")
+        trained.film_seeds(experiment, programs, agent, keys, "play.gif")
 
 
 def test_a_gif_that_cannot_be_written_is_refused(tmp_path):

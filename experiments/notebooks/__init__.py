@@ -1,0 +1,1 @@
+"""Notebooks that teach how the parts go together, and the command that executes them."""
