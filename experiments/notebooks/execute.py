@@ -84,6 +84,7 @@ def execute(name: str, quick: bool = False) -> Executed:
         import ipykernel  # noqa: F401
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+        from traitlets.config import Config
     except ImportError as error:
         raise ConfigError(
             f"notebooks need more than is installed ({error}): "
@@ -92,8 +93,11 @@ def execute(name: str, quick: bool = False) -> Executed:
     notebook = read(name)
     if quick:
         with_parameters(notebook, QUICK[name])
+    # Encrypted: others on this machine can listen to its loopback.
+    settings = Config({"KernelManager": {"transport_encryption": "auto"}})
     options = {"timeout": CELL_TIMEOUT, "kernel_name": "python3", "record_timing": False}
-    client = NotebookClient(notebook, resources={"metadata": {"path": str(FOLDER)}}, **options)
+    place = {"metadata": {"path": str(FOLDER)}}
+    client = NotebookClient(notebook, config=settings, resources=place, **options)
     began, before, message = time.perf_counter(), _children(), ""
     try:
         client.execute()

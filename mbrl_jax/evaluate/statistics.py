@@ -126,3 +126,36 @@ def _resample(rng: np.random.Generator, table: np.ndarray, count: int) -> np.nda
     """[count, R, K]: the runs of each task drawn with replacement."""
     rows = rng.integers(len(table), size=(count, *table.shape))
     return np.take_along_axis(table[None], rows, axis=1)
+
+
+def prediction_interval(
+    recorded: Sequence[float], number: int, level: float = LEVEL, resolution: float = 0.0
+) -> Interval:
+    """Where the mean of `number` new runs should lie, if they are like n recorded ones.
+
+    m ± t s √(1/n + 1/number): the recorded mean is uncertain itself, and so is that of the new
+    runs, which a confidence interval of the recorded mean would leave out. The spread s is of the
+    recorded runs alone, so that new runs which scatter do not widen the interval that judges them.
+    Assumes runs that scatter normally; with few runs, or scores at their upper limit, take it as a
+    rule and not as an exact probability.
+
+    Args:
+      recorded: one score of each run.
+      number: of new runs.
+      level: share of such means that should lie inside.
+      resolution: the half-width is at least this. Where all recorded scores are equal (each at its
+        maximum, say) the formula has none, though a single episode can end otherwise.
+
+    Raises ValueError for fewer than two recorded scores, ones that are not finite, or no new run.
+    """
+    from scipy.special import stdtrit  # quantile of Student's t
+
+    scores = np.asarray(recorded, float)
+    if scores.ndim != 1 or len(scores) < 2:
+        raise ValueError(f"an interval needs two recorded scores at least, and there are {scores}")
+    if not np.isfinite(scores).all() or number < 1:
+        raise ValueError("recorded scores must be finite, and new runs at least one")
+    quantile = stdtrit(len(scores) - 1, 0.5 + 0.5 * level)
+    half = quantile * scores.std(ddof=1) * np.sqrt(1.0 / len(scores) + 1.0 / number)
+    half, mean = max(half, resolution), scores.mean()
+    return Interval(mean, mean - half, mean + half)

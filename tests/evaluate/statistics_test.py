@@ -105,3 +105,38 @@ def test_several_tables_and_profiles_have_intervals():
 def test_what_is_no_table_of_scores_is_refused(bad):
     with pytest.raises(ValueError, match="scores h"):
         statistics.interval(statistics.mean, bad)
+
+
+# --------------------------------------------------------------------------- prediction intervals
+
+
+def test_a_prediction_interval_is_that_of_the_formula():
+    found = statistics.prediction_interval([1.0, 2.0, 3.0], 2)
+    half = 4.302652729696 * np.sqrt(1 / 3 + 1 / 2)  # the 0.975 quantile of t with 2 degrees
+    assert found.estimate == 2.0
+    assert (found.low, found.high) == pytest.approx((2.0 - half, 2.0 + half))
+    wider = statistics.prediction_interval([1.0, 2.0, 3.0], 1, level=0.99)
+    assert wider.high == pytest.approx(2.0 + 9.924843200918 * np.sqrt(1 / 3 + 1))
+
+
+def test_a_prediction_interval_holds_as_many_new_means_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(4_000):
+        found = statistics.prediction_interval(rng.normal(3, 2, 6), 4)
+        inside += found.low <= rng.normal(3, 2, 4).mean() <= found.high
+    assert 0.94 <= inside / 4_000 <= 0.96
+
+
+def test_scores_that_are_all_equal_leave_the_resolution():
+    found = statistics.prediction_interval([1.0, 1.0, 1.0], 4, resolution=0.02)
+    assert (found.low, found.high) == pytest.approx((0.98, 1.02))
+    assert statistics.prediction_interval([0.0, 9.0], 4, resolution=0.02).high > 20
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, np.nan], [[1.0, 2.0], [3.0, 4.0]]])
+def test_a_prediction_needs_two_finite_scores(scores):
+    with pytest.raises(ValueError, match="recorded"):
+        statistics.prediction_interval(scores, 3)
+    with pytest.raises(ValueError, match="at least one"):
+        statistics.prediction_interval([1.0, 2.0], 0)

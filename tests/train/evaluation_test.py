@@ -222,3 +222,15 @@ def test_of_stacked_frames_the_newest_is_shown(tmp_path, protocol, shown):
         gif.seek(4)
         seen = np.asarray(gif.convert("RGB"))[::4, ::4]
     np.testing.assert_array_equal(seen, np.broadcast_to(frames[4][..., shown], (64, 64, 3)))
+
+
+def test_films_of_a_run_come_with_and_without_files(tmp_path):
+    run.run(small.catch(), tmp_path / "run", num_seeds=2)
+    films = run.film_run(tmp_path / "run")
+    written = run.film_run(tmp_path / "run", tmp_path / "play.gif")
+    for i, (film, same) in enumerate(zip(films, written, strict=True)):
+        np.testing.assert_array_equal(film.frames, same.frames)
+        assert film.frames.shape == (10, 10, 5) and film[1:] == same[1:]
+        assert Image.open(tmp_path / f"play_{i}.gif").format == "GIF"
+    with pytest.raises(config.ConfigError, match="holds no run"):
+        run.film_run(tmp_path)
