@@ -12,7 +12,7 @@ from PIL import Image
 
 from mbrl_jax.envs import atari, envpool, gymnax
 from mbrl_jax.evaluate import quality
-from mbrl_jax.train import config, host_loop, progress, report, seeds, trained
+from mbrl_jax.train import config, host_loop, progress, report, run, seeds, trained
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.train.members import Members
@@ -226,11 +226,11 @@ def test_of_stacked_frames_the_newest_is_shown(tmp_path, protocol, shown):
 
 def test_films_of_a_run_come_with_and_without_files(tmp_path):
     run.run(small.catch(), tmp_path / "run", num_seeds=2)
-    films = run.film_run(tmp_path / "run")
-    written = run.film_run(tmp_path / "run", tmp_path / "play.gif")
+    films = trained.film_run(tmp_path / "run")
+    written = trained.film_run(tmp_path / "run", tmp_path / "play.gif")
     for i, (film, same) in enumerate(zip(films, written, strict=True)):
         np.testing.assert_array_equal(film.frames, same.frames)
         assert film.frames.shape == (10, 10, 5) and film[1:] == same[1:]
         assert Image.open(tmp_path / f"play_{i}.gif").format == "GIF"
     with pytest.raises(config.ConfigError, match="holds no run"):
-        run.film_run(tmp_path)
+        trained.film_run(tmp_path)
