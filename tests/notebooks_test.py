@@ -1,7 +1,6 @@
 """The notebooks run, and what lies in them is fit to be shown."""
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from experiments.notebooks import execute
 from mbrl_jax.train.config import ConfigError
+from tests.conftest import CACHE
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = execute.names()
@@ -23,9 +23,7 @@ IMPORTED = {"mbrl_jax", "jax", "numpy", "matplotlib", "gymnax", "IPython", *sys.
 
 def launch(*arguments):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment |= {"PYTHONPATH": str(ROOT)}
-    if "--quick" in arguments:
-        environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
     return subprocess.run(
         [sys.executable, "-m", "experiments.notebooks", *arguments],
         cwd=ROOT,
@@ -132,12 +130,8 @@ def test_a_cell_that_fails_is_told_and_the_rest_is_not_run(folder, monkeypatch):
     done = execute.execute("made_up")
     assert done.error == "" and done.seconds > 0
     assert execute.noise(done.notebook)  # a path, on stderr
-    assert json.dumps(done.notebook.metadata) == json.dumps(
-        {
-            "kernelspec": {"name": "python3", "display_name": "Python 3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    assert done.notebook.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
 
 
 def test_parameters_must_be_those_of_the_cell(folder):

@@ -14,6 +14,7 @@ from launch import flags as launch_flags
 from mbrl_jax.train import config
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.members import parse_inside
+from tests.conftest import CACHE
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = rows.read_rows()
@@ -184,7 +185,12 @@ def start(*arguments, cwd=ROOT):
     return subprocess.run(
         [sys.executable, "-m", "experiments.results.rerun", *arguments],
         cwd=cwd,
-        env=environment | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=environment
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -14,7 +14,7 @@ CELL_TIMEOUT = 1_800  # seconds
 # Sizes with which everything runs and nothing is learned.
 QUICK = {
     "compose_drama": {"STEPS": 610, "NUM_SEEDS": 2},
-    "swap_the_core": {"UPDATES": 60, "NUM_SEEDS": 2},
+    "swap_the_core": {"UPDATES": 60, "NUM_SEEDS": 2, "CORES": ("gru", "leaky (ours)")},
     "your_own_environment": {"STEPS": 440, "NUM_SEEDS": 2},
     "ssm_alone": {"REPEATS": 1},
 }
