@@ -5,8 +5,8 @@
     python -m experiments.notebooks --write        # refresh the outputs that lie in the files
     python -m experiments.notebooks --quick        # small sizes: does everything run?
 
-Prints the wall time and the CPU time of each. All four take about 14 CPU-minutes the first time, less
-once their programs are in the compilation cache.
+Prints the wall time and the CPU time of each. All four take about 14 CPU-minutes the first time,
+less once their programs are in the compilation cache.
 """
 
 import os

@@ -231,6 +231,7 @@ def test_films_of_a_run_come_with_and_without_files(tmp_path):
     for i, (film, same) in enumerate(zip(films, written, strict=True)):
         np.testing.assert_array_equal(film.frames, same.frames)
         assert film.frames.shape == (10, 10, 5) and film[1:] == same[1:]
-        assert Image.open(tmp_path / f"play_{i}.gif").format == "GIF"
+        with Image.open(tmp_path / f"play_{i}.gif") as gif:
+            assert gif.format == "GIF"
     with pytest.raises(config.ConfigError, match="holds no run"):
         trained.film_run(tmp_path)
