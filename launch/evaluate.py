@@ -3,10 +3,14 @@
     python -m launch.evaluate --workdir=runs/catch --num_episodes=100
     python -m launch.evaluate --workdir=runs/catch --checkpoint=best
     python -m launch.evaluate --workdir=runs/pong --protocol=published --gif=pong.gif
+    python -m launch.evaluate --workdir=runs/catch --quality
 
 `--protocol` says which episodes count. clean: every lane plays a number that is fixed before.
 published: the first to end in any of 32 lanes, as in Drama's own evaluation; short episodes are
 favoured, so that its mean is biased and good only for comparison with published scores.
+
+`--quality` plays with the world model instead: its open-loop error against the horizon, rewards,
+ends of episodes, calibration of the discount and reconstruction (mbrl_jax/evaluate/quality.py).
 """
 
 from absl import flags
@@ -27,6 +31,10 @@ _GIF = flags.DEFINE_string(
 _EXPERIMENT = flags.DEFINE_string(
     "experiment", None, "As for launch.train: for runs whose configuration has types from there."
 )
+_QUALITY = flags.DEFINE_bool(
+    "quality", False, "Measure the world model instead, and write quality.json into the workdir."
+)
+_HORIZON = flags.DEFINE_integer("horizon", 15, "Rows ahead that --quality predicts.")
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
 
 
@@ -41,15 +49,37 @@ def main() -> None:
     runtime.configure_runtime()
     runtime.require_devices()
     from mbrl_jax.train.progress import print_evaluation, print_films
-    from mbrl_jax.train.run import evaluate_seeds, film_seeds, restore_run
+    from mbrl_jax.train.trained import evaluate_seeds, film_seeds, restore_run
 
     if _EXPERIMENT.value:
         launch_flags.load_experiment(_EXPERIMENT.value)
+    if _QUALITY.value:
+        return _measure()
     run = restore_run(_WORKDIR.value, _CHECKPOINT.value)
     if _GIF.value is not None:
         print_films(film_seeds(*run, _GIF.value))
     evaluation = evaluate_seeds(*run, _NUM_EPISODES.value, _EXPLORE.value, _PROTOCOL.value)
     print_evaluation(evaluation, run[0], _WORKDIR.value, _PROTOCOL.value)
+
+
+def _measure() -> None:
+    """Measure the world model, print a table, write `quality.json`."""
+    from mbrl_jax.evaluate import quality
+    from mbrl_jax.train import trained, workdir
+    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.progress import print_quality
+    from mbrl_jax.train.report import write_quality
+
+    measured = quality.Config(horizon=_HORIZON.value)
+    found = trained.measure_quality(_WORKDIR.value, _CHECKPOINT.value, measured)
+    print_quality(found, _WORKDIR.value)
+    try:
+        write_quality(workdir.as_path(_WORKDIR.value), found)
+    except OSError as error:
+        raise ConfigError(
+            f"quality.json could not be written ({error.strerror}); make room in {_WORKDIR.value}, "
+            "or the permission to write there"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src import compiler
 
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import config, host_programs, programs, run, runtime
+from mbrl_jax.train import config, host_programs, programs, runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
@@ -23,7 +24,6 @@ def pytest_configure(config):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     )
-    runtime.add_xla_flags(runtime.QUICK_FLAGS)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # -1: whatever the size
@@ -31,9 +31,23 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """For tests of many programs that run once: LLVM's optimiser would take half their time."""
+    """For tests of many programs that run once; they compile as those of `--debug` do.
+
+    Kernels are tested without it, as users run them. The emitter is chosen for each program here,
+    because the flags that `runtime` sets hold for a whole process: jax has no public way to that.
+    """
+    make = compiler.get_compile_options
+    name, value = runtime.QUICK_FLAGS.removeprefix("--").split("=")
+
+    def options(*args, **kwargs):
+        found = make(*args, **kwargs)
+        found.env_option_overrides = [*found.env_option_overrides, (name, value == "true")]
+        return found
+
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", options)
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -68,9 +82,9 @@ def programs_kept(quick_compile):
         key = type(owner), id(system), repr(owner.members)
         return compiled.setdefault(key, (_Kept(jitted), system))[0]
 
-    make = run.build
+    make = trained.build
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "build", build)
+        patch.setattr(trained, "build", build)
         for module in (programs, host_programs):
             patch.setattr(module, "Compiled", keep)
         yield

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import checkpoint, config, fork, run, workdir
+from mbrl_jax.train import checkpoint, config, fork, run, trained, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.experiment import with_steps
 from mbrl_jax.train.metrics import read_metrics
@@ -36,9 +36,11 @@ def parent(tmp_path_factory):
 
 def state_of(path, iteration):
     saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.members)
+    programs = trained.make_programs(
+        saved.experiment, trained.build(saved.experiment), saved.members
+    )
     keys = saved.members.keys()
-    return run.restore_state(path, programs, keys, str(iteration)).state
+    return trained.restore_state(path, programs, keys, str(iteration)).state
 
 
 def assert_equal(one, other):

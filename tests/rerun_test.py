@@ -206,7 +206,7 @@ def test_a_row_is_run_measured_and_judged(tmp_path):
     }
     options = {"set": small, "steps": 100, "seeds": [0], "measures": measures}
     path = table(tmp_path, line(**options))
-    arguments = (f"--table={path}", "--row=made_up", f"--workdir={tmp_path / 'a b'}")
+    arguments = (f"--table={path}", "--row=made_up", f"--root={tmp_path / 'a b'}")
     done = start(*arguments)
     assert done.returncode == 1, done.stderr
     said = done.stdout.splitlines()
@@ -224,7 +224,7 @@ def test_a_row_is_run_measured_and_judged(tmp_path):
 
 def test_what_cannot_be_run_is_told_in_a_sentence(tmp_path):
     path = table(tmp_path, line(set=["model.nothing=1"]))
-    done = start(f"--table={path}", "--row=made_up", f"--workdir={tmp_path}")
+    done = start(f"--table={path}", "--row=made_up", f"--root={tmp_path}")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "error: unknown field model.nothing" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: the run did not come to its end")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import checkpoint, preemption, run, workdir
+from mbrl_jax.train import checkpoint, preemption, trained, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.metrics import read_metrics
 
@@ -56,8 +56,10 @@ def _kill_half_way(path: Path) -> int:
 
 def _final_state(path: Path):
     saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.members)
-    return run.restore_state(path, programs, saved.members.keys())[:3]
+    programs = trained.make_programs(
+        saved.experiment, trained.build(saved.experiment), saved.members
+    )
+    return trained.restore_state(path, programs, saved.members.keys())[:3]
 
 
 def _plain(state):
@@ -101,15 +103,15 @@ def test_final_states_are_equal_bit_for_bit(runs):
 
 def test_the_policy_of_a_finished_run_can_be_loaded_and_acts(runs):
     whole = runs[0]
-    policy, carry = run.load_policy(whole, seed_index=1)
-    env = run.build(workdir.read_config(whole).experiment).env
+    policy, carry = trained.load_policy(whole, seed_index=1)
+    env = trained.build(workdir.read_config(whole).experiment).env
     state, timestep = env.reset(jax.random.key(0))
     for i in range(3):
         carry, action = policy(jax.random.key(i), carry, timestep)
         state, timestep = env.step(state, jax.random.key(i), action)
     assert action.shape == () and 0 <= int(action) < 3
     with pytest.raises(ConfigError, match="holds the seeds 0 … 1"):
-        run.load_policy(whole, seed_index=2)
+        trained.load_policy(whole, seed_index=2)
 
 
 def test_evaluation_from_the_command_line(runs):
@@ -132,9 +134,9 @@ def test_evaluation_from_the_command_line(runs):
 def test_a_checkpoint_can_be_chosen_for_evaluation(runs, which, sentence):
     if sentence:
         with pytest.raises(ConfigError, match=sentence):
-            run.restore_run(runs[0], which)
+            trained.restore_run(runs[0], which)
     else:
-        experiment, _, agent, _ = run.restore_run(runs[0], which)
+        experiment, _, agent, _ = trained.restore_run(runs[0], which)
         assert experiment.name == "drama_catch" and agent.frozen_at.shape == (2,)
 
 

@@ -174,5 +174,5 @@ def test_what_a_terminal_would_obey_is_written_out():
 
 @pytest.mark.parametrize("name", NAMES[:4])
 def test_titles_are_drawn_as_they_are(tmp_path, name):
-    assert not cbook.is_math_text(plots._plain(name))
+    assert not cbook.is_math_text(plots.plain(name))
     assert plots.plot_learning_curve([], tmp_path / "curve.png", name).stat().st_size > 0

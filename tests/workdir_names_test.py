@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl_jax.train import run, workdir
+from mbrl_jax.train import run, trained, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.experiment import with_steps
 from mbrl_jax.train.metrics import read_metrics
@@ -51,7 +51,8 @@ def shared_programs(made, monkeypatch):
             made[0].compile_ahead = lambda *args, **options: None
         return made[0]
 
-    monkeypatch.setattr(run, "make_programs", make)
+    for module in (run, trained):
+        monkeypatch.setattr(module, "make_programs", make)
 
 
 def train_resume_evaluate(directory):
@@ -60,7 +61,7 @@ def train_resume_evaluate(directory):
     run.run(experiment, directory)
     result = run.run(with_steps(experiment, experiment.steps + 10), directory, resume="must")
     assert all(picture.is_file() for picture in result.pictures)
-    assert run.evaluate_run(directory, 2).finished.shape == (1, 2)
+    assert trained.evaluate_run(directory, 2).finished.shape == (1, 2)
     return [row["step"] for row in read_metrics(workdir.as_path(directory))], experiment.steps
 
 

@@ -6,8 +6,9 @@ writes `scaling.csv`. The program is an iteration of `drama_catch` with an updat
 parts of this CPU that XLA is told to take for devices (a process for each number of them). So times
 say nothing about scaling, and there are none; but the program of a device is the one that a GPU or
 a TPU would be given. `gflop_of_device` is the work that the compiler counts in it (a loop's body
-once), `against_ideal` that times the devices over the seeds' work on a single one; where the seeds
-do not come out even, the surplus lanes are in it. `collectives` are what devices send each other.
+once), `against_ideal` that times the devices in use over the seeds' work on a single one; where the
+seeds do not come out even, the surplus lanes are in it. `collectives` are what devices send each
+other.
 """
 
 import json
@@ -29,6 +30,7 @@ from mbrl_jax.train.runtime import configure_runtime
 
 COLUMNS = (
     "seeds",
+    "devices_there",
     "devices",
     "lanes_of_device",
     "gflop_of_device",
@@ -113,6 +115,7 @@ def run(quick: bool, out: Path) -> list[dict[str, Any]]:
         solo = None
         for devices in DEVICES[:2] if quick else DEVICES:
             row = _measure_apart(num_seeds, devices, quick)
+            row["devices_there"] = devices
             solo = solo or row["gflop_of_device"]
             row["against_ideal"] = row["devices"] * row["gflop_of_device"] / solo
             rows.append(row)

@@ -7,7 +7,6 @@ one row for each seed: training return over the last fifth of the steps, and gre
 """
 
 import csv
-import json
 from pathlib import Path
 
 from absl import flags
@@ -27,20 +26,21 @@ def main() -> None:
     """Read the runs, write the table and the picture, print the summary."""
     from mbrl_jax.evaluate.plots import plot_learning_curve
     from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.metrics import last_fifth, read_metrics
-    from mbrl_jax.train.workdir import read_config
+    from mbrl_jax.train.metrics import read_metrics
+    from mbrl_jax.view.records import read_runs
 
     if not _NAME.value or not _WORKDIRS.value:
         raise ConfigError("--name and --workdirs are needed; see --help")
     rows, summary = [], []
-    for directory in map(Path, _WORKDIRS.value):
-        saved = read_config(directory)
-        metrics = read_metrics(directory)
-        greedy = json.loads((directory / "evaluation.json").read_text())
-        for lane, final in enumerate(last_fifth(metrics)):
-            mean, episodes = greedy["mean"][lane], greedy["episodes"]
-            summary.append((saved.members.seed, lane, final, mean, episodes))
-        rows += [{"run_seed": saved.members.seed, **row} for row in metrics]
+    for run in read_runs(_WORKDIRS.value):
+        evaluated = all(lane.greedy for lane in run.lanes)
+        if run.state != "finished" or run.notes or not evaluated:
+            why = "; ".join((run.error, *run.notes)).strip("; ") or "train it to its end"
+            raise ConfigError(f"{run.path} is {run.state} and cannot be collected ({why})")
+        for lane in run.lanes:
+            greedy = lane.greedy
+            summary.append((lane.seed[0], lane.index, lane.training, greedy.mean, greedy.episodes))
+        rows += [{"run_seed": run.saved.members.seed, **row} for row in read_metrics(run.path)]
     with (FOLDER / f"{_NAME.value}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

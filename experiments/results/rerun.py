@@ -35,7 +35,7 @@ _LIST = flags.DEFINE_bool("list", False, "Print the rows and exit.")
 _SEED = flags.DEFINE_multi_integer(
     "seed", None, "As for launch.train; repeatable. Default: the recorded ones."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of the runs; default: runs/rerun/ROW.")
+_PLACE = flags.DEFINE_string("root", None, "Where the runs lie; default: runs/rerun/ROW.")
 _TABLE = flags.DEFINE_string("table", None, "Another file of rows.")
 
 
@@ -62,7 +62,7 @@ def main() -> None:
         raise config.ConfigError(f"{asked}; the rows are {', '.join(table)} (see --list)")
     row = table[_ROW.value]
     seeds = tuple(dict.fromkeys(_SEED.value or row.seeds))
-    place = workdir.as_path(_WORKDIR.value or ROOT / "runs" / "rerun" / row.name).resolve()
+    place = workdir.as_path(_PLACE.value or ROOT / "runs" / "rerun" / row.name).resolve()
     found = {seed: rerun(row, seed, place / f"seed_{seed}") for seed in seeds}
     findings = [
         judge(row, measure, {seed: found[seed][measure.name] for seed in seeds}, setting)

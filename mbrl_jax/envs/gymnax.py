@@ -15,9 +15,13 @@ class Config:
 
     name: str
     max_steps: int | None = None  # time limit; None keeps the environment's own
+    params: tuple[str, ...] = ()  # of the environment, as in "memory_length=30"
 
     def make(self) -> Environment:
-        """Build the environment. Raises ValueError for a name that gymnax does not know."""
+        """Build the environment.
+
+        Raises ValueError for a name that gymnax does not know, or parameters that do not fit.
+        """
         return make(self)
 
 
@@ -39,6 +43,7 @@ def make(config: Config) -> Environment:
             f"unknown environment {config.name!r}; the nearest gymnax names are {', '.join(near)}"
         )
     env, params = gymnax.make(config.name)
+    params = params.replace(**_read_params(config, params))
     if config.max_steps is not None:
         params = params.replace(max_steps_in_episode=config.max_steps)
     space = env.action_space(params)
@@ -53,6 +58,33 @@ def make(config: Config) -> Environment:
         return state, observation, reward, terminated, env.is_truncated(state, params)
 
     return make_environment(action_spec, reset_inner, step_inner)
+
+
+def _read_params(config: Config, defaults) -> dict[str, bool | int | float]:
+    """The values of `config.params`, each of the type of its default."""
+    known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
+    kinds = {name: type(value) for name, value in known.items() if isinstance(value, int | float)}
+    found = {}
+    for assignment in config.params:
+        name, _, text = assignment.partition("=")
+        if name not in kinds:
+            raise ValueError(
+                f"env.params: {config.name} has no number {name!r}; it has {', '.join(kinds)}"
+            )
+        read = _read_bool if kinds[name] is bool else kinds[name]
+        try:
+            found[name] = read(text)
+        except ValueError:
+            raise ValueError(
+                f"env.params: {assignment!r} is not of the form {name}={known[name]}"
+            ) from None
+    return found
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
 
 
 def _action_adaptor(name: str, space):

@@ -43,6 +43,12 @@ def open_loop(
 
     Single lane of one seed.
     """
+    rows = play_rows(env, agent, context + horizon, state, key)
+    return predict_rows(world_model, context, state.world_model, key, rows)
+
+
+def play_rows(env: Environment, agent: Agent, num_rows: int, state: AgentState, key: Key) -> Step:
+    """Act `num_rows` rows from a reset, exploring; rows [T] of a single lane of one seed."""
     act = functools.partial(agent.act, explore=True)
 
     def body(loop, t):
@@ -52,8 +58,7 @@ def open_loop(
         return (carry, env_state, following), Step(timestep, action)
 
     loop = (agent.initial_carry(), *env.reset(named(key, "reset")))
-    _, rows = jax.lax.scan(body, loop, jnp.arange(context + horizon))
-    return predict_rows(world_model, context, state.world_model, key, rows)
+    return jax.lax.scan(body, loop, jnp.arange(num_rows))[1]
 
 
 def predict_rows(

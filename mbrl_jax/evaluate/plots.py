@@ -14,7 +14,8 @@ _MAX_DIMENSIONS = 6  # of a vector observation that are drawn
 GIF_MILLISECONDS = 60  # of a frame: with four frames skipped, Atari's own pace
 _GIF_SIDE = 256  # pixels that the longer side of an animation has at most
 _SAMPLED_FRAMES = 32  # of an episode, to choose its 256 colours from
-_INK = "#30343b"
+INK = "#30343b"
+GRID = "#d7dade"
 _MEAN = "#c2410c"
 _SEEDS = "#2563a8"
 # Channels of a grid, told apart (after Okabe and Ito, for colour-blind readers).
@@ -34,13 +35,14 @@ _CHANNELS = np.array(
 )
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
+    """An empty figure, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _plain(title: str) -> str:
+def plain(title: str) -> str:
     """A title as it is: matplotlib takes what stands between two $ for a formula."""
     from mbrl_jax.train.shown import shown
 
@@ -69,7 +71,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
     """
     from mbrl_jax.train.metrics import last_fifth
 
-    figure = _figure(8.0, 4.8)
+    figure = new_figure(8.0, 4.8)
     axes = figure.add_subplot()
     curves = _curves(rows)
     for curve in curves:
@@ -87,13 +89,23 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
         axes.legend(frameon=False, loc="best")
     else:
         axes.text(0.5, 0.5, "no episode was finished", transform=axes.transAxes, ha="center")
-    axes.set_title(_plain(title), loc="left", fontweight="bold", color=_INK)
+    axes.set_title(plain(title), loc="left", fontweight="bold", color=INK)
+    dress_curve(axes)
+    return _save(figure, path)
+
+
+def dress_curve(axes) -> None:
+    """Name the axes of a learning curve, and draw its grid."""
     axes.set_xlabel("environment steps of a seed")
     axes.set_ylabel("episode return")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.grid(True, color="#d7dade", linewidth=0.6)
+    dress(axes)
+
+
+def dress(axes) -> None:
+    """Draw a grid, and leave out the frame above and at the right."""
+    axes.grid(True, color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -112,15 +124,20 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[tuple[np.ndarray, np.ndar
 
 
 def _mean_curve(curves: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(steps, mean, standard error) over seeds, where all of them have points on both sides."""
+    """(steps, mean, standard error) over seeds, as in `on_common_steps`."""
+    grid, values = on_common_steps(curves)
+    error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(grid))
+    return grid, values.mean(0), error
+
+
+def on_common_steps(curves: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [T], returns [S, T]) where all curves (steps, returns) have points on both sides."""
     first = max(steps[0] for steps, _ in curves)
     last = min(steps[-1] for steps, _ in curves)
     grid = np.unique(np.concatenate([steps for steps, _ in curves]))
     inside = grid[(grid >= first) & (grid <= last)]
     grid = inside if len(inside) else grid
-    values = np.stack([np.interp(grid, steps, returns) for steps, returns in curves])
-    error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(grid))
-    return grid, values.mean(0), error
+    return grid, np.stack([np.interp(grid, steps, returns) for steps, returns in curves])
 
 
 # ---------------------------------------------------------------------------------- open-loop rows
@@ -139,7 +156,7 @@ def plot_open_loop(examples: Sequence[Mapping[str, Any]], path: str | Path, titl
         raise ValueError("there is nothing to draw")
     is_grid = np.ndim(examples[0]["real"]) >= 3
     figure = (_draw_frames if is_grid else _draw_lines)(examples)
-    figure.suptitle(_plain(title), x=0.01, ha="left", fontweight="bold", color=_INK)
+    figure.suptitle(plain(title), x=0.01, ha="left", fontweight="bold", color=INK)
     return _save(figure, path)
 
 
@@ -173,7 +190,7 @@ def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> 
     real, predicted = _to_unit(example["real"], example["predicted"])
     first, margin = int(example["first_imagined"]), 0.04
     error = np.abs(real - predicted).max(-1)
-    side = {"va": "center", "fontsize": 9, "color": _INK}
+    side = {"va": "center", "fontsize": 9, "color": INK}
     for row, label in enumerate((f"{name}real", "predicted", "difference")):
         axes.text(-0.1, row + 0.5, label, ha="right", **side)
     seen, imagined = [], []
@@ -185,7 +202,7 @@ def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> 
             axes.imshow(frame, interpolation="nearest", aspect="auto", extent=extent, **scale)
             among = imagined if row == 1 and t >= first else seen
             among.append(Rectangle((left, top), inner, inner))
-        colour = _MEAN if t >= first else _INK
+        colour = _MEAN if t >= first else INK
         axes.text(column + 0.5, -0.04, f"t = {t}", fontsize=8, ha="center", color=colour)
     for frames, edge, line in ((seen, "#c4c8ce", 0.8), (imagined, _MEAN, 1.6)):
         border = PatchCollection(frames, facecolor="none", edgecolor=edge, linewidth=line)
@@ -235,26 +252,26 @@ def _draw_lines(examples: Sequence[Mapping[str, Any]]):
     """For each example a row of panels, one for each of the first dimensions."""
     pairs = [[_to_matrix(example[key]) for key in ("real", "predicted")] for example in examples]
     size = min(_MAX_DIMENSIONS, pairs[0][0].shape[1])
-    figure = _figure(max(2.4 * size, 5.0), 0.9 + 1.9 * len(examples))
+    figure = new_figure(max(2.4 * size, 5.0), 0.9 + 1.9 * len(examples))
     axes = figure.subplots(len(examples), size, squeeze=False, sharex=True)
     for i, ((real, predicted), example) in enumerate(zip(pairs, examples, strict=True)):
         time = np.arange(len(real))
         for d, cell in enumerate(axes[i, :size]):
-            cell.plot(time, real[:, d], color=_INK, linewidth=1.6, label="real")
+            cell.plot(time, real[:, d], color=INK, linewidth=1.6, label="real")
             line = {"color": _MEAN, "linewidth": 1.6, "linestyle": "--", "label": "predicted"}
             cell.plot(time, predicted[:, d], **line)
             gap = {"color": _MEAN, "alpha": 0.18, "linewidth": 0, "label": "difference"}
             cell.fill_between(time, real[:, d], predicted[:, d], **gap)
             seen = max(example["first_imagined"] - 0.5, 0)
             cell.axvspan(0, seen, color="#e5e7eb", zorder=0, label="observed")
-            cell.grid(True, color="#d7dade", linewidth=0.5)
+            cell.grid(True, color=GRID, linewidth=0.5)
             cell.spines[["top", "right"]].set_visible(False)
             if i == 0:
-                cell.set_title(f"dimension {d}", fontsize=9, color=_INK)
+                cell.set_title(f"dimension {d}", fontsize=9, color=INK)
             if i == len(examples) - 1:
                 cell.set_xlabel("row", fontsize=8)
         if len(examples) > 1:
-            axes[i, 0].set_ylabel(f"example {i}", fontsize=9, color=_INK)
+            axes[i, 0].set_ylabel(f"example {i}", fontsize=9, color=INK)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure

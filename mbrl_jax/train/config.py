@@ -224,16 +224,26 @@ def _with_number(config: Any, keys: Sequence[str], number: Any) -> Any:
 
 def difference(old: Any, new: Any) -> list[str]:
     """Lines "path: old -> new" where two configs differ; below a replaced config only itself."""
-    before, after = ({p: _text(v) for p, v in _walk(c)} for c in (old, new))
-    lines: list[str] = []
-    replaced: list[str] = []
+    before, after = texts(old), texts(new)
+    return [
+        f"{path or 'config'}: {before.get(path, 'absent')} -> {after.get(path, 'absent')}"
+        for path in changed(before, after)
+    ]
+
+
+def texts(config: Any) -> dict[str, str]:
+    """{path: text} of every config and leaf; equal values have equal texts. The root is ''."""
+    return {path: _text(value) for path, value in _walk(config)}
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Paths where the `texts` of two configs differ; below a replaced config only itself."""
+    found: list[str] = []
     for path in [*before, *(p for p in after if p not in before)]:
-        was, now = before.get(path, "absent"), after.get(path, "absent")
-        if was == now or any(path.startswith(parent) for parent in replaced):
-            continue
-        lines.append(f"{path or 'config'}: {was} -> {now}")
-        replaced.append(f"{path}." if path else "")
-    return lines
+        parents = (f"{parent}." if parent else "" for parent in found)
+        if before.get(path) != after.get(path) and not any(map(path.startswith, parents)):
+            found.append(path)
+    return found
 
 
 def _text(value: Any) -> str:

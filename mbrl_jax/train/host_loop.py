@@ -365,11 +365,11 @@ def _note(result: Evaluation, place: tuple, running: Evaluation, lane: tuple) ->
 
 
 def play_rows(env: HostEnvironment, act: Callable, carry: AgentCarry, num_rows: int) -> Step:
-    """The first rows [S, T] of the first lane of each seed after a reset."""
+    """The first rows [S, E, T] of lanes [S, E] after a reset."""
     rows, timestep = [], env.reset()
     for step in range(num_rows):
         carry, action = act(carry, timestep, np.int32(step))
-        rows.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], Step(timestep, action)))
+        rows.append(Step(timestep, action))
         env.send(action)
         timestep = env.receive()
-    return jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)
+    return jax.tree.map(lambda *x: np.stack(x, axis=2), *rows)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
+from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import at, lane_seeds, named
 from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
@@ -160,8 +161,18 @@ class HostPrograms:
         """Open-loop predictions [S] for the pictures, on the host."""
         act = self._evaluating(True, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            rows = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
+            played = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
+        rows = jax.tree.map(lambda x: x[:, 0], played)
         predicted = self._compiled.call(("predict",), agent, keys, self._put(rows))
+        return seeds.gather(predicted, self.num_seeds)
+
+    def quality(self, agent: AgentState, keys: jax.Array, measured: quality.Config):
+        """What the world model predicts, `quality.Predicted` [S, E], on the host."""
+        act = self._evaluating(True, measured.lanes, agent, keys)
+        # Rewards and ends as they were learned from, and not as an evaluation counts them.
+        with contextlib.closing(self._open(keys, measured.lanes)) as env:
+            rows = host_loop.play_rows(env, act, self._carry(measured.lanes), measured.rows)
+        predicted = self._compiled.call(("quality", measured), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
 
     # ------------------------------------------------------------------------------------- lanes
@@ -205,6 +216,9 @@ class HostPrograms:
             if kind == "predict":
                 context = self._experiment.open_loop_context
                 return functools.partial(system.entry.predict, context)
+            if kind == "quality":
+                parts = (system.env.spec, system.world_model, *options)
+                return functools.partial(quality.measure_rows, *parts)
             return getattr(system.entry, kind)
 
         return self.members.over(self._system_of, of_member, shared, donate)

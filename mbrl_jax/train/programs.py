@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl_jax.envs import stepped
+from mbrl_jax.evaluate import quality
 from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
@@ -126,6 +127,11 @@ class Programs:
         """Open-loop predictions [S] for the pictures, on the host."""
         return seeds.gather(self._compiled.call(("open_loop",), agent, keys), self.num_seeds)
 
+    def quality(self, agent: AgentState, keys: jax.Array, measured: quality.Config):
+        """What the world model predicts, `quality.Predicted` [S, E], on the host."""
+        predicted = self._compiled.call(("quality", measured), agent, keys)
+        return seeds.gather(predicted, self.num_seeds)
+
     @functools.cached_property
     def _stepped(self) -> HostPrograms:
         """The programs of the same system in lanes that are stepped from outside of jit."""
@@ -144,6 +150,9 @@ class Programs:
         def of_member(system: System):
             if kind == "open_loop":
                 return functools.partial(open_loop_of_seed, self._experiment, system)
+            if kind == "quality":
+                parts = (system.env, system.agent, system.world_model, *options)
+                return functools.partial(quality.measure, *parts)
             return functools.partial(getattr(system.entry, kind), *options)
 
         return self.members.over(self._system_of, of_member, num_shared, donate=kind == "chunk")

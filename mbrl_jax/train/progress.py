@@ -240,6 +240,51 @@ def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list
     return notes
 
 
+_SHOWN_HORIZONS = (1, 2, 4, 8, 15, 30, 60)
+
+
+def print_quality(found: dict[str, Any], directory) -> None:
+    """Errors against the rows ahead, mean over seeds; below, the rest of `quality.summarise`."""
+    from rich.table import Table
+
+    title = f"world model of {directory} at step {found['step']}, {len(found['seeds'])} seeds"
+    table = Table(title=shown(title))
+    columns = {
+        "observation": "squared error",
+        "observation_copied": "of the last one seen",
+        "reward": "reward error",
+        "reward_constant": "of the mean reward",
+        "reward_accuracy": "rewards hit",
+    }
+    for name in ("rows ahead", *columns.values()):
+        table.add_column(name, justify="right")
+    for h in sorted({*_SHOWN_HORIZONS, found["horizon"]}):
+        if h <= found["horizon"]:
+            cells = [_over_seeds(found, name, h - 1) for name in columns]
+            table.add_row(str(h), *map(_short_number, cells))
+    console = _console()
+    console.print(table)
+    ends = {name: _over_seeds(found, "ends", name) for name in found["seeds"][0]["ends"]}
+    told = ", ".join(f"{name} {_short_number(value)}" for name, value in ends.items())
+    console.print(f"ends of episodes, one row ahead: {told}", soft_wrap=True)
+    seen = [seed["reconstruction"] for seed in found["seeds"]]
+    console.print(f"reconstruction of what was seen: {_short_number(_mean_of(seen))}")
+
+
+def _over_seeds(found: dict[str, Any], name: str, place: int | str) -> float | None:
+    """The mean over seeds of an entry's place; None where no seed has it."""
+    return _mean_of([seed[name][place] for seed in found["seeds"] if seed[name] is not None])
+
+
+def _mean_of(values: list[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _short_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
 def print_films(films) -> None:
     """What each GIF shows, and where it lies."""
     console = _console()

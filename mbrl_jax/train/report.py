@@ -34,6 +34,13 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
     files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
 
 
+def write_quality(path: Path, measured: dict[str, Any]) -> Path:
+    """Write what `trained.measure_quality` found to `quality.json`; returns its path."""
+    target = path / "quality.json"
+    files.write_text(target, json.dumps(measured, allow_nan=False) + "\n")
+    return target
+
+
 def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any] | None:
     """(return - random) / (human - random) of every seed, with the references; see `scores`.
 
@@ -92,12 +99,20 @@ def write_pictures(
     """Write `learning_curve.png` and `open_loop.png` (predictions [S]); returns their paths."""
     curve, strips = path / "learning_curve.png", path / "open_loop.png"
     plot_learning_curve(rows, curve, experiment.name)
+    write_open_loop(strips, experiment, predictions)
+    return [curve, strips]
+
+
+def write_open_loop(
+    path: Path, experiment: Experiment, predictions: OpenLoop, when: str = ""
+) -> None:
+    """Write predictions [S] of the first seeds as a PNG; `when` stands behind the name."""
     examples = [
         _example(jax.tree.map(lambda x, i=i: x[i], predictions), experiment.open_loop_context)
         for i in range(min(len(predictions.real), MAX_EXAMPLES))
     ]
-    plot_open_loop(examples, strips, f"{experiment.name}: prediction without observations")
-    return [curve, strips]
+    title = f"{experiment.name}{when}: prediction without observations"
+    plot_open_loop(examples, path, title)
 
 
 def _example(prediction: OpenLoop, context: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Wanted(NamedTuple):
     store: RowStore | None  # where the replay keeps its rows
     num_seeds: int
     check: Callable[[dict], Any]  # (meta): raises ConfigError for one of another configuration
+    with_rows: bool = True  # whether stored rows are read too; without, None stands for them
 
 
 class Restored(NamedTuple):
@@ -112,7 +113,7 @@ def _restore(workdir: Path, wanted: Wanted, iteration: int) -> Restored:
         wanted.check(meta)
         segments = segments_of(workdir, iteration)
         state = _small_state(folder, wanted)
-        if wanted.store is not None:
+        if wanted.store is not None and wanted.with_rows:
             rows = _rows(workdir, wanted, segments, meta["rows"])
             state = state._replace(replay=wanted.store.put(state.replay, rows))
         return Restored(int(meta["iteration"]), state, meta, segments, [])

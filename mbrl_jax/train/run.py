@@ -1,14 +1,12 @@
 """Run an experiment for S seeds: the shell around the pure loop."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.keys import named
 from mbrl_jax.train import (
     checkpoint,
     config,
@@ -20,20 +18,17 @@ from mbrl_jax.train import (
     seeds,
     workdir,
 )
-from mbrl_jax.train.experiment import Experiment, System, build
-from mbrl_jax.train.host_loop import Film
+from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Evaluation, TrainState
 from mbrl_jax.train.members import Inside, Members
 from mbrl_jax.train.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
-from mbrl_jax.train.progress import Quiet, Reporter, warn
+from mbrl_jax.train.progress import Quiet, Reporter
 from mbrl_jax.train.replay_log import Segment
-from mbrl_jax.train.report import gif_paths, write_evaluation, write_film, write_pictures
+from mbrl_jax.train.report import write_evaluation, write_pictures
+from mbrl_jax.train.trained import build_system, evaluate_seeds, keys_of, restore_state
 from mbrl_jax.train.training import train
-from mbrl_jax.types import AgentState
-
-PROTOCOLS = ("clean", "published")  # of an evaluation
 
 
 class Result(NamedTuple):
@@ -78,7 +73,7 @@ def run(
     """
     members = Members(seed, num_seeds, inside, first_seed)
     config.validate(experiment)
-    system, reporter = _build(experiment), reporter or Quiet()
+    system, reporter = build_system(experiment), reporter or Quiet()
     plan = preflight.plan(experiment, system, len(members), allow_oversize)
     reporter.planned(plan)
     preflight.require_fit(plan)
@@ -98,7 +93,7 @@ def survey(experiment: Experiment, members: Members) -> preflight.Plan:
     Raises ConfigError for whatever the caller can mend.
     """
     config.validate(experiment)
-    system = _build(experiment)
+    system = build_system(experiment)
     plan = preflight.plan(experiment, system, len(members))
     with contextlib.closing(make_programs(experiment, system, members)) as programs:
         return preflight.measure(programs, members.keys(), plan)
@@ -160,7 +155,7 @@ def _finish(
 ) -> Result:
     """Evaluate and draw."""
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
-    predictions = programs.open_loop(state.agent, _keys_of(keys, "open_loop"))
+    predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
     rows, pictures = read_metrics(path), []
     if runtime.is_first_process():
         write_evaluation(path, experiment, evaluation)
@@ -175,30 +170,6 @@ def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Exp
     if not runtime.is_first_process():
         return NoMetrics()
     return MetricsWriter(path, num_seeds, resume_step, window=max(1, experiment.steps // 5))
-
-
-def _build(experiment: Experiment) -> System:
-    """`build`, with what does not fit told as the caller's error."""
-    try:
-        return build(experiment)
-    except ValueError as error:
-        raise config.ConfigError(str(error)) from error
-
-
-def restore_state(
-    path: Path, programs: Programs | HostPrograms, keys: jax.Array, which: str = "newest"
-) -> restore.Restored:
-    """A checkpoint of a run, with the TrainState [S]; see `restore.restore` for `which`.
-
-    One that is refused is named on stderr.
-    """
-    check = functools.partial(workdir.check_meta, workdir.read_config(path))
-    template = programs.state_template(keys)
-    wanted = restore.Wanted(template, programs.replay.rows, programs.num_seeds, check)
-    restored = restore.restore(path, wanted, which)
-    for sentence in restored.refused:
-        warn(sentence)
-    return restored
 
 
 def _initial(
@@ -233,129 +204,3 @@ def _clean(path: Path, used: int | None) -> None:
     if runtime.is_first_process():
         restore.clean(path, used)
     runtime.wait_for_each_other("cleaned")
-
-
-def evaluate_seeds(
-    experiment: Experiment,
-    programs: Programs | HostPrograms,
-    agent: AgentState,
-    keys: jax.Array,
-    num_episodes: int | None = None,
-    explore: bool = False,
-    protocol: str = "clean",
-) -> Evaluation:
-    """Complete episodes [S, E] with keys of their own.
-
-    Args:
-      experiment, programs, agent, keys: as `restore_run` returns them.
-      num_episodes: E; by default the experiment's.
-      explore: sample the actions instead of taking the best.
-      protocol: which episodes count. "clean": a number for each lane that is fixed before.
-        "published": the first E that end in any of 32 lanes, as in Drama's `eval.py`; this favours
-        short ones (see `host_loop.play_first_episodes`).
-
-    Raises ConfigError for another protocol.
-    """
-    if protocol not in PROTOCOLS:
-        raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
-    episodes = num_episodes or experiment.eval_episodes
-    max_steps = experiment.eval_max_steps
-    return programs.evaluate(
-        episodes, explore, agent, _keys_of(keys, "evaluate"), max_steps, protocol
-    )
-
-
-def film_seeds(
-    experiment: Experiment,
-    programs: Programs | HostPrograms,
-    agent: AgentState,
-    keys: jax.Array,
-    path: str | Path,
-) -> list[tuple[Path, Film]]:
-    """Play a greedy episode of each seed and write it as an animated GIF.
-
-    On the host it is the first episode of an evaluation. Arguments as for `evaluate_seeds`, and
-
-    Args:
-      path: of the GIF; of several seeds, seed i goes to NAME_i.gif.
-
-    Returns (where it lies, what it shows) of each seed. Raises ConfigError where observations are
-    vectors, or the path cannot be written.
-    """
-    paths = gif_paths(path, experiment, programs.num_seeds)
-    films = programs.film(agent, _keys_of(keys, "evaluate"), experiment.eval_max_steps)
-    for target, film in zip(paths, films, strict=True):
-        write_film(target, experiment, film.frames)
-    return list(zip(paths, films, strict=True))
-
-
-def _keys_of(keys: jax.Array, purpose: str) -> jax.Array:
-    """A key of each seed for one purpose."""
-    return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
-
-
-def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
-    """The trained policy of one seed of a run: (policy, carry).
-
-    `policy(key, carry, timestep) -> (carry, action)` is jitted and acts in one environment;
-    `carry` is what it starts from. Begin each episode with a timestep whose `is_first` is true.
-
-    Raises ConfigError when the workdir holds no run or no such seed.
-    """
-    path = workdir.as_path(directory)
-    saved = workdir.read_config(path)
-    if not 0 <= seed_index < len(saved.members):
-        raise config.ConfigError(
-            f"seed_index={seed_index}: {path} holds the seeds 0 … {len(saved.members) - 1}"
-        )
-    experiment = config.with_numbers(saved.experiment, saved.members.setting(seed_index))
-    system = build(experiment)
-    programs = make_programs(experiment, system, saved.members)
-    state = restore_state(path, programs, saved.members.keys()).state
-    agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
-    act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
-    return act, system.agent.initial_carry()
-
-
-def restore_run(
-    directory: str | Path, which: str = "newest"
-) -> tuple[Experiment, Programs | HostPrograms, AgentState, jax.Array]:
-    """A run's checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
-
-    `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
-    workdir holds no run or no such checkpoint.
-    """
-    path = workdir.as_path(directory)
-    saved = workdir.read_config(path)
-    programs = make_programs(saved.experiment, _build(saved.experiment), saved.members)
-    keys = saved.members.keys()
-    state = restore_state(path, programs, keys, which).state
-    return saved.experiment, programs, state.agent, keys
-
-
-def evaluate_run(
-    directory: str | Path, num_episodes: int, *, explore: bool = False, protocol: str = "clean"
-) -> Evaluation:
-    """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E].
-
-    `explore` and `protocol` as for `evaluate_seeds`.
-    """
-    return evaluate_seeds(*restore_run(directory), num_episodes, explore, protocol)
-
-
-def film_run(
-    directory: str | Path, path: str | Path | None = None, which: str = "newest"
-) -> list[Film]:
-    """A greedy episode of each seed of a run, to be looked at: Film [S] with its `frames`.
-
-    Args:
-      directory: the workdir.
-      path: also write GIFs there, as `film_seeds` does.
-      which: of the checkpoints, as for `restore_run`.
-
-    Raises ConfigError as `restore_run` and `film_seeds` do.
-    """
-    experiment, programs, agent, keys = restore_run(directory, which)
-    if path is not None:
-        return [film for _, film in film_seeds(experiment, programs, agent, keys, path)]
-    return programs.film(agent, _keys_of(keys, "evaluate"), experiment.eval_max_steps)

@@ -9,6 +9,10 @@ from mbrl_jax.train import checkpoint, files
 from mbrl_jax.train.config import ConfigError, difference, from_json, to_json
 from mbrl_jax.train.experiment import Experiment, with_steps
 from mbrl_jax.train.members import Members
+from mbrl_jax.train.paths import as_path
+
+__all__ = ["CONFIG", "RunConfig", "as_json", "as_path", "check_meta", "check_usable", "prepare"]
+__all__ += ["read_config"]
 
 CONFIG = "config.json"
 
@@ -18,17 +22,6 @@ class RunConfig(NamedTuple):
 
     experiment: Experiment
     members: Members
-
-
-def as_path(directory: str | Path) -> Path:
-    """A run's directory as a path; a leading `~` or `~user` is a home directory.
-
-    Shells leave it alone after `--workdir=`. A directory of that very name is written `./~`.
-    """
-    try:
-        return Path(directory).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"--workdir={directory}: {error}; write ./~… for such a name") from error
 
 
 def read_config(workdir: Path) -> RunConfig:

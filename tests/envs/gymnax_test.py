@@ -18,6 +18,7 @@ CONFIGS = {
     "breakout": gymnax.Config("Breakout-MinAtar"),
     "cartpole": gymnax.Config("CartPole-v1", max_steps=5),
     "memory": gymnax.Config("MemoryChain-bsuite"),
+    "longer memory": gymnax.Config("MemoryChain-bsuite", params=("memory_length=11",)),
     "pendulum": gymnax.Config("Pendulum-v1"),
 }
 SPECS = {
@@ -25,6 +26,7 @@ SPECS = {
     "breakout": EnvSpec(ArraySpec((10, 10, 4), "float32"), DiscreteSpec(3)),
     "cartpole": EnvSpec(ArraySpec((4,), "float32"), DiscreteSpec(2)),
     "memory": EnvSpec(ArraySpec((3,), "float32"), DiscreteSpec(2)),
+    "longer memory": EnvSpec(ArraySpec((3,), "float32"), DiscreteSpec(2)),
     "pendulum": EnvSpec(ArraySpec((3,), "float32"), BoundedSpec(1)),
 }
 ROWS = 420
@@ -83,7 +85,9 @@ def test_every_first_row_follows_a_last_one_and_has_no_reward(played, name):
     assert not rows.reward[rows.is_first].any()
 
 
-@pytest.mark.parametrize("name, length", [("catch", 9), ("memory", 6), ("pendulum", 200)])
+@pytest.mark.parametrize(
+    "name, length", [("catch", 9), ("memory", 6), ("longer memory", 12), ("pendulum", 200)]
+)
 def test_length_of_every_episode(played, name, length):
     lengths = _episode_lengths(played[name][2])
     assert len(lengths) >= 2 and (lengths == length).all()
@@ -129,3 +133,16 @@ def test_pendulum_actions_in_minus_1_to_1_are_torques_in_minus_2_to_2(played, ac
 def test_an_unknown_name_is_an_error_that_names_near_ones():
     with pytest.raises(ValueError, match=r"'Cartpole-v2'.*CartPole-v1"):
         dataclasses.replace(CONFIGS["cartpole"], name="Cartpole-v2").make()
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        (("length=3",), r"MemoryChain-bsuite has no number 'length'; it has .*memory_length"),
+        (("memory_length=many",), r"'memory_length=many' is not of the form memory_length=5"),
+        (("memory_length",), r"'memory_length' is not of the form memory_length=5"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(params, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        gymnax.Config("MemoryChain-bsuite", params=params).make()

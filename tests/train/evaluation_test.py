@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mbrl_jax.envs import atari, envpool, gymnax
-from mbrl_jax.train import config, host_loop, progress, report, run, seeds
+from mbrl_jax.evaluate import quality
+from mbrl_jax.train import config, host_loop, progress, report, run, seeds, trained
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.train.members import Members
@@ -71,7 +72,7 @@ def catch():
 
 
 def test_the_published_protocol_on_a_jax_environment(catch):
-    found = run.evaluate_seeds(*catch, 40, protocol="published")
+    found = trained.evaluate_seeds(*catch, 40, protocol="published")
     assert found.length.shape == (2, 40) and (found.length == 9).all() and found.finished.all()
     assert set(np.unique(found.episode_return)) <= {-1.0, 1.0}
     # 32 lanes differ: their balls fall in other columns.
@@ -80,7 +81,7 @@ def test_the_published_protocol_on_a_jax_environment(catch):
 
 def test_an_unknown_protocol_is_refused(catch):
     with pytest.raises(config.ConfigError, match="'best' is none of clean, published"):
-        run.evaluate_seeds(*catch, 2, protocol="best")
+        trained.evaluate_seeds(*catch, 2, protocol="best")
 
 
 def test_the_table_says_what_the_published_protocol_does(capsys, catch):
@@ -93,6 +94,24 @@ def test_the_table_says_what_the_published_protocol_does(capsys, catch):
     some_cut = evaluation([1.0, 1.0])._replace(finished=np.array([[True, False]]))
     progress.print_evaluation(some_cut, catch[0], "runs/x", "clean")
     assert "cut at eval_max_steps" in capsys.readouterr().out
+
+
+def test_the_world_model_is_measured_on_episodes_of_a_jax_environment(catch):
+    _, programs, agent, keys = catch
+    measured = quality.Config(lanes=4, rows=30, context=1, horizon=4, starts=26)
+    found = programs.quality(agent, keys, measured)
+    assert found.error.shape == (2, 4, 26, 4) and np.isfinite(found.error).all()
+    counts = found.is_counted
+    # An episode of Catch ends after nine steps, with a catch (1) or a miss (-1), and only then.
+    np.testing.assert_array_equal(abs(found.real_reward[counts]), found.is_terminal[counts])
+    assert found.is_terminal[counts].any()
+    # Ten rows an episode: h rows ahead of the row at place p lie in it where p + h < 10.
+    place = np.arange(26) % 10
+    expected = place[:, None] + np.arange(1, 5) < 10
+    np.testing.assert_array_equal(counts, np.broadcast_to(expected, counts.shape))
+    # The ball moves at every step and the paddle may; at the end they can share a pixel.
+    changed = 50 * found.copied[..., 0][counts[..., 0]]
+    assert set(np.unique(changed.round())) <= {1.0, 2.0, 3.0, 4.0}
 
 
 # ------------------------------------------------------------------------ human-normalised scores
@@ -152,7 +171,7 @@ def test_of_a_long_episode_every_kth_frame_is_kept_and_the_last(monkeypatch, len
 
 
 def test_a_gif_of_each_seed_is_written(tmp_path, capsys, catch):
-    films = run.film_seeds(*catch, tmp_path / "play.gif")
+    films = trained.film_seeds(*catch, tmp_path / "play.gif")
     assert [path.name for path, _ in films] == ["play_0.gif", "play_1.gif"]
     for path, film in films:
         assert film.frames.shape == (10, 10, 5) and film.length == 9
@@ -176,11 +195,11 @@ def test_the_film_is_the_first_episode_of_the_evaluation():
     rows = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
     with contextlib.closing(programs):
         agent = programs._compiled.call(("init",), keys, rows).agent
-        found = run.evaluate_seeds(experiment, programs, agent, keys, 3)
-        films = programs.film(agent, run._keys_of(keys, "evaluate"), 10_000)
+        found = trained.evaluate_seeds(experiment, programs, agent, keys, 3)
+        films = programs.film(agent, trained.keys_of(keys, "evaluate"), 10_000)
     assert [film.length for film in films] == found.length[:, 0].tolist()
     with pytest.raises(config.ConfigError, match="nothing to show: CartPole-v1 is seen as vectors"):
-        run.film_seeds(experiment, programs, agent, keys, "play.gif")
+        trained.film_seeds(experiment, programs, agent, keys, "play.gif")
 
 
 def test_a_gif_that_cannot_be_written_is_refused(tmp_path):
@@ -207,12 +226,12 @@ def test_of_stacked_frames_the_newest_is_shown(tmp_path, protocol, shown):
 
 def test_films_of_a_run_come_with_and_without_files(tmp_path):
     run.run(small.catch(), tmp_path / "run", num_seeds=2)
-    films = run.film_run(tmp_path / "run")
-    written = run.film_run(tmp_path / "run", tmp_path / "play.gif")
+    films = trained.film_run(tmp_path / "run")
+    written = trained.film_run(tmp_path / "run", tmp_path / "play.gif")
     for i, (film, same) in enumerate(zip(films, written, strict=True)):
         np.testing.assert_array_equal(film.frames, same.frames)
         assert film.frames.shape == (10, 10, 5) and film[1:] == same[1:]
         with Image.open(tmp_path / f"play_{i}.gif") as gif:
-            assert gif.n_frames == 10
+            assert gif.format == "GIF"
     with pytest.raises(config.ConfigError, match="holds no run"):
-        run.film_run(tmp_path)
+        trained.film_run(tmp_path)

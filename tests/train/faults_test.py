@@ -13,7 +13,7 @@ import pytest
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.keys import at, named
-from mbrl_jax.train import host_loop, loop, run, seeds, training, workdir
+from mbrl_jax.train import host_loop, loop, run, seeds, trained, training, workdir
 from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import MetricsWriter, read_metrics
 from mbrl_jax.train.progress import Quiet
@@ -30,8 +30,10 @@ EXPERIMENT = dataclasses.replace(
 def restored(path):
     """The newest checkpoint of a run, as NumPy's arrays."""
     saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.members)
-    found = run.restore_state(path, programs, saved.members.keys())
+    programs = trained.make_programs(
+        saved.experiment, trained.build(saved.experiment), saved.members
+    )
+    found = trained.restore_state(path, programs, saved.members.keys())
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
     plain = lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x)
     return found._replace(state=jax.tree.map(plain, found.state))
@@ -58,8 +60,8 @@ BROKEN, WHEN = 1, 21  # in the update after row 21, the rewards that seed 1 repl
 
 
 def _poisoned(experiment):
-    """`run._build` with an agent that meets NaN once."""
-    system = run.build(experiment)
+    """`trained.build_system` with an agent that meets NaN once."""
+    system = trained.build(experiment)
     keys = seeds.seed_keys(0, 3)
     key = at(named(keys[BROKEN], "train"), "learn", WHEN)
 
@@ -85,7 +87,7 @@ def healthy(tmp_path_factory):
 def test_a_seed_freezes_by_itself_and_says_what_was_not_finite_and_when(
     tmp_path, monkeypatch, healthy
 ):
-    monkeypatch.setattr(run, "_build", _poisoned)
+    monkeypatch.setattr(run, "build_system", _poisoned)
     hearing = Hearing()
     result = run.run(EXPERIMENT, tmp_path, num_seeds=3, reporter=hearing)
     assert hearing.said == [
@@ -109,8 +111,8 @@ def test_a_seed_freezes_by_itself_and_says_what_was_not_finite_and_when(
 
 
 def _on_host(experiment, box):
-    """`run._build` with the environment outside of jit; it fails when the box says so."""
-    system = run.build(experiment)
+    """`trained.build_system` with the environment outside of jit; it fails when the box says so."""
+    system = trained.build(experiment)
 
     def open_lanes(env, lane_seeds, *, evaluation):
         lanes = stepped.open_lanes(env, lane_seeds, evaluation=evaluation)
@@ -131,7 +133,7 @@ def _on_host(experiment, box):
 
 def test_lanes_that_crash_leave_the_last_chunk_saved(tmp_path, monkeypatch):
     box = {"left": 19}
-    monkeypatch.setattr(run, "_build", functools.partial(_on_host, box=box))
+    monkeypatch.setattr(run, "build_system", functools.partial(_on_host, box=box))
     saved, save = [], training.checkpoint.Saver.save
 
     def noting(self, iteration, taken, replay, meta):
@@ -147,8 +149,8 @@ def test_lanes_that_crash_leave_the_last_chunk_saved(tmp_path, monkeypatch):
     )
     assert [iteration for iteration, _ in saved] == [10, 15]
     system = _on_host(EXPERIMENT, {"left": -1})
-    programs = run.make_programs(EXPERIMENT, system, Members(0, 2))
-    found = run.restore_state(tmp_path, programs, seeds.seed_keys(0, 2))
+    programs = trained.make_programs(EXPERIMENT, system, Members(0, 2))
+    found = trained.restore_state(tmp_path, programs, seeds.seed_keys(0, 2))
     assert found.iteration == 15 and found.meta["rows"] == 15
     assert (np.asarray(found.state.replay.position) == 15).all()
     assert np.asarray(found.state.replay.storage.timestep.is_first).sum() >= 2
@@ -162,7 +164,7 @@ def test_lanes_that_crash_leave_the_last_chunk_saved(tmp_path, monkeypatch):
 
 
 def test_lanes_that_crash_at_once_leave_nothing_to_go_on_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_build", functools.partial(_on_host, box={"left": 2}))
+    monkeypatch.setattr(run, "build_system", functools.partial(_on_host, box={"left": 2}))
     with pytest.raises(training.EnvironmentFailed, match="the same command begins afresh"):
         run.run(EXPERIMENT, tmp_path, num_seeds=2)
     assert not training.checkpoint.complete(tmp_path)

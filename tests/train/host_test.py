@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import shutil
 
 import envpool as bare
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from mbrl_jax.envs import atari, envpool
+from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import at, lane_seeds, named
 from mbrl_jax.testing import assert_close
-from mbrl_jax.train import host_loop, run, seeds, training
+from mbrl_jax.train import host_loop, progress, report, run, seeds, trained, training
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.loop import Episode, Phase, account, episode_metrics
@@ -221,8 +223,8 @@ def runs(tmp_path_factory):
 
 
 def _state(path, experiment):
-    programs = run.make_programs(experiment, build(experiment), Members(SEED, NUM_SEEDS))
-    return run.restore_state(path, programs, KEYS()).state
+    programs = trained.make_programs(experiment, build(experiment), Members(SEED, NUM_SEEDS))
+    return trained.restore_state(path, programs, KEYS()).state
 
 
 def test_equal_runs_are_equal_byte_for_byte(runs, tmp_path):
@@ -262,15 +264,31 @@ def test_a_resumed_merged_seam_keeps_the_reward_of_the_row_before():
 
 def test_a_run_of_lanes_is_evaluated_and_its_policy_loaded(runs):
     _, whole, _, _ = runs
-    evaluation = run.evaluate_run(whole, 3)
+    evaluation = trained.evaluate_run(whole, 3)
     assert evaluation.finished.shape == (NUM_SEEDS, 3)
     # CartPole pays 1 for each step.
     np.testing.assert_array_equal(evaluation.episode_return, evaluation.length)
-    policy, carry = run.load_policy(whole, seed_index=1)
+    policy, carry = trained.load_policy(whole, seed_index=1)
     spec = build(cartpole()).env.spec
     timestep = jax.tree.map(lambda x: x[0, 0], _state(whole, cartpole()).timestep)
     _, action = policy(jax.random.key(0), carry, timestep)
     assert action.shape == () and 0 <= int(action) < spec.action.num_actions
+
+
+def test_the_world_model_of_a_run_of_lanes_is_measured(runs, tmp_path, capsys):
+    _, whole, _, _ = runs
+    measured = quality.Config(lanes=3, rows=40, context=2, horizon=3, starts=18)
+    found = trained.measure_quality(whole, measured=measured)
+    assert (found["step"], found["horizon"], len(found["seeds"])) == (72, 3, NUM_SEEDS)
+    for seed in found["seeds"]:
+        # CartPole pays 1 for each step, and its state hardly changes from one to the next.
+        assert seed["reward_constant"] == [0.0, 0.0, 0.0] and seed["reward_accuracy"] is None
+        assert 0 < seed["observation_copied"][0] < seed["observation_copied"][2]
+        assert 0 < seed["ends"]["found"] < seed["ends"]["rows"] <= 3 * 18
+        assert sum(seed["calibration"]["rows"]) >= 2 * seed["ends"]["rows"]
+    assert json.loads(report.write_quality(tmp_path, found).read_text()) == found
+    progress.print_quality(found, whole)
+    assert "rows ahead" in capsys.readouterr().out
 
 
 def test_seeds_of_lanes_share_nothing():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import config, run, seeds
+from mbrl_jax.train import config, run, seeds, trained
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.members import Members, parse_inside
 from mbrl_jax.train.metrics import read_metrics
@@ -114,7 +114,7 @@ def test_numbers_that_vary_belong_to_the_configuration(tmp_path):
     run.run(experiment, tmp_path, inside=inside)
     with pytest.raises(ConfigError, match="--sweep_inside: behaviour.gamma=0.9,0.99 -> none"):
         run.run(experiment, tmp_path)
-    policy, carry = run.load_policy(tmp_path, seed_index=1)
+    policy, carry = trained.load_policy(tmp_path, seed_index=1)
     assert callable(policy) and carry is not None
 
 
@@ -157,7 +157,7 @@ ON_ONE_DEVICE = """
 import json, sys
 import jax
 jax.config.update("jax_disable_most_optimizations", True)
-from mbrl_jax.train.run import evaluate_run
+from mbrl_jax.train.trained import evaluate_run
 assert jax.device_count() == 1
 found = evaluate_run(sys.argv[1], 2)
 print(json.dumps(found.episode_return.tolist()))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import preemption, run, workdir
+from mbrl_jax.train import preemption, run, trained, workdir
 from mbrl_jax.train.preemption import Preempted
 from mbrl_jax.train.progress import Quiet
 from tests import small
@@ -89,10 +89,12 @@ EXPERIMENT = dataclasses.replace(
 
 def _restored(path):
     saved = workdir.read_config(path)
-    programs = run.make_programs(saved.experiment, run.build(saved.experiment), saved.members)
+    programs = trained.make_programs(
+        saved.experiment, trained.build(saved.experiment), saved.members
+    )
     keys = saved.members.keys()
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    found = run.restore_state(path, programs, keys)
+    found = trained.restore_state(path, programs, keys)
     plain = lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x)
     return found.iteration, jax.tree.map(plain, found.state)
 
@@ -119,7 +121,7 @@ def test_a_run_saves_after_its_chunk_and_goes_on_bit_for_bit(tmp_path, whole):
 
 
 def test_a_signal_in_the_evaluation_loses_nothing(tmp_path, whole, monkeypatch):
-    evaluate = run.evaluate_seeds
+    evaluate = trained.evaluate_seeds
 
     def stopped(*args):
         os.kill(os.getpid(), signal.SIGTERM)

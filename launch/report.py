@@ -1,0 +1,65 @@
+"""Make a page of any runs or of a sweep: tables, curves, predictions, and where numbers come from.
+
+    python -m launch.report --workdirs=runs/a,runs/b --out=report.html
+    python -m launch.report --sweep=runs/cores --out=report.html --title="Five cores on Catch"
+
+Runs may be finished, running or failed: the page says which. Those that differ in nothing but seed
+and task are pooled, whichever directories and programs they lie in. The page is one file without
+scripts that asks for nothing else; the tables stand in Markdown beside it, and on the terminal.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from launch import flags as launch_flags
+
+_WORKDIRS = flags.DEFINE_list("workdirs", [], "Directories of runs, separated by commas.")
+_SWEEP = flags.DEFINE_string("sweep", None, "Root of a sweep, whose members are reported.")
+_OUT = flags.DEFINE_string("out", "report.html", "File to write; the Markdown lies beside it.")
+_TITLE = flags.DEFINE_string("title", None, "Title of the page.")
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment", None, "As for launch.train: for runs whose configuration has types from there."
+)
+
+
+def main() -> None:
+    """Read the runs, write the page and the Markdown, print the latter."""
+    from mbrl_jax.train.config import ConfigError
+
+    if bool(_WORKDIRS.value) == bool(_SWEEP.value):
+        raise ConfigError("give one of --workdirs and --sweep; see --help")
+    bases = _bases()  # first: it may define types of the runs' configurations
+    from mbrl_jax.train.shown import shown
+    from mbrl_jax.train.workdir import as_path
+    from mbrl_jax.view import records
+    from mbrl_jax.view.report import make_report, write_report
+
+    if _SWEEP.value:
+        root = as_path(_SWEEP.value)
+        runs, title = records.read_sweep(root), f"Sweep {root.name or root}"
+    else:
+        runs = records.read_runs([as_path(path) for path in _WORKDIRS.value])
+        title = "Report"
+    command = shlex.join(["python", "-m", "launch.report", *sys.argv[1:]])
+    report = make_report(runs, _TITLE.value or title, command, bases)
+    paths = write_report(report, as_path(Path(_OUT.value)))
+    print("\n".join(map(shown, report.markdown.splitlines())))
+    print(f"\n{shown(paths[0])}\n{shown(paths[1])}")
+
+
+def _bases() -> dict:
+    """Experiments from which commands are reconstructed: those that ship, and the named one."""
+    from mbrl_jax.view.commands import Base
+
+    names = launch_flags.experiment_names()
+    found = [Base(name, launch_flags.load_experiment(name)) for name in names]
+    if _EXPERIMENT.value:
+        found.append(Base(_EXPERIMENT.value, launch_flags.load_experiment(_EXPERIMENT.value)))
+    return {base.experiment.name: base for base in found}
+
+
+if __name__ == "__main__":
+    launch_flags.run_main(main)

@@ -1,0 +1,78 @@
+"""Watch a run in a browser while it trains, or after it has ended.
+
+    python -m launch.watch --workdir=runs/catch
+    python -m launch.watch --workdir=runs/catch --open_loop --port=8000
+
+prints the address of a page that follows the run: learning curves, all metrics, throughput. It is
+served to this machine alone (from another one: ssh -L 8000:localhost:8000 HOST). The training
+knows nothing of it; nothing is written to the workdir. `--open_loop` draws the newest checkpoint's
+predictions too, in a process of the lowest priority, a tenth of the time at most.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from launch import flags as launch_flags
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; others may then look too.")
+_PORT = flags.DEFINE_integer("port", 0, "Port; 0: one that is free.", 0, 65_535)
+_OPEN_LOOP = flags.DEFINE_bool("open_loop", False, "Draw predictions of the newest checkpoint.")
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "With --open_loop: as for launch.evaluate.")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Serve the page until Ctrl-C."""
+    from mbrl_jax.view import server, view
+
+    workdir = _workdir()
+    strips = _strips(workdir) if _OPEN_LOOP.value else None
+    listening = server.Server(view.View(workdir, strips), _HOST.value, _PORT.value)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    if strips:
+        strips.start()
+    try:
+        server.serve(listening, lambda sentence: print(sentence, flush=True))
+    finally:
+        if strips:
+            strips.close()
+
+
+def _workdir() -> Path:
+    """The directory of the run. Raises ConfigError where there is none."""
+    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.paths import as_path
+
+    if not _WORKDIR.value:
+        raise ConfigError("--workdir is missing; see --help")
+    path = as_path(_WORKDIR.value)
+    if not path.is_dir():
+        raise ConfigError(
+            f"--workdir={_WORKDIR.value} is no directory; name that of a run, once it has begun"
+        )
+    if (path / "sweep.json").exists():
+        raise ConfigError(
+            f"--workdir={_WORKDIR.value} is the root of a sweep; name the directory of a member "
+            f"(python -m launch.sweep --root={_WORKDIR.value} --status lists them)"
+        )
+    return path
+
+
+def _strips(workdir: Path):
+    """Who draws; the process ends with this one, and imports `launch` wherever this was started."""
+    from mbrl_jax.view.strips import Strips
+
+    starter = (sys.executable, str(_ROOT / "launch" / "start.py"), str(os.getpid()), "all")
+    draw = [sys.executable, "-m", "launch.open_loop", f"--workdir={workdir.resolve()}"]
+    if _EXPERIMENT.value:
+        draw.append(f"--experiment={_EXPERIMENT.value}")
+    return Strips(workdir, (*starter, *draw))
+
+
+if __name__ == "__main__":
+    launch_flags.run_main(main)

@@ -1,0 +1,64 @@
+"""A core that forgets: what any memory is worth is measured against it.
+
+Its output at a row depends on that row alone, so a world model with it is a Markov chain over its
+own latents.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mbrl_jax.cores import stack
+from mbrl_jax.networks.initializers import uniform_fan_in
+from mbrl_jax.types import Array, SequenceCore
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A residual stack of feed-forward layers of one width, D -> expand · D -> D."""
+
+    width: int = 512
+    layers: int = 2
+    expand: int = 2
+
+    def make(self, in_size: int) -> SequenceCore:
+        """Build the core for inputs [in_size]."""
+        return stack.make_core(mixer(self), self.width, self.layers, in_size)
+
+
+class FeedForward(nn.Module):
+    """y = W₂ SiLU(W₁ u + b₁) + b₂, row by row; nothing is carried."""
+
+    width: int
+    expand: int
+
+    def setup(self):
+        inner = self.expand * self.width
+        self.up = nn.Dense(inner, kernel_init=uniform_fan_in(self.width))
+        self.down = nn.Dense(self.width, kernel_init=uniform_fan_in(inner))
+
+    def step(self, carry, u):
+        return carry, self.down(nn.silu(self.up(u)))
+
+    def unroll(self, carry, us, is_first):
+        del carry, is_first
+        _, ys = self.step(None, us)
+        nothing = _initial_carry()
+        return nothing, ys, jnp.broadcast_to(nothing, (len(us), 0))
+
+
+def _initial_carry() -> Array:
+    """Of no size; an array, because laws and loops stack carries."""
+    return jnp.zeros((0,))
+
+
+def _carry_at(entries: Array, t: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(entries, t, keepdims=False)
+
+
+def mixer(config: Config) -> stack.Mixer:
+    """The feed-forward layer."""
+    module = FeedForward(config.width, config.expand)
+    return stack.Mixer(module, _initial_carry, _carry_at)

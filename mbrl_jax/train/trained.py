@@ -1,0 +1,225 @@
+"""What can be done with a run that was trained: evaluate, film, draw, measure, act."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mbrl_jax.evaluate import quality
+from mbrl_jax.keys import named
+from mbrl_jax.train import config, restore, workdir
+from mbrl_jax.train.experiment import Experiment, System, build
+from mbrl_jax.train.host_loop import Film
+from mbrl_jax.train.host_programs import HostPrograms
+from mbrl_jax.train.loop import Evaluation
+from mbrl_jax.train.programs import Programs, make_programs
+from mbrl_jax.train.progress import warn
+from mbrl_jax.train.report import gif_paths, write_film, write_open_loop
+from mbrl_jax.types import AgentState
+
+PROTOCOLS = ("clean", "published")  # of an evaluation
+
+
+def build_system(experiment: Experiment) -> System:
+    """`build`, with what does not fit told as the caller's error."""
+    try:
+        return build(experiment)
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from error
+
+
+def restore_state(
+    path: Path,
+    programs: Programs | HostPrograms,
+    keys: jax.Array,
+    which: str = "newest",
+    with_rows: bool = True,
+) -> restore.Restored:
+    """A checkpoint of a run, with the TrainState [S]; see `restore.restore` for `which`.
+
+    `with_rows`: read the stored rows of the replay too, which take most of the time and memory.
+    One that is refused is named on stderr.
+    """
+    check = functools.partial(workdir.check_meta, workdir.read_config(path))
+    template = programs.state_template(keys)
+    store, num_seeds = programs.replay.rows, programs.num_seeds
+    wanted = restore.Wanted(template, store, num_seeds, check, with_rows)
+    restored = restore.restore(path, wanted, which)
+    for sentence in restored.refused:
+        warn(sentence)
+    return restored
+
+
+def evaluate_seeds(
+    experiment: Experiment,
+    programs: Programs | HostPrograms,
+    agent: AgentState,
+    keys: jax.Array,
+    num_episodes: int | None = None,
+    explore: bool = False,
+    protocol: str = "clean",
+) -> Evaluation:
+    """Complete episodes [S, E] with keys of their own.
+
+    Args:
+      experiment, programs, agent, keys: as `restore_run` returns them.
+      num_episodes: E; by default the experiment's.
+      explore: sample the actions instead of taking the best.
+      protocol: which episodes count. "clean": a number for each lane that is fixed before.
+        "published": the first E that end in any of 32 lanes, as in Drama's `eval.py`; this favours
+        short ones (see `host_loop.play_first_episodes`).
+
+    Raises ConfigError for another protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
+    episodes = num_episodes or experiment.eval_episodes
+    max_steps = experiment.eval_max_steps
+    return programs.evaluate(
+        episodes, explore, agent, keys_of(keys, "evaluate"), max_steps, protocol
+    )
+
+
+def film_seeds(
+    experiment: Experiment,
+    programs: Programs | HostPrograms,
+    agent: AgentState,
+    keys: jax.Array,
+    path: str | Path,
+) -> list[tuple[Path, Film]]:
+    """Play a greedy episode of each seed and write it as an animated GIF.
+
+    On the host it is the first episode of an evaluation. Arguments as for `evaluate_seeds`, and
+
+    Args:
+      path: of the GIF; of several seeds, seed i goes to NAME_i.gif.
+
+    Returns (where it lies, what it shows) of each seed. Raises ConfigError where observations are
+    vectors, or the path cannot be written.
+    """
+    paths = gif_paths(path, experiment, programs.num_seeds)
+    films = programs.film(agent, keys_of(keys, "evaluate"), experiment.eval_max_steps)
+    for target, film in zip(paths, films, strict=True):
+        write_film(target, experiment, film.frames)
+    return list(zip(paths, films, strict=True))
+
+
+def keys_of(keys: jax.Array, purpose: str) -> jax.Array:
+    """A key of each seed for one purpose."""
+    return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
+
+
+def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
+    """The trained policy of one seed of a run: (policy, carry).
+
+    `policy(key, carry, timestep) -> (carry, action)` is jitted and acts in one environment;
+    `carry` is what it starts from. Begin each episode with a timestep whose `is_first` is true.
+
+    Raises ConfigError when the workdir holds no run or no such seed.
+    """
+    path = workdir.as_path(directory)
+    saved = workdir.read_config(path)
+    if not 0 <= seed_index < len(saved.members):
+        raise config.ConfigError(
+            f"seed_index={seed_index}: {path} holds the seeds 0 … {len(saved.members) - 1}"
+        )
+    experiment = config.with_numbers(saved.experiment, saved.members.setting(seed_index))
+    system = build(experiment)
+    programs = make_programs(experiment, system, saved.members)
+    state = restore_state(path, programs, saved.members.keys(), with_rows=False).state
+    agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
+    act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
+    return act, system.agent.initial_carry()
+
+
+def restore_run(
+    directory: str | Path, which: str = "newest"
+) -> tuple[Experiment, Programs | HostPrograms, AgentState, jax.Array]:
+    """A run's checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
+
+    `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
+    workdir holds no run or no such checkpoint.
+    """
+    saved, programs, keys, restored = _restored(directory, which)
+    return saved.experiment, programs, restored.state.agent, keys
+
+
+def _restored(
+    directory: str | Path, which: str
+) -> tuple[workdir.RunConfig, Programs | HostPrograms, jax.Array, restore.Restored]:
+    """A run's checkpoint without the rows of its replay."""
+    path = workdir.as_path(directory)
+    saved = workdir.read_config(path)
+    programs = make_programs(saved.experiment, build_system(saved.experiment), saved.members)
+    keys = saved.members.keys()
+    return saved, programs, keys, restore_state(path, programs, keys, which, with_rows=False)
+
+
+def draw_open_loop(directory: str | Path, picture: str | Path, which: str = "newest") -> int:
+    """Write the open-loop predictions of a checkpoint as a PNG; returns the step it is of.
+
+    `which` as for `restore_run`. Raises ConfigError when the workdir holds no run or no such
+    checkpoint. The run may go on training meanwhile: nothing is written to its workdir.
+    """
+    saved, programs, keys, restored = _restored(directory, which)
+    predictions = programs.open_loop(restored.state.agent, keys_of(keys, "open_loop"))
+    step = restored.iteration * saved.experiment.num_envs
+    write_open_loop(Path(picture), saved.experiment, predictions, f", step {step}")
+    return step
+
+
+def evaluate_run(
+    directory: str | Path, num_episodes: int, *, explore: bool = False, protocol: str = "clean"
+) -> Evaluation:
+    """Evaluate every seed of a run's newest checkpoint; complete episodes [S, E].
+
+    `explore` and `protocol` as for `evaluate_seeds`.
+    """
+    return evaluate_seeds(*restore_run(directory), num_episodes, explore, protocol)
+
+
+def measure_quality(
+    directory: str | Path, which: str = "newest", measured: quality.Config | None = None
+) -> dict[str, Any]:
+    """How good the world model of a checkpoint is, in numbers of every seed; see `quality`.
+
+    Args:
+      directory, which: as for `restore_run`.
+      measured: what is played and predicted.
+
+    Returns what `report.write_quality` writes. Raises ConfigError as `restore_run` does, and where
+    nothing could be predicted.
+    """
+    measured = measured or quality.Config()
+    try:
+        measured.possible()
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from error
+    saved, programs, keys, restored = _restored(directory, which)
+    found = programs.quality(restored.state.agent, keys_of(keys, "quality"), measured)
+    seeds_of = range(programs.num_seeds)
+    return {
+        "iteration": restored.iteration,
+        "step": restored.iteration * saved.experiment.num_envs,
+        **measured._asdict(),
+        "seeds": [quality.summarise(jax.tree.map(lambda x, i=i: x[i], found)) for i in seeds_of],
+    }
+
+
+def film_run(
+    directory: str | Path, path: str | Path | None = None, which: str = "newest"
+) -> list[Film]:
+    """A greedy episode of each seed of a run, to be looked at: Film [S] with its `frames`.
+
+    Args:
+      directory: the workdir.
+      path: also write GIFs there, as `film_seeds` does.
+      which: of the checkpoints, as for `restore_run`.
+
+    Raises ConfigError as `restore_run` and `film_seeds` do.
+    """
+    experiment, programs, agent, keys = restore_run(directory, which)
+    if path is not None:
+        return [film for _, film in film_seeds(experiment, programs, agent, keys, path)]
+    return programs.film(agent, keys_of(keys, "evaluate"), experiment.eval_max_steps)

@@ -1,0 +1,1 @@
+"""Pages about runs, from what lies in their directories."""
