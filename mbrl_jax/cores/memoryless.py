@@ -6,8 +6,6 @@ own latents.
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from mbrl_jax.cores import stack
@@ -43,22 +41,17 @@ class FeedForward(nn.Module):
         return carry, self.down(nn.silu(self.up(u)))
 
     def unroll(self, carry, us, is_first):
-        del carry, is_first
-        _, ys = self.step(None, us)
-        nothing = _initial_carry()
-        return nothing, ys, jnp.broadcast_to(nothing, (len(us), 0))
+        del is_first
+        _, ys = self.step(carry, us)
+        return (), ys, ()
 
 
-def _initial_carry() -> Array:
-    """Of no size; an array, because laws and loops stack carries."""
-    return jnp.zeros((0,))
-
-
-def _carry_at(entries: Array, t: Array) -> Array:
-    return jax.lax.dynamic_index_in_dim(entries, t, keepdims=False)
+def _carry_at(entries: tuple, t: Array) -> tuple:
+    del t
+    return entries
 
 
 def mixer(config: Config) -> stack.Mixer:
     """The feed-forward layer."""
     module = FeedForward(config.width, config.expand)
-    return stack.Mixer(module, _initial_carry, _carry_at)
+    return stack.Mixer(module, tuple, _carry_at)
