@@ -9,7 +9,7 @@
 published: the first to end in any of 32 lanes, as in Drama's own evaluation; short episodes are
 favoured, so that its mean is biased and good only for comparison with published scores.
 
-`--quality` plays with the world model instead: its open-loop error against the horizon, rewards,
+`--quality` measures the world model instead: its open-loop error against the horizon, rewards,
 ends of episodes, calibration of the discount and reconstruction (mbrl_jax/evaluate/quality.py).
 """
 
