@@ -33,12 +33,13 @@ def get_experiment() -> Experiment:
         decoder=decoders.Dense(width=64),
         groups=4,
         classes=4,
-        head_width=32,
-        num_bins=31,
+        head_width=128,
+        num_bins=255,
+        zero_reward_output=False,
         reconstruction="squared",
         dynamics_scale=0.2,
         representation_scale=0.02,
-        optimiser=drama_catch.adam(5e-3, 1000.0),
+        optimiser=drama_catch.adam(2e-3, 1000.0),
     )
     behaviour = dataclasses.replace(
         base.behaviour,
@@ -52,15 +53,15 @@ def get_experiment() -> Experiment:
     return dataclasses.replace(
         base,
         name="drama_memory",
-        env=gymnax.Config("MemoryChain-bsuite", params=("memory_length=3",)),
+        env=gymnax.Config("MemoryChain-bsuite", params=("memory_length=10",)),
         model=model,
         behaviour=behaviour,
-        replay=ring.Config(capacity=10_000, batch_size=16, length=10),
-        agent=agent.Config(num_starts=64),
+        replay=ring.Config(capacity=10_000, batch_size=16, length=24),
+        agent=agent.Config(num_starts=128),
         phases=(
             Phase(100, learn=False, random_share=1.0),
-            Phase(600, random_share=1.0),
-            Phase(200),
+            Phase(2_400, random_share=1.0),
+            Phase(600),
         ),
         num_envs=4,
     )

@@ -72,7 +72,7 @@ class MambaMixer(nn.Module):
             c.dt_rank + 2 * c.state_size, False, kernel_init=uniform_fan_in(c.inner)
         )
         self.dt_proj = nn.Dense(
-            c.inner, kernel_init=uniform_fan_in(c.dt_rank), bias_init=stack.dt_bias_init
+            c.inner, kernel_init=uniform_fan_in(c.dt_rank), bias_init=stack.dt_bias_init()
         )
         self.a_log = self.param("a_log", _a_log_init, (c.inner, c.state_size))
         self.skip = self.param("skip", nn.initializers.ones, (c.inner,))

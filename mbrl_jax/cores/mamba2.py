@@ -25,6 +25,10 @@ class Config:
     head_size: int = 64  # P
     conv_width: int = 4
     chunk_size: int = 32
+    # Where a head begins: A uniform, dt log-uniform; its state fades by exp(-A · dt) a row and
+    # takes in dt times the input. To remember for long, take a small A rather than a small dt.
+    decay_range: tuple[float, float] = (1.0, 16.0)  # of A
+    step_range: tuple[float, float] = (1e-3, 1e-1)  # of dt
     # of `ssm.ssd`: "auto" chooses by backend
     method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
@@ -44,7 +48,11 @@ class Config:
         return self.inner + 2 * self.state_size
 
     def validate(self) -> None:
-        """Raise ValueError where sizes do not fit."""
+        """Raise ValueError where sizes do not fit, or a range is none."""
+        for name in ("decay_range", "step_range"):
+            low, high = getattr(self, name)
+            if not 0.0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers in order, not {low}, {high}")
         if self.inner % self.head_size:
             raise ValueError(
                 f"the inner width {self.inner} (expand · width) is no multiple of head_size "
@@ -84,8 +92,8 @@ class Mamba2Mixer(nn.Module):
         )
         self.conv_kernel = self.param("conv_kernel", taps, (c.conv_width, c.conv_channels))
         self.conv_bias = self.param("conv_bias", taps, (c.conv_channels,))
-        self.dt_bias = self.param("dt_bias", stack.dt_bias_init, (c.heads,))
-        self.a_log = self.param("a_log", _a_log_init, (c.heads,))
+        self.dt_bias = self.param("dt_bias", stack.dt_bias_init(*c.step_range), (c.heads,))
+        self.a_log = self.param("a_log", _a_log_init(*c.decay_range), (c.heads,))
         self.skip = self.param("skip", nn.initializers.ones, (c.heads,))
         self.norm = nn.RMSNorm(epsilon=stack.BLOCK_EPS)
         # Dividing by √layers keeps the residual stream's variance (GPT-2's rule, as published).
@@ -135,8 +143,11 @@ class Mamba2Mixer(nn.Module):
         return last, self._project(y, z), Entries(conv, entries)
 
 
-def _a_log_init(key, shape, dtype=jnp.float32):
-    return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, 16.0))
+def _a_log_init(low, high):
+    def init(key, shape, dtype=jnp.float32):
+        return jnp.log(jax.random.uniform(key, shape, dtype, low, high))
+
+    return init
 
 
 def _initial_carry(config: Config) -> Carry:

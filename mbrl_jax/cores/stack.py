@@ -127,9 +127,12 @@ def core_of(stack: nn.Module, mixers: tuple[Mixer, ...], width: int) -> Sequence
     )
 
 
-def dt_bias_init(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """Inverse softplus of a step size drawn log-uniformly from [1e-3, 1e-1] (Mamba)."""
-    low, high = jnp.log(1e-3), jnp.log(1e-1)
-    dt = jnp.exp(jax.random.uniform(key, shape, dtype, low, high))
-    dt = jnp.maximum(dt, 1e-4)
-    return dt + jnp.log(-jnp.expm1(-dt))
+def dt_bias_init(low: float = 1e-3, high: float = 1e-1):
+    """Initialiser: inverse softplus of a step size drawn log-uniformly from [low, high] (Mamba)."""
+
+    def init(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        dt = jnp.exp(jax.random.uniform(key, shape, dtype, jnp.log(low), jnp.log(high)))
+        dt = jnp.maximum(dt, 1e-4)
+        return dt + jnp.log(-jnp.expm1(-dt))
+
+    return init

@@ -187,7 +187,7 @@ def test_initial_skips_and_gate_norm_are_one(published):
 
 @pytest.fixture(scope="module")
 def dt_bias():
-    return np.asarray(stack.dt_bias_init(jax.random.key(0), (5000,)))
+    return np.asarray(stack.dt_bias_init()(jax.random.key(0), (5000,)))
 
 
 def test_initial_dt_biases_fill_their_published_range(dt_bias):
@@ -203,3 +203,25 @@ def test_initial_step_sizes_are_log_uniform(dt_bias):
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="head_size 48"):
         mamba2.Config(width=32, head_size=48).make(4)
+
+
+@pytest.fixture(scope="module")
+def long_memory():
+    config = mamba2.Config(
+        width=64, layers=1, head_size=1, decay_range=(1e-3, 0.1), step_range=(0.1, 1.0)
+    )
+    return config.make(8).init(jax.random.key(0))
+
+
+def test_decays_begin_in_their_range(long_memory):
+    leaves = {path[-1].key: np.asarray(x) for path, x in jax.tree.leaves_with_path(long_memory)}
+    decays, steps = np.exp(leaves["a_log"]), np.log1p(np.exp(leaves["dt_bias"]))
+    np.testing.assert_allclose([decays.min(), decays.max()], [1e-3, 0.1], atol=5e-3)
+    np.testing.assert_allclose([steps.min(), steps.max()], [0.1, 1.0], rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["decay_range", "step_range"])
+@pytest.mark.parametrize("values", [(0.0, 1.0), (2.0, 1.0)])
+def test_a_range_must_be_positive_and_in_order(name, values):
+    with pytest.raises(ValueError, match=f"{name} must be two positive numbers in order, not"):
+        mamba2.Config(**{name: values}).make(8)
