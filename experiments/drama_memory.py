@@ -4,9 +4,9 @@
 
 The first two rows show a bit; the last action has to repeat it: 1 if right, -1 if not, and nothing
 else counts. Whoever forgets has 0 in the mean, as --set=model.core=memoryless does. Actions are
-random until step 10,000. Then expect 1, greedily too, on two of three seeds (--seed=100), and about
-0 on one whose model knows the bit and whose policy does not use it yet; five minutes for 3 seeds on
-one CPU core beside other work.
+random until step 10,000. Expect 1 from then on, greedily too, on two of three seeds (--seed=100),
+and about 0 on one whose model knows the bit and whose policy does not use it yet; five minutes for
+3 seeds on one CPU core beside other work.
 
 For a chain of N: --set=env.params=[memory_length=N] and --set=replay.length=2N+4, so that every
 window holds a whole episode. Of thirty the model learned the bit in one of two tries, of a hundred
