@@ -28,7 +28,7 @@ class Config:
     # Where a head begins: A uniform, dt log-uniform; its state fades by exp(-A · dt) a row and
     # takes in dt times the input. To remember for long, take a small A rather than a small dt.
     decay_range: tuple[float, float] = (1.0, 16.0)  # of A
-    step_range: tuple[float, float] = (1e-3, 1e-1)  # of dt
+    step_range: tuple[float, float] = (1e-3, 1e-1)  # of dt; what is below 1e-4 becomes that
     # of `ssm.ssd`: "auto" chooses by backend
     method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
