@@ -26,6 +26,7 @@ from mbrl_jax.train.loop import (
     Phase,
     TrainState,
     account,
+    cadence,
     choose,
     episode_metrics,
     fresh_state,
@@ -79,7 +80,7 @@ class HostEntryPoints(NamedTuple):
     """The functions that get jitted, of one seed."""
 
     init: Callable  # (key, timestep [N]) -> TrainState
-    act: Callable  # (Acting, AgentState, key, timestep [N], share, iteration) -> (Acting, action)
+    act: Callable  # (Acting, AgentState, key, timestep [N], Cadence, iteration) -> (Acting, action)
     learn: Callable  # (Learning, key, Stored, iteration) -> (Learning, Metrics)
     # (explore, carry [E], AgentState, key, timestep [E], step) -> (carry, action [E])
     evaluate: Callable
@@ -169,11 +170,11 @@ def run_chunk(
     """
     acting, agent = Acting(state.replay, state.carry), state.agent
     timestep, episode = state.timestep, state.episode
-    share, arrivals, learned = np.float32(phase.random_share), [], []
+    pace, arrivals, learned = cadence(phase), [], []
     for iteration in range(start, stop):
         now = np.uint32(iteration)
         if phase.collect:
-            acting, action = act(acting, agent, state.key, timestep, share, now)
+            acting, action = act(acting, agent, state.key, timestep, pace, now)
             with _lanes_may_fail(acting):
                 env.send(action)
         if phase.learn and iteration % phase.learn_every == 0:

@@ -17,7 +17,7 @@ from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.loop import Acting, Evaluation, Phase, TrainState
+from mbrl_jax.train.loop import Acting, Evaluation, Phase, TrainState, cadence
 from mbrl_jax.train.members import Members, systems
 from mbrl_jax.train.report import OPEN_LOOP_ROWS
 from mbrl_jax.types import AgentState, HostEnvironment, PyTree, Step, Timestep
@@ -61,7 +61,7 @@ class HostPrograms:
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
         state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
-        share = jax.ShapeDtypeStruct((), jnp.float32)
+        pace = cadence(self._experiment.phases[0])
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position = state.replay
         learning = host_loop.Learning(state.agent, counters)
@@ -70,7 +70,7 @@ class HostPrograms:
         return {
             ("learn",): (learning, state.key, stored, count),
             ("init",): (keys, timestep),
-            ("act",): (acting, state.agent, state.key, timestep, share, count),
+            ("act",): (acting, state.agent, state.key, timestep, pace, count),
             ("evaluate", False, lanes): self._evaluate_args(lanes, state.agent, keys),
             ("evaluate", True, 1): self._evaluate_args(1, state.agent, keys),
             ("predict",): (state.agent, keys, self._steps(OPEN_LOOP_ROWS)),

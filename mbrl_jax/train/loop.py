@@ -39,7 +39,9 @@ class Phase:
 
     In each iteration every environment adds a row (`collect`) and, at every `learn_every`-th, the
     agent updates (`learn`). Each action is a uniform one with probability `random_share`: 1 for a
-    stretch that explores, whether the agent learns meanwhile or not.
+    stretch that explores, whether the agent learns meanwhile or not. A uniform action is held for
+    `random_rows` rows: chance alone hardly leads far from the policy's path (temporally extended
+    exploration: Dabney et al. 2020, arXiv 2006.01782).
     """
 
     iterations: int
@@ -47,6 +49,14 @@ class Phase:
     learn: bool = True
     learn_every: int = 1
     random_share: float = 0.0
+    random_rows: int = 1
+
+    def validate(self) -> None:
+        """Raise ValueError for numbers that mean nothing."""
+        if self.learn_every < 1 or self.random_rows < 1:
+            raise ValueError("learn_every and random_rows must be positive")
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"random_share={self.random_share} must lie between 0 and 1")
 
 
 class Cadence(NamedTuple):
@@ -54,12 +64,13 @@ class Cadence(NamedTuple):
 
     learn_every: Array  # [] uint32; 0 means never
     random_share: Array  # [] float32
+    random_rows: Array  # [] uint32
 
 
 def cadence(phase: Phase) -> Cadence:
     """The traced part of a phase."""
     every = phase.learn_every if phase.learn else 0
-    return Cadence(np.uint32(every), np.float32(phase.random_share))
+    return Cadence(np.uint32(every), np.float32(phase.random_share), np.uint32(phase.random_rows))
 
 
 class Episode(NamedTuple):
@@ -166,16 +177,18 @@ def choose(
     agent: AgentState,
     key: Key,
     timestep: Timestep,
-    random_share: Array,
+    pace: Cadence,
     iteration: Array,
 ) -> tuple[Acting, PyTree]:
     """Act once in every environment and store the rows [N]; returns the actions [N]."""
     act_keys = jax.random.split(at(key, "act", iteration), parts.num_envs)
     act = functools.partial(parts.agent.act, explore=True)
     carry, action = jax.vmap(act, (None, 0, 0, 0))(agent, act_keys, acting.carry, timestep)
-    random_keys = jax.random.split(at(key, "random", iteration), parts.num_envs)
+    # Keys of a stretch of rows, not of one: the same lane draws the same action until it is over.
+    stretch = iteration // pace.random_rows
+    random_keys = jax.random.split(at(key, "random", stretch), parts.num_envs)
     carry, action = jax.vmap(functools.partial(_mix_random, parts), (0, 0, 0, None))(
-        random_keys, carry, action, random_share
+        random_keys, carry, action, pace.random_share
     )
     return Acting(parts.replay.add(acting.replay, Step(timestep, action)), carry), action
 
@@ -215,7 +228,7 @@ def episode_metrics(arrival: Arrival) -> Metrics:
 
 
 def collect(
-    parts: Parts, state: TrainState, random_share: Array, iteration: Array
+    parts: Parts, state: TrainState, pace: Cadence, iteration: Array
 ) -> tuple[TrainState, Metrics]:
     """Act once in every environment, store the rows, and see what follows."""
     acting, action = choose(
@@ -224,7 +237,7 @@ def collect(
         state.agent,
         state.key,
         state.timestep,
-        random_share,
+        pace,
         iteration,
     )
     env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
@@ -289,7 +302,7 @@ def chunk(
     def step(state, iteration):
         collected = {}
         if collecting:
-            state, collected = collect(parts, state, pace.random_share, iteration)
+            state, collected = collect(parts, state, pace, iteration)
         due = (pace.learn_every > 0) & (iteration % jnp.maximum(pace.learn_every, 1) == 0)
         state, learned = learn(parts, state, due, iteration)
         return state, collected | learned

@@ -15,7 +15,7 @@ from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Cadence, Evaluation, Phase, TrainState, cadence
+from mbrl_jax.train.loop import Evaluation, Phase, TrainState, cadence
 from mbrl_jax.train.members import Members, systems
 from mbrl_jax.train.report import open_loop_of_seed
 from mbrl_jax.types import AgentState, HostEnvironments
@@ -50,9 +50,8 @@ class Programs:
         """
         state = self.state_template(keys)
         number = jax.ShapeDtypeStruct((), jnp.uint32)
-        pace = Cadence(number, jax.ShapeDtypeStruct((), jnp.float32))
         first = self._experiment.phases[0]
-        self._compiled.begin(("chunk", first.collect), state, pace, number, number)
+        self._compiled.begin(("chunk", first.collect), state, cadence(first), number, number)
         if fresh:
             self._compiled.begin(("init",), keys)
         if not evaluating:

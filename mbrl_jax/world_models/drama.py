@@ -64,6 +64,7 @@ class Config:
     free_nats: float = number(1.0)
     dynamics_scale: float = number(1.0)
     representation_scale: float = number(0.1)
+    reward_scale: float = number(1.0)  # larger where rewards are rare
     boundaries: Literal["reset", "ignored"] = switch(
         "reset",
         published="ignored",
@@ -298,9 +299,10 @@ def loss(
         1.0 - resets[:, 1:].astype(jnp.float32),
         config.free_nats,
     )
+    reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
     terms = {
         "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
-        "reward": masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])),
+        "reward": config.reward_scale * reward,
         "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,

@@ -52,8 +52,8 @@ def compiled() -> Compiled:
     return Compiled(system, init, chunk, text, traces)
 
 
-def _bounds(every, start, stop, random_share=0.0):
-    pace = loop.Cadence(jnp.uint32(every), jnp.float32(random_share))
+def _bounds(every, start, stop, random_share=0.0, random_rows=1):
+    pace = loop.Cadence(jnp.uint32(every), jnp.float32(random_share), jnp.uint32(random_rows))
     return pace, jnp.uint32(start), jnp.uint32(stop)
 
 
@@ -132,6 +132,15 @@ def test_random_actions_are_uniform_and_what_the_agent_remembers(compiled):
     actions = np.asarray(state.replay.storage.action)[:, 30:60, 0]
     np.testing.assert_allclose(np.bincount(actions.ravel()) / actions.size, 1 / 3, atol=0.1)
     np.testing.assert_array_equal(np.asarray(state.carry.prev_action)[:, 0], actions[:, -1])
+
+
+def test_random_actions_are_held_for_a_stretch_of_rows(compiled):
+    state = compiled.init(seeds.seed_keys(SEED, NUM_SEEDS))
+    state, _ = compiled.chunk(state, *_bounds(0, 0, 60, random_share=1.0, random_rows=6))
+    actions = np.asarray(state.replay.storage.action)[:, :60, 0].reshape(NUM_SEEDS, 10, 6)
+    assert np.all(actions == actions[..., :1])
+    changes = actions[:, 1:, 0] != actions[:, :-1, 0]
+    np.testing.assert_allclose(changes.mean(), 2 / 3, atol=0.15)
 
 
 def test_environment_steps_leave_out_first_rows(compiled):
