@@ -5,7 +5,8 @@
 writes `seeds.csv` and `seeds.png`. All seeds share one device here, so that nothing but the vmap is
 measured; runs give each core seeds of its own (`mbrl_jax.train.runtime`). A sample covers the same
 number of updates of one seed for every number of seeds. The grid models are those of
-`experiments.drama_minatar`: with convolutions ("grid model"), and as it stands there ("dense").
+`experiments.drama_minatar` with half of its groups: with convolutions ("grid model"), and as it
+stands there ("dense").
 """
 
 import dataclasses
@@ -148,7 +149,7 @@ def cases(quick: bool = False) -> dict[str, Case]:
         decoder=decoders.Image64(depth=1 if quick else 4),
         **small,
     )
-    dense = dataclasses.replace(breakout.model, core=core)
+    dense = dataclasses.replace(breakout.model, core=core, groups=16)
     grid = dataclasses.replace(
         dense,
         encoder=encoders.Grid(2, 8) if quick else encoders.Grid(width=256),
