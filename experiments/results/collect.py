@@ -6,24 +6,17 @@ Writes `<name>.csv` (every episode mean of every seed), `<name>.png` (learning c
 one row for each seed: training return over the last fifth of the steps, and greedy episodes.
 """
 
-import csv
-from pathlib import Path
-
 from absl import flags
 
 from launch import flags as launch_flags
 
 _NAME = flags.DEFINE_string("name", None, "Name of the files to write.")
 _WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
-FOLDER = Path(__file__).resolve().parent
-COLUMNS = (
-    *("run_seed", "seed", "step", "env_steps", "episode/return", "episode/count"),
-    *("model/reconstruction", "model/kl"),
-)
 
 
 def main() -> None:
     """Read the runs, write the table and the picture, print the summary."""
+    from experiments.results.rows import FOLDER, write_csv
     from mbrl_jax.evaluate.plots import plot_learning_curve
     from mbrl_jax.train.config import ConfigError
     from mbrl_jax.train.metrics import read_metrics
@@ -41,10 +34,7 @@ def main() -> None:
             greedy = lane.greedy
             summary.append((lane.seed[0], lane.index, lane.training, greedy.mean, greedy.episodes))
         rows += [{"run_seed": run.saved.members.seed, **row} for row in read_metrics(run.path)]
-    with (FOLDER / f"{_NAME.value}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(FOLDER / f"{_NAME.value}.csv", rows)
     # Lanes of different runs are different seeds of one picture.
     lanes = {key: i for i, key in enumerate(sorted({(r["run_seed"], r["seed"]) for r in rows}))}
     curve = [{**row, "seed": lanes[row["run_seed"], row["seed"]]} for row in rows]

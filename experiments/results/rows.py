@@ -32,6 +32,10 @@ from mbrl_jax.train.metrics import last_fifth, read_metrics
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "rows.jsonl"
 TRAINING, GREEDY = "training", "greedy"
+COLUMNS = (  # of a table of rows
+    *("run_seed", "seed", "step", "env_steps", "episode/return", "episode/count"),
+    *("model/reconstruction", "model/kl"),
+)
 _NUMBERS = ("run_seed", "seed", "step", "env_steps", "episode/count")  # integers of a CSV
 
 
@@ -134,6 +138,16 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
             return [_numbers(row) for row in csv.DictReader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} is no table of recorded rows ({error})") from error
+
+
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS
+) -> None:
+    """Write rows of metrics, as `read_csv` reads them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, Any]:

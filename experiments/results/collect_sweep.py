@@ -1,0 +1,112 @@
+"""Record the finished members of a sweep as rows that can be rerun.
+
+    python -m experiments.results.collect_sweep --sweep=runs/memory --name=memory \\
+        --by=env.params,model.core --cpu_minutes=12 --resolution=0.02
+
+Writes `<name>.csv` (every episode mean of every seed, and the row that it belongs to) and the lines
+of `rows.jsonl`, which take the place of those of the same name; prints one line for each row, and
+which members are not finished. A row is called by the settings of `--by`, or by all of them.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from launch import flags as launch_flags
+
+_SWEEP = flags.DEFINE_string("sweep", None, "Root of a sweep.")
+_NAME = flags.DEFINE_string("name", None, "Name of the table, and how its rows' names begin.")
+_BY = flags.DEFINE_list("by", [], "Paths of the settings that name a row; default: all.")
+_MINUTES = flags.DEFINE_float("cpu_minutes", None, "That one member takes, about.")
+_RESOLUTION = flags.DEFINE_float("resolution", 0.0, "Differences of means that do not count.")
+
+
+def main() -> None:
+    """Read the sweep, write the table and the rows, print the summary."""
+    from experiments.results import rows
+    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.metrics import read_metrics
+
+    if not _SWEEP.value or not _NAME.value or not _MINUTES.value:
+        raise ConfigError("--sweep, --name and --cpu_minutes are needed; see --help")
+    found, metrics = {}, []
+    told = (_NAME.value, _BY.value, _MINUTES.value, _RESOLUTION.value)
+    for run, row in recorded(Path(_SWEEP.value), *told):
+        if row is None:
+            print(f"left out, for it is {run.state}: {run.path.name}")
+            continue
+        if row["name"] in found:
+            raise ConfigError(f"two members are called {row['name']}; name more settings in --by")
+        found[row["name"]] = row
+        own = {"row": row["name"], "run_seed": run.saved.members.seed}
+        metrics += [own | line for line in read_metrics(run.path)]
+        for name, measure in row["measures"].items():
+            scores = ", ".join(f"{score:.3g}" for score in measure["values"][0])
+            print(f"{row['name']:40s} {name:8s} {scores}")
+    rows.write_csv(rows.FOLDER / f"{_NAME.value}.csv", metrics, ("row", *rows.COLUMNS))
+    replace_rows(rows.TABLE, found.values())
+
+
+def recorded(
+    root: Path, name: str, by: Sequence[str], cpu_minutes: float, resolution: float
+) -> Iterator[tuple[Any, dict[str, Any] | None]]:
+    """Yield (run, its row as an object of `rows.jsonl`, or None where it is not finished)."""
+    from mbrl_jax.train import sweep
+    from mbrl_jax.view import records
+
+    runs = records.read_sweep(root)
+    manifest = sweep.read_manifest(root)
+    common = manifest["common"]
+    for run, member in zip(runs, sweep.members_of(manifest), strict=True):
+        measures = _measures(run, resolution)
+        if run.state != "finished" or measures is None or member.num_seeds != common["num_seeds"]:
+            yield run, None
+            continue
+        row = {
+            "name": row_name(name, member.settings, by),
+            "title": f"{name}: {' '.join(_chosen(member.settings, by))}",
+            "experiment": common["experiment"],
+            "set": [*common["settings"], *member.settings],
+            "num_seeds": member.num_seeds,
+            "seeds": [common["seed"]],
+            "cpu_minutes": cpu_minutes,
+            "measures": measures,
+        }
+        yield run, row | ({} if common["steps"] is None else {"steps": common["steps"]})
+
+
+def _measures(run: Any, resolution: float) -> dict[str, Any] | None:
+    """What was measured of a run, or None where a seed lacks it."""
+    training = [lane.training for lane in run.lanes]
+    greedy = [lane.greedy and lane.greedy.mean for lane in run.lanes]
+    if not run.lanes or None in training or None in greedy:
+        return None
+    both = {"training": training, "greedy": greedy}
+    return {name: {"values": [own], "resolution": resolution} for name, own in both.items()}
+
+
+def _chosen(settings: Sequence[str], by: Sequence[str]) -> list[str]:
+    return [text for text in settings if not by or text.partition("=")[0] in by]
+
+
+def row_name(name: str, settings: Sequence[str], by: Sequence[str]) -> str:
+    """An identifier of the name and the chosen settings."""
+    return re.sub(r"[\W_]+", "_", "_".join([name, *_chosen(settings, by)])).strip("_")
+
+
+def replace_rows(table: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows in the place of those of the same name, and the others behind."""
+    new = {row["name"]: json.dumps(row) for row in rows}
+    lines = []
+    for line in table.read_text(encoding="utf-8").splitlines():
+        name = json.loads(line)["name"] if line.strip() else None
+        lines.append(new.pop(name, line))
+    table.write_text("\n".join([*lines, *new.values()]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    launch_flags.run_main(main)

@@ -1,0 +1,60 @@
+"""What is recorded of a sweep can be read, and run again."""
+
+import json
+
+import pytest
+
+from experiments.results import collect_sweep, rows
+from mbrl_jax.train import sweep
+from mbrl_jax.train.members import Members
+from tests.view import runs
+
+ABLATIONS = (("model.core=gru",), ("behaviour.rewards=shifted",), ("model.core=mamba",))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A sweep of three members, the last of which was not evaluated."""
+    common = sweep.Common("drama_catch", ("log_every=10",), seed=7, num_seeds=2, steps=100)
+    members = sweep.plan_members(common, dict.fromkeys(ABLATIONS, (100, 100)))
+    sweep.add_members(tmp_path, common, members)
+    for i, member in enumerate(members):
+        greedy = None if i == 2 else [0.5 + i, 1.0]
+        experiment = runs.catch(*member.settings)
+        runs.write(tmp_path / member.name, experiment, [i, 0.5], Members(7, 2), greedy=greedy)
+    return tmp_path
+
+
+def test_finished_members_become_rows_and_the_others_are_named(root, tmp_path):
+    found = list(collect_sweep.recorded(root, "made", (), 2.0, 0.1))
+    assert [row is None for _, row in found] == [False, False, True]
+    table = tmp_path / "rows.jsonl"
+    table.write_text("")
+    collect_sweep.replace_rows(table, [row for _, row in found if row])
+    read = rows.read_rows(table)
+    assert [*read] == ["made_model_core_gru", "made_behaviour_rewards_shifted"]
+    row = read["made_behaviour_rewards_shifted"]
+    assert row.set == ("log_every=10", "behaviour.rewards=shifted")
+    assert (row.steps, row.num_seeds, row.seeds) == (100, 2, (7,))
+    by_name = {measure.name: measure for measure in row.measures}
+    assert by_name["greedy"].recorded == {7: [1.5, 1.0]}
+    assert by_name["training"].recorded == {7: [1.0, 0.5]}
+    assert by_name["training"].resolution == 0.1
+
+
+def test_rows_of_the_same_name_are_replaced_where_they_stand(tmp_path):
+    table = tmp_path / "rows.jsonl"
+    table.write_text('{"name": "a", "x": 1}\n{"name": "b", "x": 2}\n')
+    collect_sweep.replace_rows(table, [{"name": "c", "x": 3}, {"name": "a", "x": 4}])
+    assert [json.loads(line) for line in table.read_text().splitlines()] == [
+        {"name": "a", "x": 4},
+        {"name": "b", "x": 2},
+        {"name": "c", "x": 3},
+    ]
+
+
+def test_a_row_is_called_by_the_settings_that_were_chosen():
+    settings = ("env.params=[memory_length=30]", "replay.length=64", "model.core=s4")
+    by = ("env.params", "model.core")
+    name = collect_sweep.row_name("memory", settings, by)
+    assert name == "memory_env_params_memory_length_30_model_core_s4" and name.isidentifier()
