@@ -3,11 +3,13 @@
     python -m launch.train --experiment=drama_memory --num_seeds=3 --workdir=runs/memory
 
 The first two rows show a bit; the last action has to repeat it: 1 if right, -1 if not, and nothing
-else counts. Whoever forgets has 0 in the mean, as --set=model.core=memoryless does. Actions are
-random but in the last 600 rows of each environment, so returns are about 0 until then.
+else counts. Whoever forgets has 0 in the mean. Actions are random but in the last 600 rows of each
+environment, so returns are about 0 until then. Expect 0.8 to 1 from then on, and 0.9 to 1 greedily
+(--seed=100: 1.0, 0.88, 1.0); five minutes for 3 seeds on one CPU core.
 
-A chain of a hundred, which an S4D core remembers: enough rows before learning begins, and windows
-of 2N + 4 rows, so that each holds a whole episode:
+A chain of a hundred, which an S4D core remembers (greedy 0.04, 1.0 and 1.0 with --seed=0; in the
+first the model knows the bit and the policy does not use it yet): enough rows before learning
+begins, and windows of 2N + 4 rows, so that each holds a whole episode:
 
     --set=env.params=[memory_length=100] --set=replay.length=204 --set=replay.capacity=40000 \\
     --set=phases.0.iterations=5000 --set=phases.1.iterations=5000 --set=phases.2.iterations=500 \\
