@@ -6,6 +6,7 @@ import pytest
 
 from experiments.results import collect_sweep, rows
 from mbrl_jax.train import sweep
+from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.members import Members
 from tests.view import runs
 
@@ -40,6 +41,14 @@ def test_finished_members_become_rows_and_the_others_are_named(root, tmp_path):
     assert by_name["greedy"].recorded == {7: [1.5, 1.0]}
     assert by_name["training"].recorded == {7: [1.0, 0.5]}
     assert by_name["training"].resolution == 0.1
+
+
+def test_a_sweep_of_debug_is_refused(root):
+    manifest = sweep.read_manifest(root)
+    manifest["common"]["debug"] = True
+    sweep.write_manifest(root, manifest)
+    with pytest.raises(ConfigError, match="is a sweep of --debug, whose numbers are no results"):
+        list(collect_sweep.recorded(root, "made", (), 2.0, 0.1))
 
 
 def test_rows_of_the_same_name_are_replaced_where_they_stand(tmp_path):

@@ -54,13 +54,19 @@ def main() -> None:
 def recorded(
     root: Path, name: str, by: Sequence[str], cpu_minutes: float, resolution: float
 ) -> Iterator[tuple[Any, dict[str, Any] | None]]:
-    """Yield (run, its row as an object of `rows.jsonl`, or None where it is not finished)."""
+    """Yield (run, its row as an object of `rows.jsonl`, or None where it is not finished).
+
+    Raises ConfigError for a sweep of `--debug`, which a row cannot name, or where there is none.
+    """
     from mbrl_jax.train import sweep
+    from mbrl_jax.train.config import ConfigError
     from mbrl_jax.view import records
 
     runs = records.read_sweep(root)
     manifest = sweep.read_manifest(root)
     common = manifest["common"]
+    if common["debug"]:
+        raise ConfigError(f"{root} is a sweep of --debug, whose numbers are no results")
     for run, member in zip(runs, sweep.members_of(manifest), strict=True):
         measures = _measures(run, resolution)
         if run.state != "finished" or measures is None or member.num_seeds != common["num_seeds"]:
@@ -71,6 +77,7 @@ def recorded(
             "title": f"{name}: {' '.join(_chosen(member.settings, by))}",
             "experiment": common["experiment"],
             "set": [*common["settings"], *member.settings],
+            "sweep_inside": common["inside"],
             "num_seeds": member.num_seeds,
             "seeds": [common["seed"]],
             "cpu_minutes": cpu_minutes,
