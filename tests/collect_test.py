@@ -43,6 +43,14 @@ def test_finished_members_become_rows_and_the_others_are_named(root, tmp_path):
     assert by_name["training"].resolution == 0.1
 
 
+def test_what_varied_inside_the_programs_is_recorded(root):
+    manifest = sweep.read_manifest(root)
+    manifest["common"]["inside"] = ["behaviour.entropy=1e-2,2e-2"]
+    sweep.write_manifest(root, manifest)
+    _, row = next(collect_sweep.recorded(root, "made", (), 2.0, 0.1))
+    assert row["sweep_inside"] == ["behaviour.entropy=1e-2,2e-2"]
+
+
 def test_a_sweep_of_debug_is_refused(root):
     manifest = sweep.read_manifest(root)
     manifest["common"]["debug"] = True
