@@ -27,7 +27,7 @@ def root(tmp_path):
 
 
 def test_finished_members_become_rows_and_the_others_are_named(root, tmp_path):
-    found = list(collect_sweep.recorded(root, "made", (), 2.0, 0.1))
+    found = list(collect_sweep.recorded(root, "made", (), {"": 2.0}, 0.1))
     assert [row is None for _, row in found] == [False, False, True]
     table = tmp_path / "rows.jsonl"
     table.write_text("")
@@ -47,8 +47,24 @@ def test_what_varied_inside_the_programs_is_recorded(root):
     manifest = sweep.read_manifest(root)
     manifest["common"]["inside"] = ["behaviour.entropy=1e-2,2e-2"]
     sweep.write_manifest(root, manifest)
-    _, row = next(collect_sweep.recorded(root, "made", (), 2.0, 0.1))
+    _, row = next(collect_sweep.recorded(root, "made", (), {"": 2.0}, 0.1))
     assert row["sweep_inside"] == ["behaviour.entropy=1e-2,2e-2"]
+
+
+def test_minutes_are_those_of_the_last_text_that_fits():
+    minutes = collect_sweep.read_minutes(["4", "length=100:58"])
+    assert collect_sweep.minutes_of(minutes, ["a=1", "length=30"]) == 4
+    assert collect_sweep.minutes_of(minutes, ["a=1", "length=100"]) == 58
+
+
+def test_minutes_that_are_no_number_are_named():
+    with pytest.raises(ConfigError, match="'soon' is no number of minutes"):
+        collect_sweep.read_minutes(["soon"])
+
+
+def test_a_member_without_minutes_is_named():
+    with pytest.raises(ConfigError, match="says nothing of b=2"):
+        collect_sweep.minutes_of({"a=": 1.0}, ["b=2"])
 
 
 def test_a_sweep_of_debug_is_refused(root):
@@ -56,7 +72,7 @@ def test_a_sweep_of_debug_is_refused(root):
     manifest["common"]["debug"] = True
     sweep.write_manifest(root, manifest)
     with pytest.raises(ConfigError, match="is a sweep of --debug, whose numbers are no results"):
-        list(collect_sweep.recorded(root, "made", (), 2.0, 0.1))
+        list(collect_sweep.recorded(root, "made", (), {"": 2.0}, 0.1))
 
 
 def test_rows_of_the_same_name_are_replaced_where_they_stand(tmp_path):

@@ -1,16 +1,17 @@
 """Record the finished members of a sweep as rows that can be rerun.
 
     python -m experiments.results.collect_sweep --sweep=runs/memory --name=memory \\
-        --by=env.params,model.core --cpu_minutes=12 --resolution=0.02
+        --by=env.params,model.core --cpu_minutes=4,memory_length=100:58 --resolution=0.02
 
 Writes `<name>.csv` (every episode mean of every seed, and the row that it belongs to) and the lines
 of `rows.jsonl`, which take the place of those of the same name; prints one line for each row, and
-which members are not finished. A row is called by the settings of `--by`, or by all of them.
+which members are not finished. A row is called by the settings of `--by`, or by all of them. The
+minutes are those of each member, or, behind a text and a colon, of those that have it in a setting.
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from launch import flags as launch_flags
 _SWEEP = flags.DEFINE_string("sweep", None, "Root of a sweep.")
 _NAME = flags.DEFINE_string("name", None, "Name of the table, and how its rows' names begin.")
 _BY = flags.DEFINE_list("by", [], "Paths of the settings that name a row; default: all.")
-_MINUTES = flags.DEFINE_float("cpu_minutes", None, "That one member takes, about.")
+_MINUTES = flags.DEFINE_list("cpu_minutes", [], "That one member takes, about: [TEXT:]MINUTES.")
 _RESOLUTION = flags.DEFINE_float("resolution", 0.0, "Differences of means that do not count.")
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     if not _SWEEP.value or not _NAME.value or not _MINUTES.value:
         raise ConfigError("--sweep, --name and --cpu_minutes are needed; see --help")
     found, metrics = {}, []
-    told = (_NAME.value, _BY.value, _MINUTES.value, _RESOLUTION.value)
+    told = (_NAME.value, _BY.value, read_minutes(_MINUTES.value), _RESOLUTION.value)
     for run, row in recorded(Path(_SWEEP.value), *told):
         if row is None:
             print(f"left out, for it is {run.state}: {run.path.name}")
@@ -51,8 +52,31 @@ def main() -> None:
     replace_rows(rows.TABLE, found.values())
 
 
+def read_minutes(texts: Sequence[str]) -> dict[str, float]:
+    """`[TEXT:]MINUTES`, …: minutes by text, "" for all; raises ConfigError where there are none."""
+    from mbrl_jax.train.config import ConfigError
+
+    minutes = {}
+    for where, _, value in (text.rpartition(":") for text in texts):
+        try:
+            minutes[where] = float(value)
+        except ValueError:
+            raise ConfigError(f"--cpu_minutes: {value!r} is no number of minutes") from None
+    return minutes
+
+
+def minutes_of(minutes: Mapping[str, float], settings: Sequence[str]) -> float:
+    """Of the last text that a setting has; raises ConfigError where none does."""
+    from mbrl_jax.train.config import ConfigError
+
+    fitting = [value for text, value in minutes.items() if any(text in own for own in settings)]
+    if not fitting:
+        raise ConfigError(f"--cpu_minutes says nothing of {' '.join(settings)}")
+    return fitting[-1]
+
+
 def recorded(
-    root: Path, name: str, by: Sequence[str], cpu_minutes: float, resolution: float
+    root: Path, name: str, by: Sequence[str], minutes: Mapping[str, float], resolution: float
 ) -> Iterator[tuple[Any, dict[str, Any] | None]]:
     """Yield (run, its row as an object of `rows.jsonl`, or None where it is not finished).
 
@@ -80,7 +104,7 @@ def recorded(
             "sweep_inside": common["inside"],
             "num_seeds": member.num_seeds,
             "seeds": [common["seed"]],
-            "cpu_minutes": cpu_minutes,
+            "cpu_minutes": minutes_of(minutes, member.settings),
             "measures": measures,
         }
         yield run, row | ({} if common["steps"] is None else {"steps": common["steps"]})
