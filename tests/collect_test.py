@@ -1,6 +1,9 @@
 """What is recorded of a sweep can be read, and run again."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +94,27 @@ def test_a_row_is_called_by_the_settings_that_were_chosen():
     by = ("env.params", "model.core")
     name = collect_sweep.row_name("memory", settings, by)
     assert name == "memory_env_params_memory_length_30_model_core_s4" and name.isidentifier()
+
+
+def test_runs_of_several_configurations_become_one_table_and_one_picture(tmp_path):
+    workdirs = [
+        runs.write(tmp_path / core, runs.catch(f"model.core={core}"), [1.0, 0.5], greedy=[1.0, 0.0])
+        for core in ("gru", "mamba")
+    ]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.results.collect", "--name=made"),
+            *(f"--workdirs={','.join(map(str, workdirs))}", f"--folder={tmp_path}"),
+        ],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == 2 * [
+        "       0     0       1.000  1.000 (10)",
+        "       0     1       0.500  0.000 (10)",
+    ]
+    assert len(rows.read_csv(tmp_path / "made.csv")) == 4 * 10
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")

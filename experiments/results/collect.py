@@ -1,10 +1,15 @@
-"""Collect finished runs into a table and a picture beside this file.
+"""Collect finished runs into a table and a picture, beside this file or in `--folder`.
 
     python -m experiments.results.collect --name=drama_catch --workdirs=runs/seed0,runs/seed1
 
 Writes `<name>.csv` (every episode mean of every seed), `<name>.png` (learning curve) and prints
-one row for each seed: training return over the last fifth of the steps, and greedy episodes.
+one row for each seed: training return over the last fifth of the steps, and greedy episodes. Runs
+of several configurations are drawn as the mean of each, with its bootstrap interval.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -12,20 +17,22 @@ from launch import flags as launch_flags
 
 _NAME = flags.DEFINE_string("name", None, "Name of the files to write.")
 _WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
+_FOLDER = flags.DEFINE_string("folder", None, "Where to write; default: beside this file.")
 
 
 def main() -> None:
     """Read the runs, write the table and the picture, print the summary."""
     from experiments.results.rows import FOLDER, write_csv
-    from mbrl_jax.evaluate.plots import plot_learning_curve
     from mbrl_jax.train.config import ConfigError
     from mbrl_jax.train.metrics import read_metrics
     from mbrl_jax.view.records import read_runs
 
     if not _NAME.value or not _WORKDIRS.value:
         raise ConfigError("--name and --workdirs are needed; see --help")
+    folder = FOLDER if _FOLDER.value is None else Path(_FOLDER.value)
     rows, summary = [], []
-    for run in read_runs(_WORKDIRS.value):
+    runs = read_runs(_WORKDIRS.value)
+    for run in runs:
         evaluated = all(lane.greedy for lane in run.lanes)
         if run.state != "finished" or run.notes or not evaluated:
             why = "; ".join((run.error, *run.notes)).strip("; ") or "train it to its end"
@@ -34,15 +41,33 @@ def main() -> None:
             greedy = lane.greedy
             summary.append((lane.seed[0], lane.index, lane.training, greedy.mean, greedy.episodes))
         rows += [{"run_seed": run.saved.members.seed, **row} for row in read_metrics(run.path)]
-    write_csv(FOLDER / f"{_NAME.value}.csv", rows)
-    # Lanes of different runs are different seeds of one picture.
-    lanes = {key: i for i, key in enumerate(sorted({(r["run_seed"], r["seed"]) for r in rows}))}
-    curve = [{**row, "seed": lanes[row["run_seed"], row["seed"]]} for row in rows]
-    plot_learning_curve(curve, FOLDER / f"{_NAME.value}.png", _NAME.value)
+    write_csv(folder / f"{_NAME.value}.csv", rows)
+    _draw(runs, rows, _NAME.value, folder / f"{_NAME.value}.png")
     print("run seed  lane  last fifth  greedy (episodes)")
     for seed, lane, final, mean, episodes in summary:
         last = "no episode" if final is None else f"{final:.3f}"
         print(f"{seed:8d}  {lane:4d}  {last:>10}  {mean:.3f} ({episodes})")
+
+
+def _draw(runs: Sequence[Any], rows: Sequence[dict[str, Any]], name: str, path: Path) -> None:
+    """A picture of every seed, or of every configuration on every task if there are several."""
+    from mbrl_jax.evaluate import comparison, plots
+    from mbrl_jax.view.groups import group_runs
+
+    grouping = group_runs(runs)
+    pools = [(group.label, pool) for group in grouping.groups for pool in group.pools]
+    if len(pools) == 1:
+        # Lanes of different runs are different seeds of one picture.
+        lanes = {key: i for i, key in enumerate(sorted({(r["run_seed"], r["seed"]) for r in rows}))}
+        curve = [{**row, "seed": lanes[row["run_seed"], row["seed"]]} for row in rows]
+        plots.plot_learning_curve(curve, path, name)
+        return
+    lines = []
+    for i, (label, pool) in enumerate(pools):
+        curves = [comparison.thin(source.lane.curve) for source in pool.sources]
+        named = f"{pool.task} {label}" if len(grouping.tasks) > 1 else label
+        lines.append(comparison.mean_line(named, i, curves))
+    plots.save(comparison.draw_curves(lines), path)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def plain(title: str) -> str:
     return shown(title).replace("$", r"\$")
 
 
-def _save(figure, path: str | Path) -> Path:
+def save(figure, path: str | Path) -> Path:
+    """Write a figure as a PNG; returns its path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).print_png(str(path))
@@ -91,7 +92,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
         axes.text(0.5, 0.5, "no episode was finished", transform=axes.transAxes, ha="center")
     axes.set_title(plain(title), loc="left", fontweight="bold", color=INK)
     dress_curve(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def dress_curve(axes) -> None:
@@ -157,7 +158,7 @@ def plot_open_loop(examples: Sequence[Mapping[str, Any]], path: str | Path, titl
     is_grid = np.ndim(examples[0]["real"]) >= 3
     figure = (_draw_frames if is_grid else _draw_lines)(examples)
     figure.suptitle(plain(title), x=0.01, ha="left", fontweight="bold", color=INK)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_frames(examples: Sequence[Mapping[str, Any]]):
