@@ -50,7 +50,7 @@ th, td { padding: .32rem .6rem; text-align: right; vertical-align: top; white-sp
 th:first-child, td:first-child { padding-left: .2rem; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 td.text, th.text { text-align: left; white-space: normal; max-width: 24rem; }
-td.text:first-child { white-space: nowrap; }
+td.text:first-child:not(.long) { white-space: nowrap; }
 td.group:not(.long) { white-space: nowrap; }
 td.long { min-width: 14rem; }
 td.text { overflow-wrap: break-word; min-width: 5rem; }
