@@ -42,7 +42,7 @@ def test_finished_members_become_rows_and_the_others_are_named(root, tmp_path):
     assert (row.steps, row.num_seeds, row.seeds) == (100, 2, (7,))
     by_name = {measure.name: measure for measure in row.measures}
     assert by_name["greedy"].recorded == {7: [1.5, 1.0]}
-    assert by_name["training"].recorded == {7: [1.0, 0.5]}
+    assert by_name["training"].recorded == by_name["whole"].recorded == {7: [1.0, 0.5]}
     assert by_name["training"].resolution == 0.1
 
 

@@ -118,6 +118,15 @@ def test_a_row_becomes_the_flags_of_the_launcher(tmp_path):
     ]
 
 
+def test_returns_are_measured_over_the_last_fifth_and_over_all_steps():
+    recorded = [
+        {"seed": 0, "step": 100, "episode/return": 1.0, "episode/count": 3},
+        {"seed": 0, "step": 1_000, "episode/return": 5.0, "episode/count": 1},
+    ]
+    assert rows.measured(rows.TRAINING, recorded) == [5.0]
+    assert rows.measured(rows.WHOLE, recorded) == [2.0]
+
+
 def test_a_metric_is_measured_over_the_rows_of_the_last_fifth():
     recorded = [
         {"step": step, "seed": seed, "model/kl": value}

@@ -112,12 +112,15 @@ def recorded(
 
 def _measures(run: Any, resolution: float) -> dict[str, Any] | None:
     """What was measured of a run, or None where a seed lacks it."""
+    from experiments.results.rows import GREEDY, TRAINING, WHOLE, measured
+    from mbrl_jax.train.metrics import read_metrics
+
     training = [lane.training for lane in run.lanes]
     greedy = [lane.greedy and lane.greedy.mean for lane in run.lanes]
     if not run.lanes or None in training or None in greedy:
         return None
-    both = {"training": training, "greedy": greedy}
-    return {name: {"values": [own], "resolution": resolution} for name, own in both.items()}
+    found = {TRAINING: training, WHOLE: measured(WHOLE, read_metrics(run.path)), GREEDY: greedy}
+    return {name: {"values": [own], "resolution": resolution} for name, own in found.items()}
 
 
 def _chosen(settings: Sequence[str], by: Sequence[str]) -> list[str]:

@@ -213,12 +213,17 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def last_fifth(rows: Iterable[Mapping[str, Any]]) -> list[float | None]:
-    """Mean episode return [S] over the last fifth of the steps, each episode counting once.
+    """Mean episode return [S] over the last fifth of the steps; see `mean_return`."""
+    return mean_return(rows, 0.2)
+
+
+def mean_return(rows: Iterable[Mapping[str, Any]], share: float = 1.0) -> list[float | None]:
+    """Mean episode return [S] over the last `share` of the steps, each episode counting once.
 
     None for a seed that finished no episode there.
     """
     rows = list(rows)
-    begin = 0.8 * max((row["step"] for row in rows), default=0)
+    begin = (1.0 - share) * max((row["step"] for row in rows), default=0)
     totals: dict[int, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for row in rows:
         total = totals[row["seed"]]
