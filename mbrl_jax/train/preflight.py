@@ -153,12 +153,12 @@ def require_room(plan: Plan, programs: Any) -> None:
 # -------------------------------------------------------------------------------------------- time
 
 
-def updates(experiment: Experiment) -> int:
-    """Updates of a seed in the whole run: at multiples of a phase's `learn_every`."""
+def updates(experiment: Experiment, begin: int = 0) -> int:
+    """Updates of a seed from an iteration to the end: at multiples of a phase's `learn_every`."""
     return sum(
-        -(-stop // phase.learn_every) - -(-start // phase.learn_every)
+        -(-stop // phase.learn_every) - -(-max(start, begin) // phase.learn_every)
         for phase, start, stop in _stretches(experiment)
-        if phase.learn
+        if phase.learn and stop > begin
     )
 
 

@@ -14,6 +14,8 @@ from mbrl_jax.train.members import Members
 from mbrl_jax.train.report import human_normalised
 from mbrl_jax.train.shown import shown
 
+_CHUNKS = 20  # newest ones, over which the time of an update is taken
+
 
 class Reporter(Protocol):
     """Where a run tells how it goes."""
@@ -62,6 +64,40 @@ def _console():
     return RichConsole(markup=False, emoji=False)
 
 
+class Pace:
+    """What a step and an update take, for phases differ in how many of them they make."""
+
+    def __init__(self):
+        self._collected = self._collecting = 0.0  # steps without updates, and their seconds
+        self._chunks: list[tuple[int, int, float]] = []  # (steps, updates, seconds) of the others
+
+    def add(self, steps: int, updates: int, seconds: float) -> None:
+        """A chunk was made."""
+        if updates:
+            self._chunks = [*self._chunks[1 - _CHUNKS :], (steps, updates, seconds)]
+        else:
+            self._collected += steps
+            self._collecting += seconds
+
+    def left(self, steps: int, updates: int) -> float | None:
+        """Seconds for so many more; None while no update was timed and there are some to come."""
+        if updates and not self._chunks:
+            return None
+        step = self._collecting / self._collected if self._collected else 0.0
+        timed = [sum(column) for column in zip(*self._chunks, strict=True)]
+        update = max(timed[2] - step * timed[0], 0.0) / timed[1] if timed else 0.0
+        return step * steps + update * updates
+
+
+def clock(seconds: float | None) -> str:
+    """Minutes and seconds, behind hours if there are any."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 class Console:
     """A progress bar on a terminal; elsewhere a line at every twentieth of the run."""
 
@@ -69,6 +105,7 @@ class Console:
         self.console = _console()
         self._bar = self._task = None
         self._timed_steps = self._seconds = 0.0
+        self._pace = Pace()
 
     def planned(self, plan: preflight.Plan) -> None:
         """Say what the run is, and what memory it takes; time a product to foretell its time."""
@@ -85,6 +122,7 @@ class Console:
     ) -> Iterator[None]:
         """Show the bar while the run lasts."""
         self._total, self._last = experiment.steps, meta["iteration"] * experiment.num_envs
+        self._experiment = experiment
         self._next_line = self._last
         if self._last:
             self.console.print(f"going on from step {self._last} of {self._total}")
@@ -121,6 +159,7 @@ class Console:
         """Move the bar."""
         self._timed_steps += step - self._last
         self._seconds += seconds
+        self._pace.add(step - self._last, rows[0]["count/updates"], seconds)
         self._last = step
         text = self._describe(step, rows, seconds)
         if self._bar is not None:
@@ -132,7 +171,8 @@ class Console:
     def _describe(self, step: int, rows: list[dict[str, Any]], seconds: float) -> str:
         env_steps = sum(row["env_steps"] for row in rows) // len(rows)
         speed = self._timed_steps * len(rows) / max(self._seconds, 1e-9)
-        left = (self._total - step) * len(rows) / max(speed, 1e-9)
+        updates_left = preflight.updates(self._experiment, step // self._experiment.num_envs)
+        left = clock(self._pace.left(self._total - step, updates_left))
         returns = " ".join(_short(row.get("episode/return")) for row in rows[:8])
         more = " …" if len(rows) > 8 else ""
         updates = rows[0]["count/updates"]
@@ -142,7 +182,7 @@ class Console:
             update = f"  {seconds / updates:.3g} s/update of {gflop:.3g} GFLOP a seed"
         return (
             f"step {step}/{self._total}  env steps {env_steps}  {speed:,.0f} steps/s (all seeds)"
-            f"{update}  ETA {int(left // 60)}:{int(left % 60):02d}  return {returns}{more}"
+            f"{update}  ETA {left}  return {returns}{more}"
         )
 
     def warn(self, sentence: str) -> None:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments import drama_catch, drama_pong_small
-from mbrl_jax.train import config, memory, preflight, run, work
+from mbrl_jax.train import config, memory, preflight, progress, run, work
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.experiment import build, with_steps
 from mbrl_jax.train.loop import Phase
@@ -109,13 +109,33 @@ def test_an_update_that_has_no_room_is_refused_and_a_user_may_know_better(monkey
 def test_updates_are_counted_as_the_loop_makes_them(stop_after):
     phases = (Phase(10, learn=False), Phase(7, learn_every=3), Phase(8))
     experiment = dataclasses.replace(small.catch(), phases=phases, stop_after=stop_after)
-    made, iteration = 0, 0
+    made, iteration = [], 0
     for phase in phases:
         for _ in range(phase.iterations):
             if iteration < experiment.iterations:
-                made += phase.learn and iteration % phase.learn_every == 0
+                made.append(phase.learn and iteration % phase.learn_every == 0)
             iteration += 1
-    assert preflight.updates(experiment) == made
+    for begin in (0, 2, 10, 11, 17, 20, 25):
+        assert preflight.updates(experiment, begin) == sum(made[begin:])
+
+
+def test_the_time_left_counts_steps_and_updates_for_themselves():
+    pace = progress.Pace()
+    pace.add(100, 0, 2.0)  # a step takes 0.02 s
+    assert pace.left(50, 0) == pytest.approx(1.0)
+    assert pace.left(100, 10) is None  # what an update takes is not known yet
+    pace.add(100, 50, 27.0)  # an update 0.5 s
+    assert pace.left(100, 10) == pytest.approx(7.0)
+    for _ in range(30):
+        pace.add(100, 50, 52.0)  # 1 s of late
+    assert pace.left(100, 10) == pytest.approx(12.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "–"), (59.9, "0:59"), (600, "10:00"), (3 * 3600 + 65, "3:01:05")]
+)
+def test_the_time_left_is_said_as_a_clock_does(seconds, said):
+    assert progress.clock(seconds) == said
 
 
 def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
