@@ -1,5 +1,6 @@
 """What is recorded of a sweep can be read, and run again."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -87,6 +88,22 @@ def test_rows_of_the_same_name_are_replaced_where_they_stand(tmp_path):
         {"name": "b", "x": 2},
         {"name": "c", "x": 3},
     ]
+
+
+def test_metrics_of_rows_that_are_recorded_again_are_replaced(tmp_path):
+    path = tmp_path / "made.csv"
+
+    def recorded():
+        with path.open(newline="") as file:
+            return [(line["row"], line["step"]) for line in csv.DictReader(file)]
+
+    collect_sweep.replace_metrics(path, {"a", "b"}, [{"row": "a", "step": 1}, {"row": "b"}])
+    assert recorded() == [("a", "1"), ("b", "")]
+    collect_sweep.replace_metrics(path, {"a"}, [{"row": "a", "step": 2}, {"row": "a", "step": 3}])
+    assert recorded() == [("b", ""), ("a", "2"), ("a", "3")]
+    path.write_text("run_seed,seed\n0,0\n")
+    with pytest.raises(ConfigError, match="made.csv is no table of a sweep"):
+        collect_sweep.replace_metrics(path, {"a"}, [])
 
 
 def test_a_row_is_called_by_the_settings_that_were_chosen():

@@ -4,14 +4,16 @@
         --by=env.params,model.core --cpu_minutes=4,memory_length=100:58 --resolution=0.02
 
 Writes `<name>.csv` (every episode mean of every seed, and the row that it belongs to) and the lines
-of `rows.jsonl`, which take the place of those of the same name; prints one line for each row, and
-which members are not finished. A row is called by the settings of `--by`, or by all of them. The
-minutes are those of each member, or, behind a text and a colon, of those that have it in a setting.
+of `rows.jsonl`, both in the place of those of the same row, so that the members of a sweep may be
+recorded in parts; prints one line for each row, and which members are not finished. A row is called
+by the settings of `--by`, or by all of them. The minutes are those of each member, or, behind a
+text and a colon, of those that have it in a setting.
 """
 
+import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def main() -> None:
         for name, measure in row["measures"].items():
             scores = ", ".join(f"{score:.3g}" for score in measure["values"][0])
             print(f"{row['name']:40s} {name:8s} {scores}")
-    rows.write_csv(rows.FOLDER / f"{_NAME.value}.csv", metrics, ("row", *rows.COLUMNS))
+    replace_metrics(rows.FOLDER / f"{_NAME.value}.csv", found, metrics)
     replace_rows(rows.TABLE, found.values())
 
 
@@ -130,6 +132,26 @@ def _chosen(settings: Sequence[str], by: Sequence[str]) -> list[str]:
 def row_name(name: str, settings: Sequence[str], by: Sequence[str]) -> str:
     """An identifier of the name and the chosen settings."""
     return re.sub(r"[\W_]+", "_", "_".join([name, *_chosen(settings, by)])).strip("_")
+
+
+def replace_metrics(
+    path: Path, names: Container[str], metrics: Sequence[Mapping[str, Any]]
+) -> None:
+    """Put the metrics of the rows of these names behind those of the others in a table.
+
+    Raises ConfigError where the file is another table.
+    """
+    from experiments.results import rows
+    from mbrl_jax.train.config import ConfigError
+
+    kept = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            if "row" not in (table.fieldnames or ()):
+                raise ConfigError(f"{path} is no table of a sweep; choose another --name")
+            kept = [line for line in table if line["row"] not in names]
+    rows.write_csv(path, [*kept, *metrics], ("row", *rows.COLUMNS))
 
 
 def replace_rows(table: Path, rows: Sequence[dict[str, Any]]) -> None:
