@@ -19,6 +19,7 @@ import numpy as np
 from mbrl_jax.train import checkpoint, config, files, fork, sweep, sweep_status, workdir
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.experiment import Experiment
+from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import FILE as METRICS
 from mbrl_jax.train.metrics import last_fifth, read_metrics
 
@@ -95,7 +96,7 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
         return _unreadable(path, str(error), command)
     notes: list[str] = []
     meta = _newest_meta(path)
-    rows = _rows(path, len(saved.members), notes)
+    rows = _rows(path, saved.members, notes)
     greedy = _evaluation(path, saved, notes)
     quality = _quality(path, len(saved.members), notes)
     lanes = tuple(
@@ -193,7 +194,7 @@ def _lane(
     meta: Mapping[str, Any],
 ) -> Lane:
     members = saved.members
-    own = [row for row in rows if row["seed"] == index]
+    own = [row for row in rows if row["lane"] == index]
     points = [
         (row["env_steps"], row["episode/return"], row["episode/count"])
         for row in own
@@ -221,30 +222,31 @@ def _frozen(index: int, own: Sequence[Mapping[str, Any]], meta: Mapping[str, Any
     return "" if step is None else f"frozen by step {step}: a metric was not finite"
 
 
-def _rows(path: Path, size: int, notes: list[str]) -> list[dict[str, Any]]:
-    """What a report needs of the rows of metrics, as numbers or None."""
+def _rows(path: Path, members: Members, notes: list[str]) -> list[dict[str, Any]]:
+    """What a report needs of the rows of metrics, as numbers or None; "lane" counts from 0."""
     try:
         found = read_metrics(path)
     except (ConfigError, OSError, RecursionError) as error:
         notes.append(f"its metrics are left out: {error}")
         return []
-    rows = [_clean(row) for row in found if _is_row(row, size)]
+    rows = [_clean(row, members.first_seed) for row in found if _is_row(row, members)]
     if len(rows) < len(found):
         notes.append(f"{len(found) - len(rows)} lines of {METRICS} are no rows of it: left out")
     return rows
 
 
-def _is_row(row: Any, size: int) -> bool:
+def _is_row(row: Any, members: Members) -> bool:
     ints = isinstance(row, dict) and all(type(row.get(name)) is int for name in ("step", "seed"))
-    return ints and row["step"] >= 0 and 0 <= row["seed"] < size
+    return ints and row["step"] >= 0 and 0 <= row["seed"] - members.first_seed < len(members)
 
 
-def _clean(row: Mapping[str, Any]) -> dict[str, Any]:
+def _clean(row: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
     names = ("episode/return", "episode/count", "agent/frozen")
     env_steps = number(row.get("env_steps"))
     return {
         "step": row["step"],
         "seed": row["seed"],
+        "lane": row["seed"] - first_seed,
         "env_steps": row["step"] if env_steps is None else env_steps,
         **{name: number(row.get(name)) for name in names},
     }

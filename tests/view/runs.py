@@ -66,7 +66,8 @@ def write(
     lines = []
     for tenth in range(1, 1 + round(10 * until)):
         step = experiment.steps * tenth // 10
-        lines += [json.dumps(row(step, seed, value)) for seed, value in enumerate(returns)]
+        seeds = enumerate(returns, members.first_seed)
+        lines += [json.dumps(row(step, seed, value)) for seed, value in seeds]
     (path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     if greedy is not None:
         write_evaluation(path, experiment.steps, greedy)
