@@ -23,7 +23,6 @@ from launch import flags as launch_flags
 _ROWS = flags.DEFINE_list("rows", ["*"], "Names of rows, or patterns with * and ?.")
 _MEASURES = flags.DEFINE_list("measures", [], "Which measures; default: all.")
 _BASE = flags.DEFINE_string("base", None, "Row that the others are compared with.")
-_TABLE = flags.DEFINE_string("table", None, "Another file of rows.")
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
     from mbrl_jax.train.config import ConfigError
     from mbrl_jax.train.shown import shown
 
-    table = rows.read_rows(_TABLE.value or rows.TABLE)
+    table = rows.read_rows()
     if _BASE.value is not None and _BASE.value not in table:
         raise ConfigError(f"there is no row {_BASE.value!r}; the rows are {', '.join(table)}")
     chosen = [
