@@ -3,8 +3,8 @@
     python -m launch.train --experiment=drama_minatar --set=env.name=Breakout-MinAtar \\
         --num_seeds=2 --steps=30000 --workdir=runs/breakout
 
-Expect for Breakout (random play: 0.5) 4 at 20,000 steps, while a tenth of the actions is random,
-11 to 19 at 100,000, and greedily 14 to 25. For Space Invaders, which wants less entropy,
+Expect for Breakout (random play: 0.4) 5 at 20,000 steps, while a tenth of the actions is random,
+11 to 19 at 100,000, and greedily 14 to 29. For Space Invaders, which wants less entropy,
 
     --set=env.name=SpaceInvaders-MinAtar --set=behaviour.entropy=1e-3 --set=agent.num_starts=32
 
