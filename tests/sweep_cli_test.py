@@ -12,6 +12,7 @@ from launch import packing
 from mbrl_jax.train import sweep, sweep_status
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.metrics import read_metrics
+from mbrl_jax.view import records
 
 ROOT = Path(__file__).resolve().parent.parent
 CATCH = "--experiment=drama_catch"
@@ -212,6 +213,13 @@ def test_both_programs_end_and_the_rows_name_their_lanes(root):
     first, second = (read_metrics(root / f"seeds={lane}-{lane}") for lane in (0, 1))
     loss = next(name for name in first[-1] if name.endswith("loss"))
     assert first[-1][loss] != second[-1][loss]
+
+
+def test_a_report_reads_the_metrics_of_every_program(root):
+    planned = sweep.members_of(sweep.read_manifest(root))
+    for lane, (run, member) in enumerate(zip(records.read_sweep(root), planned, strict=True)):
+        assert (run.state, run.notes, run.step) == ("finished", (), member.steps)
+        assert [own.seed for own in run.lanes] == [(0, lane)]
 
 
 def test_a_sweep_that_is_done_has_nothing_to_do(root):
