@@ -260,7 +260,9 @@ def test_it_serves_until_it_is_asked_to_end_and_imports_no_jax(tmp_path, number)
     append(tmp_path, [row(5, 0)])
     before = sorted(path.name for path in tmp_path.iterdir())
     code = (
-        "import atexit, runpy, sys\n"
+        "import atexit, runpy, signal, sys\n"
+        # A shell's job in the background, as the tests may be, ignores it, and its children do.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "sys.argv = ['watch', sys.argv[1]]\n"
         "atexit.register(lambda: print('jax' in sys.modules, 'matplotlib' in sys.modules))\n"
         "runpy.run_module('launch.watch', run_name='__main__')"
@@ -272,10 +274,13 @@ def test_it_serves_until_it_is_asked_to_end_and_imports_no_jax(tmp_path, number)
         stderr=subprocess.PIPE,
         text=True,
     )
-    url = run.stdout.readline().split()[2]
-    with urllib.request.urlopen(url + "data.json", timeout=60) as found:
-        assert b'"step":5' in found.read()
-    run.send_signal(number)
-    out, err = run.communicate(timeout=60)
+    try:
+        url = run.stdout.readline().split()[2]
+        with urllib.request.urlopen(url + "data.json", timeout=60) as found:
+            assert b'"step":5' in found.read()
+        run.send_signal(number)
+        out, err = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert run.returncode == 0 and err == "" and out.split() == ["False", "False"]
     assert sorted(path.name for path in tmp_path.iterdir()) == before
