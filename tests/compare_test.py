@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def table(tmp_path) -> Path:
-    """Two rows of the same three seeds, and one whose setting varies inside its program."""
+    """Two rows that share --seed=1, and one whose settings vary inside its program."""
     common = {"title": "Made up", "experiment": "drama_catch", "cpu_minutes": 1}
     base = {"whole": {"values": [[1.0, 2.0], [4.0, 5.0]]}, "greedy": {"values": [[0, 1], [1, 1]]}}
     other = {"whole": {"values": [[4.0, 6.5], [8.0, 9.0]]}}

@@ -7,7 +7,7 @@
 A line for each measure of each row: the score of every seed, and their mean with its bootstrap
 interval (95 %), as `launch.report` has it. With `--base` also how far the row lies above that one,
 seed by seed: the mean of the differences ± its standard error. A row whose settings vary inside its
-programs has a line for each, in the order of `rows.py`.
+programs has a line for each, in the order of `rows.py`; as a base it stands for its first.
 """
 
 import fnmatch
