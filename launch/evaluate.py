@@ -3,7 +3,7 @@
     python -m launch.evaluate --workdir=runs/catch --num_episodes=100
     python -m launch.evaluate --workdir=runs/catch --checkpoint=best
     python -m launch.evaluate --workdir=runs/pong --protocol=published --gif=pong.gif
-    python -m launch.evaluate --workdir=runs/catch --quality
+    python -m launch.evaluate --workdir=runs/catch --quality --random_share=0.1
 
 `--protocol` says which episodes count. clean: every lane plays a number that is fixed before.
 published: the first to end in any of 32 lanes, as in Drama's own evaluation; short episodes are
@@ -11,6 +11,8 @@ favoured, so that its mean is biased and good only for comparison with published
 
 `--quality` measures the world model instead: its open-loop error against the horizon, rewards,
 ends of episodes, calibration of the discount and reconstruction (mbrl_jax/evaluate/quality.py).
+It is measured on the rows of the policy's own actions, sampled as in training; `--random_share` of
+them at random show it beside that path, where a policy that improves will go.
 """
 
 from absl import flags
@@ -35,7 +37,13 @@ _QUALITY = flags.DEFINE_bool(
     "quality", False, "Measure the world model instead, and write quality.json into the workdir."
 )
 _HORIZON = flags.DEFINE_integer("horizon", 15, "Rows ahead that --quality predicts.")
+_RANDOM_SHARE = flags.DEFINE_float(
+    "random_share", 0.0, "Share of random actions in the rows that --quality predicts.", 0.0, 1.0
+)
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
+
+_OF_EPISODES = ("num_episodes", "protocol", "gif", "explore")
+_OF_QUALITY = ("horizon", "random_share")
 
 
 def main() -> None:
@@ -44,6 +52,10 @@ def main() -> None:
 
     if not _WORKDIR.value:
         raise config.ConfigError("--workdir is missing; see --help")
+    for name in _OF_EPISODES if _QUALITY.value else _OF_QUALITY:
+        if flags.FLAGS[name].present:
+            goes = "does not go with --quality" if _QUALITY.value else "goes with --quality only"
+            raise config.ConfigError(f"--{name} {goes}")
     if _NUM_EPISODES.value < 1:
         raise config.ConfigError(f"--num_episodes={_NUM_EPISODES.value} must be at least 1")
     runtime.configure_runtime()
@@ -70,7 +82,7 @@ def _measure() -> None:
     from mbrl_jax.train.progress import print_quality
     from mbrl_jax.train.report import write_quality
 
-    measured = quality.Config(horizon=_HORIZON.value)
+    measured = quality.Config(horizon=_HORIZON.value, random_share=_RANDOM_SHARE.value)
     found = trained.measure_quality(_WORKDIR.value, _CHECKPOINT.value, measured)
     print_quality(found, _WORKDIR.value)
     try:

@@ -2,7 +2,7 @@
 
 The memory is the latent of the newest row, or, where only some rows are remembered, those rows:
 they are then seen anew for every action, from an empty state and with fresh samples, as the
-published Drama does with 16 of them.
+published Drama does with 16 of them. Actions may be mixed with random ones.
 """
 
 import dataclasses
@@ -11,9 +11,20 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.envs.spec import example_row, zero_action
+from mbrl_jax.envs.spec import ActionSpec, example_row, random_action, zero_action
 from mbrl_jax.keys import named
-from mbrl_jax.types import Array, BoundModel, EnvSpec, Key, PyTree, Step, Timestep, switch
+from mbrl_jax.types import (
+    Agent,
+    AgentCarry,
+    Array,
+    BoundModel,
+    EnvSpec,
+    Key,
+    PyTree,
+    Step,
+    Timestep,
+    switch,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,3 +133,28 @@ def observe_from_nothing(spec: EnvSpec, model: BoundModel, key: Key, rows: Step)
     first = rows.timestep.is_first.at[0].set(True)
     rows = rows._replace(timestep=rows.timestep._replace(is_first=first))
     return model.observe_sequence(key, model.initial_latent(), zero_action(spec.action), rows)
+
+
+# -------------------------------------------------------------------------------- random actions
+
+
+def mix_random(
+    spec: ActionSpec, key: Key, carry: AgentCarry, action: PyTree, share: Array | float
+) -> tuple[AgentCarry, PyTree]:
+    """A uniform action with probability `share`; the carry keeps what is executed."""
+    is_random = jax.random.uniform(named(key, "share")) < share
+    uniform = random_action(spec, named(key, "action"))
+    action = jax.tree.map(lambda r, a: jnp.where(is_random, r, a), uniform, action)
+    return carry._replace(prev_action=action), action
+
+
+def with_random_actions(agent: Agent, spec: ActionSpec, share: float) -> Agent:
+    """An agent each of whose actions is a uniform one with probability `share`."""
+    if not share:
+        return agent
+
+    def act(state, key, carry, timestep, explore):
+        carry, action = agent.act(state, key, carry, timestep, explore=explore)
+        return mix_random(spec, named(key, "random"), carry, action, share)
+
+    return agent._replace(act=act)

@@ -1,7 +1,8 @@
 """How good a world model is: its predictions beside what really came, row by row and in sum.
 
-The agent plays E lanes of T rows from a reset. The model sees all of them; from K rows drawn among
-them it then imagines H rows with the actions that were really taken, one sampled future each.
+The agent plays E lanes of T rows from a reset, a share of its actions at random if asked for. The
+model sees all of them; from K rows drawn among them it then imagines H rows with the actions that
+were really taken, one sampled future each.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.acting import observe_from_nothing
+from mbrl_jax.acting import observe_from_nothing, with_random_actions
 from mbrl_jax.evaluate.open_loop import play_rows
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
@@ -39,9 +40,15 @@ class Config(NamedTuple):
     context: int = 4  # rows that the model has seen before it first imagines
     horizon: int = 15  # H
     starts: int = 36  # K of each lane; drawn, for a fixed distance could miss every end
+    random_share: float = 0.0  # of the actions, to see beside the policy's own path
 
     def possible(self) -> np.ndarray:
-        """Rows from which H rows can be imagined. Raises ValueError where they are too few."""
+        """Rows from which H rows can be imagined.
+
+        Raises ValueError where they are too few, or for a share of random actions that is none.
+        """
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"random_share={self.random_share} must lie between 0 and 1")
         found = np.arange(self.context - 1, self.rows - self.horizon)
         if min(self.lanes, self.context, self.horizon, self.starts) < 1 or len(found) < self.starts:
             raise ValueError(
@@ -74,6 +81,7 @@ def measure(
     key: Key,
 ) -> Predicted:
     """Play and predict E lanes of one seed; Predicted [E]."""
+    agent = with_random_actions(agent, env.spec.action, config.random_share)
     play = lambda lane_key: play_rows(env, agent, config.rows, state, lane_key)  # noqa: E731
     rows = jax.vmap(play)(jax.random.split(named(key, "play"), config.lanes))
     return measure_rows(env.spec, world_model, config, state, key, rows)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mbrl_jax.acting import with_random_actions
 from mbrl_jax.evaluate.open_loop import OpenLoop, predict_rows
 from mbrl_jax.keys import at
 from mbrl_jax.train.loop import (
@@ -82,7 +83,8 @@ class HostEntryPoints(NamedTuple):
     init: Callable  # (key, timestep [N]) -> TrainState
     act: Callable  # (Acting, AgentState, key, timestep [N], Cadence, iteration) -> (Acting, action)
     learn: Callable  # (Learning, key, Stored, iteration) -> (Learning, Metrics)
-    # (explore, carry [E], AgentState, key, timestep [E], step) -> (carry, action [E])
+    # (explore, random_share, carry [E], AgentState, key, timestep [E], step)
+    #   -> (carry, action [E])
     evaluate: Callable
     predict: Callable  # (context, AgentState, key, rows: Step [T]) -> OpenLoop
 
@@ -121,6 +123,7 @@ def learn(
 def evaluate(
     parts: Parts,
     explore: bool,
+    random_share: float,
     carry: AgentCarry,
     agent: AgentState,
     key: Key,
@@ -130,7 +133,8 @@ def evaluate(
     """Act in E lanes; lane i does not depend on E."""
     lanes = jnp.arange(timestep.reward.shape[0])
     keys = jax.vmap(lambda lane: at(jax.random.fold_in(key, lane), "act", step))(lanes)
-    act = functools.partial(parts.agent.act, explore=explore)
+    actor = with_random_actions(parts.agent, parts.env.spec.action, random_share)
+    act = functools.partial(actor.act, explore=explore)
     return jax.vmap(act, (None, 0, 0, 0))(agent, keys, carry, timestep)
 
 

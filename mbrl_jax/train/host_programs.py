@@ -71,8 +71,8 @@ class HostPrograms:
             ("learn",): (learning, state.key, stored, count),
             ("init",): (keys, timestep),
             ("act",): (acting, state.agent, state.key, timestep, pace, count),
-            ("evaluate", False, lanes): self._evaluate_args(lanes, state.agent, keys),
-            ("evaluate", True, 1): self._evaluate_args(1, state.agent, keys),
+            ("evaluate", False, 0.0, lanes): self._evaluate_args(lanes, state.agent, keys),
+            ("evaluate", True, 0.0, 1): self._evaluate_args(1, state.agent, keys),
             ("predict",): (state.agent, keys, self._steps(OPEN_LOOP_ROWS)),
         }
 
@@ -168,7 +168,8 @@ class HostPrograms:
 
     def quality(self, agent: AgentState, keys: jax.Array, measured: quality.Config):
         """What the world model predicts, `quality.Predicted` [S, E], on the host."""
-        act = self._evaluating(True, measured.lanes, agent, keys)
+        share = measured.random_share
+        act = self._evaluating(True, measured.lanes, agent, keys, share)
         # Rewards and ends as they were learned from, and not as an evaluation counts them.
         with contextlib.closing(self._open(keys, measured.lanes)) as env:
             rows = host_loop.play_rows(env, act, self._carry(measured.lanes), measured.rows)
@@ -212,7 +213,7 @@ class HostPrograms:
 
         def of_member(system: System):
             if kind == "evaluate":  # for so many lanes, which the shapes tell
-                return functools.partial(system.entry.evaluate, options[0])
+                return functools.partial(system.entry.evaluate, *options[:2])
             if kind == "predict":
                 context = self._experiment.open_loop_context
                 return functools.partial(system.entry.predict, context)
@@ -227,10 +228,17 @@ class HostPrograms:
         step = jax.ShapeDtypeStruct((), jnp.int32)
         return self._carry(lanes), agent, keys, self._timesteps(lanes), step
 
-    def _evaluating(self, explore: bool, lanes: int, agent: AgentState, keys: jax.Array):
+    def _evaluating(
+        self,
+        explore: bool,
+        lanes: int,
+        agent: AgentState,
+        keys: jax.Array,
+        random_share: float = 0.0,
+    ):
         """(carry, timestep, step) -> (carry, action): act in lanes [S, E]."""
         args = self._evaluate_args(lanes, agent, keys)
-        program = self._compiled.get(("evaluate", explore, lanes), *args)
+        program = self._compiled.get(("evaluate", explore, random_share, lanes), *args)
 
         def act(carry, timestep, step):
             carry, action = program(carry, agent, keys, self._given(timestep), step)

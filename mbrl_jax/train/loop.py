@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.envs.spec import example_row, random_action
+from mbrl_jax.acting import mix_random
+from mbrl_jax.envs.spec import example_row
 from mbrl_jax.keys import at, named
 from mbrl_jax.types import (
     Agent,
-    AgentCarry,
     AgentState,
     Array,
     Environment,
@@ -154,16 +154,6 @@ def fresh_state(parts: Parts, key: Key, env: PyTree, timestep: Timestep) -> Trai
     )
 
 
-def _mix_random(
-    parts: Parts, key: Key, carry: AgentCarry, action: PyTree, share: Array
-) -> tuple[AgentCarry, PyTree]:
-    """One lane: a uniform action with probability `share`; the carry keeps what is executed."""
-    is_random = jax.random.uniform(named(key, "share")) < share
-    uniform = random_action(parts.env.spec.action, named(key, "action"))
-    action = jax.tree.map(lambda r, a: jnp.where(is_random, r, a), uniform, action)
-    return carry._replace(prev_action=action), action
-
-
 class Acting(NamedTuple):
     """What acting changes in one seed."""
 
@@ -187,9 +177,8 @@ def choose(
     # Keys of a stretch of rows, not of one: the same lane draws the same action until it is over.
     stretch = iteration // pace.random_rows
     random_keys = jax.random.split(at(key, "random", stretch), parts.num_envs)
-    carry, action = jax.vmap(functools.partial(_mix_random, parts), (0, 0, 0, None))(
-        random_keys, carry, action, pace.random_share
-    )
+    mix = functools.partial(mix_random, parts.env.spec.action)
+    carry, action = jax.vmap(mix, (0, 0, 0, None))(random_keys, carry, action, pace.random_share)
     return Acting(parts.replay.add(acting.replay, Step(timestep, action)), carry), action
 
 

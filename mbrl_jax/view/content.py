@@ -321,22 +321,22 @@ def ends_table(found: Sequence[Quality], at: Places) -> Table | None:
                 text_cell(one.pool.task),
                 text_cell(f"{letter} {one.group.label}", f"config-{letter}", at.style(letter)),
                 Cell(str(one.seeds), link),
-                *(Cell(_listed(whole), link) for whole in (one.steps, one.contexts)),
+                *(Cell(_listed(whole), link) for whole in (one.steps, one.contexts, one.shares)),
                 *(Cell(NOTHING if c is None else f"{c:,.0f}", link) for c in counts),
                 *(Cell(number_text(value), link) for value in (*ends, one.reconstruction)),
             )
         )
-    header = ("task", "group", "seeds", "step", "rows seen", "rows", "ends", "accuracy")
+    header = ("task", "group", "seeds", "step", "rows seen", "random", "rows", "ends")
     note = (
-        "Means over seeds; rows and ends are summed. Rows seen: before each prediction. –: not "
-        "defined, or not in quality.json."
+        "Means over seeds; rows and ends are summed. Rows seen: before each prediction. Random: "
+        "share of the actions in these rows. –: not defined, or not in quality.json."
     )
     name = "Ends of episodes and reconstruction"
-    header = (*header, "precision", "recall", "Brier score", "reconstruction")
+    header = (*header, "accuracy", "precision", "recall", "Brier score", "reconstruction")
     return Table(name, header, tuple(rows), (note,)) if rows else None
 
 
-def _listed(values: Sequence[int]) -> str:
+def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:,}" for value in values) or NOTHING
 
 

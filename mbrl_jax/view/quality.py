@@ -20,6 +20,7 @@ class Quality(NamedTuple):
     seeds: int
     steps: tuple[int, ...]  # of the checkpoints that were looked at
     contexts: tuple[int, ...]  # rows that were seen before the predictions
+    shares: tuple[float, ...]  # of the actions, that were random
     curves: Mapping[str, np.ndarray]  # [S, H] by name, NaN where there is no number
     ends: Mapping[str, float | None]
     reconstruction: float | None
@@ -53,7 +54,7 @@ def _pooled(group: Group, pool: Pool, lanes: Sequence[Mapping[str, Any]]) -> Qua
         group,
         pool,
         len(lanes),
-        *(_distinct(lanes, name) for name in ("step", "context")),
+        *(_distinct(lanes, name) for name in ("step", "context", "random_share")),
         curves,
         {n: _total(v) if n in _COUNTED else _mean(v) for n, v in values.items()},
         _mean([number(lane.get("reconstruction")) for lane in lanes]),
@@ -61,8 +62,8 @@ def _pooled(group: Group, pool: Pool, lanes: Sequence[Mapping[str, Any]]) -> Qua
     )
 
 
-def _distinct(lanes: Sequence[Mapping[str, Any]], name: str) -> tuple[int, ...]:
-    return tuple(sorted({lane[name] for lane in lanes if type(lane.get(name)) is int}))
+def _distinct(lanes: Sequence[Mapping[str, Any]], name: str) -> tuple[float, ...]:
+    return tuple(sorted({lane[name] for lane in lanes if number(lane.get(name)) is not None}))
 
 
 def _numbers(values: Any) -> np.ndarray | None:

@@ -299,12 +299,13 @@ def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[
 
 
 def _quality(path: Path, size: int, notes: list[str]) -> list[Mapping[str, Any] | None]:
-    """Of each lane what quality.json says, with the "step" and "context" of the whole."""
+    """Of each lane what quality.json says, with the "step", … of the whole."""
     try:
         data = read_json(path / QUALITY)
         if data is None:
             return [None] * size
         of_all = {name: data.get(name) for name in ("step", "context", "horizon")}
+        of_all["random_share"] = data.get("random_share", 0.0)  # older files have none
         lanes = [{**of_all, **lane} if isinstance(lane, dict) else None for lane in data["seeds"]]
         if len(lanes) == size:
             return lanes

@@ -6,6 +6,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,6 +113,29 @@ def test_the_world_model_is_measured_on_episodes_of_a_jax_environment(catch):
     # The ball moves at every step and the paddle may; at the end they can share a pixel.
     changed = 50 * found.copied[..., 0][counts[..., 0]]
     assert set(np.unique(changed.round())) <= {1.0, 2.0, 3.0, 4.0}
+
+
+def test_the_world_model_is_measured_beside_the_policys_path(catch):
+    _, programs, agent, keys = catch
+    # A policy that always goes right, by a large bias, soon stands at the wall: one pixel falls.
+    actor = dict(agent.behaviour.params["actor"])
+    output = max(name for name in actor if name.startswith("Dense"))
+    bias = actor[output]["bias"] + jnp.array([0.0, 0.0, 50.0])
+    actor[output] = {**actor[output], "bias": bias}
+    learner = agent.behaviour._replace(params={**agent.behaviour.params, "actor": actor})
+    agent = agent._replace(behaviour=learner)
+
+    def moves(share):
+        """Share of rows in which the paddle moves too, after the first three of an episode."""
+        measured = quality.Config(4, 30, context=1, horizon=4, starts=26, random_share=share)
+        found = programs.quality(agent, keys, measured)
+        late = np.broadcast_to(np.arange(26) % 10 > 2, found.is_counted.shape[:-1])
+        return (50 * found.copied[..., 0] > 2.5)[late & found.is_counted[..., 0]].mean()
+
+    # At a wall an action moves the paddle one time in three, elsewhere two times in three.
+    assert moves(0.0) == 0.0 and 0.05 < moves(0.3) < 0.4 < moves(1.0) < 2 / 3
+    with pytest.raises(ValueError, match="random_share=1.5 must lie between 0 and 1"):
+        quality.Config(random_share=1.5).possible()
 
 
 # ------------------------------------------------------------------------ human-normalised scores

@@ -289,6 +289,9 @@ def test_the_world_model_of_a_run_of_lanes_is_measured(runs, tmp_path, capsys):
     assert json.loads(report.write_quality(tmp_path, found).read_text()) == found
     progress.print_quality(found, whole)
     assert "rows ahead" in capsys.readouterr().out
+    beside = trained.measure_quality(whole, measured=measured._replace(random_share=1.0))
+    assert beside["random_share"] == 1.0
+    assert beside["seeds"][0]["observation_copied"] != found["seeds"][0]["observation_copied"]
 
 
 def test_seeds_of_lanes_share_nothing():

@@ -204,7 +204,7 @@ def test_quality_is_pooled_over_seeds(tmp_path):
     (found,) = of_quality(tmp_path, lane(), lane(3.0, calibration=other))
     assert found.curves["observation"].mean(0).tolist() == [2.0, 4.0, 6.0]
     assert np.isnan(found.curves["reward"][:, 2]).all() and "reward_accuracy" not in found.curves
-    assert found.steps == (100,) and found.contexts == (5,)
+    assert found.steps == (100,) and found.contexts == (5,) and found.shares == (0.0,)
     ends = found.ends
     assert ends["rows"] == 200 and ends["found"] == 6 and ends["accuracy"] == pytest.approx(0.9)
     assert ends["precision"] is None and ends["brier"] is None and found.reconstruction == 1.0
