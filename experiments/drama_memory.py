@@ -7,8 +7,8 @@ else counts. Whoever forgets has 0 in the mean. Actions are random but in the la
 environment, so returns are about 0 until then. Expect 0.8 to 1 from then on, and 1 greedily (1.0 on
 the four seeds of --seed=100); five minutes for 3 seeds on one CPU core.
 
-A chain of a hundred (0.92 to 1 on the three seeds of --seed=10 with sampled actions; greedily two of
-them fail, experiments/results says more): enough rows before learning begins, windows of 2N + 4
+A chain of a hundred (0.92 to 1 on the three seeds of --seed=10 with sampled actions; greedily two
+of them fail, experiments/results says more): enough rows before learning begins, windows of 2N + 4
 rows, so that each holds a whole episode, and so many starts that some lie near its end:
 
     --set=env.params=[memory_length=100] --set=replay.length=204 --set=replay.capacity=40000 \\
