@@ -1,0 +1,65 @@
+"""What a greedy policy returns if it takes over late: the first rows of an episode act at random.
+
+    python -m experiments.studies.late_policy --workdir=runs/memory --random_rows=0,99
+
+Tells whether a policy forgets because its own actions lead off the path that its model learned from
+(drama_memory: all actions but the last are free there, and random in training). Prints the mean
+return of the first episode of 100 lanes, by seed and number of random rows. JAX environments only.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from launch import flags as launch_flags
+from mbrl_jax.envs.spec import random_action
+from mbrl_jax.keys import at, named
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_RANDOM_ROWS = flags.DEFINE_list("random_rows", ["0"], "Numbers of random rows to try.")
+_ROWS = flags.DEFINE_integer("rows", 200, "Rows that hold a whole episode.")
+_LANES = flags.DEFINE_integer("lanes", 100, "Episodes.")
+
+
+def main() -> None:
+    """Play every seed of the newest checkpoint and print a row for each."""
+    from mbrl_jax.train import trained
+    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.experiment import build
+
+    if not _WORKDIR.value or not all(text.isdecimal() for text in _RANDOM_ROWS.value):
+        raise ConfigError("--workdir and numbers as --random_rows are needed; see --help")
+    experiment, programs, agent, _ = trained.restore_run(_WORKDIR.value)
+    system = build(experiment)
+    play = functools.partial(episode_return, system.env, system.agent, _ROWS.value)
+    lanes = jax.jit(jax.vmap(play, (None, 0, None)))
+    keys = jax.random.split(jax.random.key(0), _LANES.value)
+    for seed in range(programs.num_seeds):
+        state = jax.tree.map(lambda x, seed=seed: x[seed], agent)
+        for count in map(int, _RANDOM_ROWS.value):
+            mean = float(lanes(state, keys, count).mean())
+            print(f"seed {seed}: {count} random rows, then greedy: {mean:.2f}")
+
+
+def episode_return(env, agent, num_rows, state, key, random_rows):
+    """Return [] of one lane's first episode of at most `num_rows` rows."""
+
+    def body(loop, t):
+        carry, env_state, timestep, total, over = loop
+        carry, action = agent.act(state, at(key, "act", t), carry, timestep, explore=False)
+        uniform = random_action(env.spec.action, at(key, "random", t))
+        action = jnp.where(t < random_rows, uniform, action)
+        env_state, timestep = env.step(env_state, at(key, "env", t), action)
+        total = total + jnp.where(over, 0.0, timestep.reward)
+        carry = carry._replace(prev_action=action)
+        return (carry, env_state, timestep, total, over | timestep.is_last), None
+
+    reset = env.reset(named(key, "reset"))
+    loop = (agent.initial_carry(), *reset, jnp.zeros(()), jnp.zeros((), bool))
+    return jax.lax.scan(body, loop, jnp.arange(num_rows))[0][3]
+
+
+if __name__ == "__main__":
+    launch_flags.run_main(main)
