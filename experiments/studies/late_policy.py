@@ -16,6 +16,7 @@ from absl import flags
 from launch import flags as launch_flags
 from mbrl_jax.envs.spec import random_action
 from mbrl_jax.keys import at, named
+from mbrl_jax.types import Agent, AgentState, Array, Environment, Key
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _RANDOM_ROWS = flags.DEFINE_list("random_rows", ["0"], "Numbers of random rows to try.")
@@ -33,6 +34,8 @@ def main() -> None:
         raise ConfigError("--workdir and numbers as --random_rows are needed; see --help")
     experiment, programs, agent, _ = trained.restore_run(_WORKDIR.value)
     system = build(experiment)
+    if not isinstance(system.env, Environment):
+        raise ConfigError(f"{_WORKDIR.value} plays on the host; this study needs a JAX environment")
     play = functools.partial(episode_return, system.env, system.agent, _ROWS.value)
     lanes = jax.jit(jax.vmap(play, (None, 0, None)))
     keys = jax.random.split(jax.random.key(0), _LANES.value)
@@ -43,8 +46,18 @@ def main() -> None:
             print(f"seed {seed}: {count} random rows, then greedy: {mean:.2f}")
 
 
-def episode_return(env, agent, num_rows, state, key, random_rows):
-    """Return [] of one lane's first episode of at most `num_rows` rows."""
+def episode_return(
+    env: Environment,
+    agent: Agent,
+    num_rows: int,
+    state: AgentState,
+    key: Key,
+    random_rows: Array | int,
+) -> Array:
+    """Return [] of the first episode of one lane of one seed, as far as `num_rows` rows hold it.
+
+    The first `random_rows` actions are uniform, and the agent remembers them as its own.
+    """
 
     def body(loop, t):
         carry, env_state, timestep, total, over = loop
