@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.studies.late_policy import episode_return
+from experiments.studies.late_policy_episode import episode_return
 from mbrl_jax.types import AgentCarry, ArraySpec, DiscreteSpec, EnvSpec, Timestep
 
 EPISODE = 40  # steps, each of which pays the action's number

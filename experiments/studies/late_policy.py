@@ -10,13 +10,11 @@ return of the first episode of 100 lanes, by seed and number of random rows. JAX
 import functools
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
+from experiments.studies.late_policy_episode import episode_return
 from launch import flags as launch_flags
-from mbrl_jax.envs.spec import random_action
-from mbrl_jax.keys import at, named
-from mbrl_jax.types import Agent, AgentState, Array, Environment, Key
+from mbrl_jax.types import Environment
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _RANDOM_ROWS = flags.DEFINE_list("random_rows", ["0"], "Numbers of random rows to try.")
@@ -44,34 +42,6 @@ def main() -> None:
         for count in map(int, _RANDOM_ROWS.value):
             mean = float(lanes(state, keys, count).mean())
             print(f"seed {seed}: {count} random rows, then greedy: {mean:.2f}")
-
-
-def episode_return(
-    env: Environment,
-    agent: Agent,
-    num_rows: int,
-    state: AgentState,
-    key: Key,
-    random_rows: Array | int,
-) -> Array:
-    """Return [] of the first episode of one lane of one seed, as far as `num_rows` rows hold it.
-
-    The first `random_rows` actions are uniform, and the agent remembers them as its own.
-    """
-
-    def body(loop, t):
-        carry, env_state, timestep, total, over = loop
-        carry, action = agent.act(state, at(key, "act", t), carry, timestep, explore=False)
-        uniform = random_action(env.spec.action, at(key, "random", t))
-        action = jnp.where(t < random_rows, uniform, action)
-        env_state, timestep = env.step(env_state, at(key, "env", t), action)
-        total = total + jnp.where(over, 0.0, timestep.reward)
-        carry = carry._replace(prev_action=action)
-        return (carry, env_state, timestep, total, over | timestep.is_last), None
-
-    reset = env.reset(named(key, "reset"))
-    loop = (agent.initial_carry(), *reset, jnp.zeros(()), jnp.zeros((), bool))
-    return jax.lax.scan(body, loop, jnp.arange(num_rows))[0][3]
 
 
 if __name__ == "__main__":
