@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results import collect_sweep, rows
+from experiments.results import collect_metrics, collect_quality, collect_sweep, rows
 from mbrl_jax.train import sweep
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.members import Members
@@ -53,6 +53,39 @@ def test_what_varied_inside_the_programs_is_recorded(root):
     sweep.write_manifest(root, manifest)
     _, row = next(collect_sweep.recorded(root, "made", (), {"": 2.0}, 0.1))
     assert row["sweep_inside"] == ["behaviour.entropy=1e-2,2e-2"]
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Three seeds of two configurations in programs of two; the last was not evaluated."""
+    common = sweep.Common("drama_catch", num_seeds=3, seeds_per_program=2, steps=100)
+    members = sweep.plan_members(common, dict.fromkeys(ABLATIONS[:2], (100, 100)))
+    sweep.add_members(tmp_path, common, members)
+    for i, member in enumerate(members):
+        lanes = Members(0, member.num_seeds, first_seed=member.first_seed)
+        returns = [float(member.first_seed + lane) for lane in range(member.num_seeds)]
+        greedy = None if i == 3 else [score + 10 for score in returns]
+        runs.write(
+            tmp_path / member.name, runs.catch(*member.settings), returns, lanes, greedy=greedy
+        )
+    return tmp_path
+
+
+def test_programs_that_share_the_seeds_of_a_configuration_become_one_row(packed):
+    (parts, row), (others, nothing) = collect_sweep.recorded(packed, "made", (), {"": 2.0}, 0.1)
+    assert len(parts) == len(others) == 2 and nothing is None
+    assert row["num_seeds"] == 3
+    assert row["measures"]["training"]["values"] == [[0.0, 1.0, 2.0]]
+    assert row["measures"]["whole"]["values"] == [[0.0, 1.0, 2.0]]
+    assert row["measures"]["greedy"]["values"] == [[10.0, 11.0, 12.0]]
+
+
+def test_numbers_inside_of_packed_seeds_are_refused(packed):
+    manifest = sweep.read_manifest(packed)
+    manifest["common"]["inside"] = ["behaviour.entropy=1e-2,2e-2"]
+    sweep.write_manifest(packed, manifest)
+    with pytest.raises(ConfigError, match="varies numbers inside of packed seeds"):
+        list(collect_sweep.recorded(packed, "made", (), {"": 2.0}, 0.1))
 
 
 def test_minutes_are_those_of_the_last_text_that_fits():
@@ -135,3 +168,59 @@ def test_runs_of_several_configurations_become_one_table_and_one_picture(tmp_pat
     ]
     assert len(rows.read_csv(tmp_path / "made.csv")) == 4 * 10
     assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_of_runs_become_one_table(tmp_path):
+    parts = [Members(0, 1, first_seed=seed) for seed in (0, 1)]
+    paths = [
+        runs.write(tmp_path / f"part_{i}", runs.catch(), [0.123456 + i], part)
+        for i, part in enumerate(parts)
+    ]
+    labelled = [("one", paths[1]), ("one", paths[0]), ("other", paths[0])]
+    lines = list(collect_metrics.collected(labelled, ["episode/return", "model/none"]))
+    assert [line[:2] for line in lines[::10]] == [["one", "0"], ["one", "1"], ["other", "0"]]
+    assert lines[0] == ["one", "0", "10", "0.1235", ""] and lines[-1][2] == "100"
+    with pytest.raises(ConfigError, match="part_0 holds no metrics model/none"):
+        list(collect_metrics.collected(labelled[1:], ["model/none"]))
+    with pytest.raises(ConfigError, match="seed 0 of one is in two runs"):
+        list(collect_metrics.collected([("one", paths[0])] * 2, ["episode/return"]))
+
+
+def _quality(share, found, recall, wrongly, hit):
+    ends = {"found": found, "recall": recall}
+    calibration = {"rows": [10, 5], "found": [wrongly, 1.0]}
+    seed = {"observation": [0.5, 1 / 3], "observation_copied": [1.0, 1.0], "reward_accuracy": hit}
+    seeds = [seed | {"ends": ends, "calibration": calibration}]
+    return {"random_share": share, "horizon": 2, "seeds": seeds}
+
+
+def test_measurements_of_models_are_kept_by_workdir_and_share_and_summed(tmp_path):
+    lines = []
+    for name, quality in (
+        ("a", _quality(0.0, 4, 0.75, 0.5, [1.0, 0.9])),
+        ("a", _quality(0.1, 0, None, None, None)),
+        ("b", _quality(0.0, 4, 0.0, 0.1, [1.0, 0.5])),
+        ("b", _quality(0.0, 4, 0.5, 0.1, [1.0, 0.5])),
+    ):
+        lines = collect_quality.with_line(lines, {"workdir": name, **quality})
+    assert [(line["workdir"], line["random_share"]) for line in lines] == [
+        ("a", 0.0),
+        ("a", 0.1),
+        ("b", 0.0),
+    ]
+    assert lines[0]["seeds"][0]["observation"] == [0.5, 0.33333]
+    error = "33.3 to 33.3 %"
+    assert collect_quality.summed(lines) == [
+        ["0", "2", "2", "50.0 to 90.0 %", error, "5 of 8", "6 of 20"],
+        ["0.1", "2", "1", "–", error, "0 of 0", "0 of 10"],
+    ]
+    other = tmp_path / "config.json"
+    other.write_text("{}\n")
+    with pytest.raises(ConfigError, match="config.json is no measurement"):
+        collect_quality.read_lines(other)
+
+
+def test_a_label_and_a_path_are_needed():
+    assert rows.read_labelled(["a:b:c"], "--run") == [("a", Path("b:c"))]
+    with pytest.raises(ConfigError, match="--run=runs/a is not of the form LABEL:PATH"):
+        rows.read_labelled(["runs/a"], "--run")

@@ -13,9 +13,9 @@ from typing import Any
 
 from absl import flags
 
+from experiments.results.shared_flags import NAME
 from launch import flags as launch_flags
 
-_NAME = flags.DEFINE_string("name", None, "Name of the files to write.")
 _WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where to write; default: beside this file.")
 
@@ -27,7 +27,7 @@ def main() -> None:
     from mbrl_jax.train.metrics import read_metrics
     from mbrl_jax.view.records import read_runs
 
-    if not _NAME.value or not _WORKDIRS.value:
+    if not NAME.value or not _WORKDIRS.value:
         raise ConfigError("--name and --workdirs are needed; see --help")
     folder = FOLDER if _FOLDER.value is None else Path(_FOLDER.value)
     rows, summary = [], []
@@ -41,8 +41,8 @@ def main() -> None:
             greedy = lane.greedy
             summary.append((lane.seed[0], lane.index, lane.training, greedy.mean, greedy.episodes))
         rows += [{"run_seed": run.saved.members.seed, **row} for row in read_metrics(run.path)]
-    write_csv(folder / f"{_NAME.value}.csv", rows)
-    _draw(runs, rows, _NAME.value, folder / f"{_NAME.value}.png")
+    write_csv(folder / f"{NAME.value}.csv", rows)
+    _draw(runs, rows, NAME.value, folder / f"{NAME.value}.png")
     print("run seed  lane  last fifth  greedy (episodes)")
     for seed, lane, final, mean, episodes in summary:
         last = "no episode" if final is None else f"{final:.3f}"

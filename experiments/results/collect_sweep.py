@@ -5,9 +5,10 @@
 
 Writes `<name>.csv` (every episode mean of every seed, and the row that it belongs to) and the lines
 of `rows.jsonl`, both in the place of those of the same row, so that the members of a sweep may be
-recorded in parts; prints one line for each row, and which members are not finished. A row is called
-by the settings of `--by`, or by all of them. The minutes are those of each member, or, behind a
-text and a colon, of those that have it in a setting.
+recorded in parts; prints one line for each row, and which members are left out: a configuration
+whose seeds were packed into programs (`--seeds_per_program`) has a row when all are finished. A row
+is called by the settings of `--by`, or by all of them. The minutes are those of each configuration,
+or, behind a text and a colon, of those that have it in a setting.
 """
 
 import csv
@@ -19,12 +20,12 @@ from typing import Any
 
 from absl import flags
 
+from experiments.results.shared_flags import NAME
 from launch import flags as launch_flags
 
 _SWEEP = flags.DEFINE_string("sweep", None, "Root of a sweep.")
-_NAME = flags.DEFINE_string("name", None, "Name of the table, and how its rows' names begin.")
 _BY = flags.DEFINE_list("by", [], "Paths of the settings that name a row; default: all.")
-_MINUTES = flags.DEFINE_list("cpu_minutes", [], "That one member takes, about: [TEXT:]MINUTES.")
+_MINUTES = flags.DEFINE_list("cpu_minutes", [], "That one row takes, about: [TEXT:]MINUTES.")
 _RESOLUTION = flags.DEFINE_float("resolution", 0.0, "Differences of means that do not count.")
 
 
@@ -34,23 +35,24 @@ def main() -> None:
     from mbrl_jax.train.config import ConfigError
     from mbrl_jax.train.metrics import read_metrics
 
-    if not _SWEEP.value or not _NAME.value or not _MINUTES.value:
+    if not _SWEEP.value or not NAME.value or not _MINUTES.value:
         raise ConfigError("--sweep, --name and --cpu_minutes are needed; see --help")
     found, metrics = {}, []
-    told = (_NAME.value, _BY.value, read_minutes(_MINUTES.value), _RESOLUTION.value)
-    for run, row in recorded(Path(_SWEEP.value), *told):
+    told = (NAME.value, _BY.value, read_minutes(_MINUTES.value), _RESOLUTION.value)
+    for runs, row in recorded(Path(_SWEEP.value), *told):
         if row is None:
-            print(f"left out, for it is {run.state}: {run.path.name}")
+            for run in runs:
+                print(f"left out: {run.path.name} ({run.state})")
             continue
         if row["name"] in found:
             raise ConfigError(f"two members are called {row['name']}; name more settings in --by")
         found[row["name"]] = row
-        own = {"row": row["name"], "run_seed": run.saved.members.seed}
-        metrics += [own | line for line in read_metrics(run.path)]
+        own = {"row": row["name"], "run_seed": row["seeds"][0]}
+        metrics += [own | line for run in runs for line in read_metrics(run.path)]
         for name, measure in row["measures"].items():
             scores = ", ".join(f"{score:.3g}" for score in measure["values"][0])
             print(f"{row['name']:40s} {name:8s} {scores}")
-    replace_metrics(rows.FOLDER / f"{_NAME.value}.csv", found, metrics)
+    replace_metrics(rows.FOLDER / f"{NAME.value}.csv", found, metrics)
     replace_rows(rows.TABLE, found.values())
 
 
@@ -79,10 +81,12 @@ def minutes_of(minutes: Mapping[str, float], settings: Sequence[str]) -> float:
 
 def recorded(
     root: Path, name: str, by: Sequence[str], minutes: Mapping[str, float], resolution: float
-) -> Iterator[tuple[Any, dict[str, Any] | None]]:
-    """Yield (run, its row as an object of `rows.jsonl`, or None where it is not finished).
+) -> Iterator[tuple[list[Any], dict[str, Any] | None]]:
+    """Yield (the runs of a configuration, its row as an object of `rows.jsonl`).
 
-    Raises ConfigError for a sweep of `--debug`, which a row cannot name, or where there is none.
+    Runs are several where its seeds were packed into programs; the row is None unless all of them
+    are finished. Raises ConfigError for a sweep of `--debug`, which a row cannot name, for one of
+    packed seeds with numbers that vary inside, or where there is no sweep.
     """
     from mbrl_jax.train import sweep
     from mbrl_jax.train.config import ConfigError
@@ -93,35 +97,46 @@ def recorded(
     common = manifest["common"]
     if common["debug"]:
         raise ConfigError(f"{root} is a sweep of --debug, whose numbers are no results")
+    packed: dict[tuple[str, ...], list[Any]] = {}
     for run, member in zip(runs, sweep.members_of(manifest), strict=True):
-        measures = _measures(run, resolution)
-        if run.state != "finished" or measures is None or member.num_seeds != common["num_seeds"]:
-            yield run, None
+        packed.setdefault(tuple(member.settings), []).append((member.first_seed, run))
+    for settings, parts in packed.items():
+        own = [run for _, run in sorted(parts, key=lambda part: part[0])]
+        if common["inside"] and len(own) > 1:
+            raise ConfigError(
+                f"{root} varies numbers inside of packed seeds, which no row can tell"
+            )
+        measures = _measures(own, resolution)
+        if measures is None:
+            yield own, None
             continue
         row = {
-            "name": row_name(name, member.settings, by),
-            "title": f"{name}: {' '.join(_chosen(member.settings, by))}",
+            "name": row_name(name, settings, by),
+            "title": f"{name}: {' '.join(_chosen(settings, by))}",
             "experiment": common["experiment"],
-            "set": [*common["settings"], *member.settings],
+            "set": [*common["settings"], *settings],
             "sweep_inside": common["inside"],
-            "num_seeds": member.num_seeds,
+            "num_seeds": common["num_seeds"],
             "seeds": [common["seed"]],
-            "cpu_minutes": minutes_of(minutes, member.settings),
+            "cpu_minutes": minutes_of(minutes, settings),
             "measures": measures,
         }
-        yield run, row | ({} if common["steps"] is None else {"steps": common["steps"]})
+        yield own, row | ({} if common["steps"] is None else {"steps": common["steps"]})
 
 
-def _measures(run: Any, resolution: float) -> dict[str, Any] | None:
-    """What was measured of a run, or None where a seed lacks it."""
+def _measures(runs: Sequence[Any], resolution: float) -> dict[str, Any] | None:
+    """What was measured of the runs of a row; None unless all finished and every seed has it."""
     from experiments.results.rows import GREEDY, TRAINING, WHOLE, measured
     from mbrl_jax.train.metrics import read_metrics
 
-    training = [lane.training for lane in run.lanes]
-    greedy = [lane.greedy and lane.greedy.mean for lane in run.lanes]
-    if not run.lanes or None in training or None in greedy:
+    lanes = [lane for run in runs for lane in run.lanes]
+    training = [lane.training for lane in lanes]
+    greedy = [lane.greedy and lane.greedy.mean for lane in lanes]
+    finished = all(run.lanes and run.state == "finished" for run in runs)
+    if not finished or None in training or None in greedy:
         return None
-    found = {TRAINING: training, WHOLE: measured(WHOLE, read_metrics(run.path)), GREEDY: greedy}
+    whole = [score for run in runs for score in measured(WHOLE, read_metrics(run.path))]
+    found = {TRAINING: training, WHOLE: whole, GREEDY: greedy}
     return {name: {"values": [own], "resolution": resolution} for name, own in found.items()}
 
 

@@ -151,6 +151,15 @@ def write_csv(
         writer.writerows(rows)
 
 
+def read_labelled(texts: Sequence[str], flag: str) -> list[tuple[str, Path]]:
+    """(label, path) of each `LABEL:PATH`; raises ConfigError where one has no label or path."""
+    pairs = [text.partition(":") for text in texts]
+    for text, (label, _, path) in zip(texts, pairs, strict=True):
+        if not label or not path:
+            raise ConfigError(f"{flag}={text} is not of the form LABEL:PATH")
+    return [(label, Path(path)) for label, _, path in pairs]
+
+
 def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
     parse = dict.fromkeys(_NUMBERS, int)
     return {k: parse.get(k, float)(text) if text else None for k, text in row.items()}
