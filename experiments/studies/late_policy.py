@@ -25,23 +25,28 @@ _LANES = flags.DEFINE_integer("lanes", 100, "Episodes.")
 def main() -> None:
     """Play every seed of the newest checkpoint and print a row for each."""
     from mbrl_jax.train import trained
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.train.config import ConfigError, with_numbers
     from mbrl_jax.train.experiment import build
 
     if not _WORKDIR.value or not all(text.isdecimal() for text in _RANDOM_ROWS.value):
         raise ConfigError("--workdir and numbers as --random_rows are needed; see --help")
     experiment, programs, agent, _ = trained.restore_run(_WORKDIR.value)
-    system = build(experiment)
-    if not isinstance(system.env, Environment):
-        raise ConfigError(f"{_WORKDIR.value} plays on the host; this study needs a JAX environment")
-    play = functools.partial(episode_return, system.env, system.agent, _ROWS.value)
-    lanes = jax.jit(jax.vmap(play, (None, 0, None)))
+    members = programs.members
     keys = jax.random.split(jax.random.key(0), _LANES.value)
-    for seed in range(programs.num_seeds):
-        state = jax.tree.map(lambda x, seed=seed: x[seed], agent)
-        for count in map(int, _RANDOM_ROWS.value):
-            mean = float(lanes(state, keys, count).mean())
-            print(f"seed {seed}: {count} random rows, then greedy: {mean:.2f}")
+    for i, numbers in enumerate(members.settings):
+        system = build(with_numbers(experiment, numbers))
+        if not isinstance(system.env, Environment):
+            raise ConfigError(f"{_WORKDIR.value} plays on the host; a JAX environment is needed")
+        play = functools.partial(episode_return, system.env, system.agent, _ROWS.value)
+        lanes = jax.jit(jax.vmap(play, (None, 0, None)))
+        setting = "".join(f"{path}={number:g}, " for path, number in numbers.items())
+        for seed in range(members.num_seeds):
+            member = i * members.num_seeds + seed
+            state = jax.tree.map(lambda x, member=member: x[member], agent)
+            for count in map(int, _RANDOM_ROWS.value):
+                mean = float(lanes(state, keys, count).mean())
+                label = f"{setting}seed {members.first_seed + seed}"
+                print(f"{label}: {count} random rows, then greedy: {mean:.2f}")
 
 
 if __name__ == "__main__":
