@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,10 @@ from mbrl_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 40
+# Gloo, which joins the processes, says so; from several threads, whose pieces may mix.
+_GLOO = re.compile(
+    r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s"
+)
 
 
 def _command(path: Path, environment: str, num_seeds: int, steps: int = STEPS) -> list[str]:
@@ -63,8 +68,7 @@ def _together(command: list[str], devices: int) -> list[str]:
     said = [process.communicate(timeout=300) for process in processes]
     for process, (_, errors) in zip(processes, said, strict=True):
         assert process.returncode == 0, errors
-    # Gloo, which joins the processes, says so.
-    lines = [[x for x in out.splitlines() if not x.startswith("[Gloo]")] for out, _ in said]
+    lines = [[x for x in out.splitlines() if _GLOO.sub("", x)] for out, _ in said]
     return ["\n".join(kept) for kept in lines]
 
 
