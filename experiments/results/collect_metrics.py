@@ -1,7 +1,7 @@
 """Collect chosen metrics of runs, such as losses, into a table beside this file.
 
     python -m experiments.results.collect_metrics --name=memory_hundred_losses \\
-        --run=1000:runs/memory/MEMBER --run=1:runs/clipped_0 --run=1:runs/clipped_1 \\
+        --run=mamba2:runs/memory/MEMBER --run=gru:runs/memory/MEMBER \\
         --metrics=model/reward,model/gradient_norm
 
 Writes `<name>.csv` with a line for each seed and step at which one of the metrics is known: the

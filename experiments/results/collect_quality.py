@@ -5,9 +5,9 @@
         --file=runs/breakout_0:runs/breakout_0/quality.json
     python -m experiments.results.collect_quality --name=minatar_breakout_quality
 
-The second adds each file to `<name>.jsonl` beside this file, shortened to five digits, in the place
-of the line with its label and its share of random actions. Both print a Markdown table of all seeds
-of every share: rewards hit and squared error in the last of the rows ahead, and ends in sums.
+Each --file is added to `<name>.jsonl` beside this file, shortened to five digits, in the place of
+the line with its label and its share of random actions. Prints a Markdown table of all seeds of
+every share: rewards hit and squared error in the last of the rows ahead, and ends in sums.
 """
 
 import json

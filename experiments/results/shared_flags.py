@@ -2,4 +2,4 @@
 
 from absl import flags
 
-NAME = flags.DEFINE_string("name", None, "Name of the table; with collect_sweep also of its rows.")
+NAME = flags.DEFINE_string("name", None, "Name of what is written, without its ending.")
