@@ -115,7 +115,7 @@ def make_agent(
         init=functools.partial(init, parts),
         initial_carry=functools.partial(initial_carry, parts),
         act=functools.partial(act, parts),
-        update=functools.partial(update, parts, learn),
+        updates={"all": functools.partial(update, parts, learn)},
     )
 
 

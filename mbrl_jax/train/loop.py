@@ -127,7 +127,8 @@ def _traced_once(env: Environment, agent: Agent) -> tuple[Environment, Agent]:
     """
     inline = functools.partial(jax.jit, inline=True)
     act = inline(agent.act, static_argnames="explore")
-    return env._replace(step=inline(env.step)), agent._replace(act=act, update=inline(agent.update))
+    updates = {name: inline(update) for name, update in agent.updates.items()}
+    return env._replace(step=inline(env.step)), agent._replace(act=act, updates=updates)
 
 
 def _lanes(parts: Parts, tree: PyTree) -> PyTree:
