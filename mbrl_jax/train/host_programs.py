@@ -33,11 +33,6 @@ from mbrl_jax.types import (
 MAX_LANES = 16  # of one seed in evaluation: each plays several episodes, one after the other
 NUM_SHARED = {"act": 2, "learn": 3, "evaluate": 1}  # arguments that are the same for all seeds
 DONATING = ("act", "learn", "evaluate", "settle")  # they take the buffers of what comes first
-    "act",
-    "learn",
-    "evaluate",
-    "settle",
-)  # give the buffers of their first argument to the result
 PUBLISHED_LANES = 32  # of one seed where episodes are counted as the published Drama does
 
 
@@ -94,20 +89,15 @@ class HostPrograms:
             for phase in self._experiment.phases
             for due in phase.dues
         }
-        return (
-            learns
-            | {
-                ("init",): (keys, timestep),
-                ("act",): (acting, state.agent, state.key, timestep, pace, count),
-                ("evaluate", False, 0.0, lanes): self._evaluate_args(lanes, state.agent, keys),
-                ("evaluate", True, 0.0, 1): self._evaluate_args(1, state.agent, keys),
-            }
-            | (
-                {("predict",): (state.agent, keys, self._steps(OPEN_LOOP_ROWS))}
-                if draws(self.system)
-                else {}
-            )
-        )
+        programs = learns | {
+            ("init",): (keys, timestep),
+            ("act",): (acting, state.agent, state.key, timestep, pace, count),
+            ("evaluate", False, 0.0, lanes): self._evaluate_args(lanes, state.agent, keys),
+            ("evaluate", True, 0.0, 1): self._evaluate_args(1, state.agent, keys),
+        }
+        if draws(self.system):
+            programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
+        return programs
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""

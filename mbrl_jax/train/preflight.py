@@ -155,10 +155,11 @@ def require_room(plan: Plan, programs: Any) -> None:
 
 
 def updates(experiment: Experiment, begin: int = 0) -> int:
-    """Updates of a seed from an iteration to the end: at multiples of a phase's `learn_every`."""
+    """Updates of a seed from an iteration to the end: at multiples of what is due."""
     return sum(
-        -(-stop // phase.learn_every) - -(-max(start, begin) // phase.learn_every)
+        due.times * (-(-stop // due.every) - -(-max(start, begin) // due.every))
         for phase, start, stop in _stretches(experiment)
+        for due in phase.dues
         if phase.learn and stop > begin
     )
 
