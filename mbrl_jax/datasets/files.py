@@ -55,12 +55,17 @@ def opened(path: Path) -> Iterator[Arrays]:
     """
     is_npz = path.suffix == ".npz"
     h5py = None if is_npz else _h5py(path)
-    try:
-        file = np.load(path, allow_pickle=False) if is_npz else h5py.File(path, "r")
-    except DAMAGED as error:
-        raise _damaged(path, error) from error
-    with file:
-        yield Arrays(path, tuple(file.files if is_npz else _datasets(file, h5py)), file)
+    with contextlib.ExitStack() as stack:
+        try:
+            if is_npz:  # opened here: NumPy leaves open what it cannot read
+                file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+                names = file.files
+            else:
+                file = h5py.File(path, "r")
+                names = _datasets(file, h5py)
+        except (*DAMAGED, AttributeError) as error:  # AttributeError: an .npy under that name
+            raise _damaged(path, error) from error
+        yield Arrays(path, tuple(names), stack.enter_context(file))
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -1,12 +1,13 @@
 """Rows that a run of this package has stored: read from its log, without its environment."""
 
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from mbrl_jax.datasets import files
 from mbrl_jax.datasets.rows import (
     by_name,
     concatenate,
@@ -38,19 +39,25 @@ def read(workdir: Path, spec: EnvSpec, which: Which) -> Step:
     folder = _folder(workdir, which.checkpoint)
     try:
         total = restore.checked_meta(folder)["rows"]
-        segments = checkpoint.segments_of(workdir, int(folder.name))
-        if not segments:
-            raise ValueError(f"{workdir} keeps no rows in {replay_log.FOLDER}")
-        num_seeds = max(segment.seeds[1] for segment in segments)
-        if which.seed_index is not None and not 0 <= which.seed_index < num_seeds:
-            raise ValueError(
-                f"seed_index={which.seed_index}: {workdir} holds the seeds 0 … {num_seeds - 1}"
-            )
-        wanted = range(num_seeds) if which.seed_index is None else [which.seed_index]
-        parts = [_seed(workdir, segments, total, spec, seed, which.num_rows) for seed in wanted]
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"the rows of {folder} cannot be read ({lines[0][:200]})") from error
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"the checkpoint {folder} cannot be used ({error})") from error
+    segments = checkpoint.segments_of(workdir, int(folder.name))
+    if not segments:
+        raise ValueError(f"{workdir} keeps no rows in {replay_log.FOLDER}")
+    num_seeds = max(segment.seeds[1] for segment in segments)
+    if which.seed_index is not None and not 0 <= which.seed_index < num_seeds:
+        raise ValueError(
+            f"seed_index={which.seed_index}: {workdir} holds the seeds 0 … {num_seeds - 1}"
+        )
+    wanted = range(num_seeds) if which.seed_index is None else [which.seed_index]
+    stop = total
+    if which.num_rows is not None:
+        stop = min(total, min(segment.rows[0] for segment in segments) + which.num_rows)
+    parts = [
+        _episodes(rows, spec, workdir) for rows in _rows(workdir, segments, spec, wanted, stop)
+    ]
+    if not sum(len(part.timestep.reward) for part in parts):
+        raise ValueError(f"{workdir} holds no transition")
     return concatenate(*parts)
 
 
@@ -67,39 +74,44 @@ def _folder(workdir: Path, which: str) -> Path:
     return workdir / checkpoint.FOLDER / (str(found[0]) if which == "newest" else which)
 
 
-def _seed(
+def _rows(
     workdir: Path,
     segments: list[replay_log.Segment],
-    total: int,
     spec: EnvSpec,
-    seed: int,
-    num_rows: int | None,
-) -> Step:
-    """Rows [R, …] of one seed."""
-    own = [segment for segment in segments if segment.seeds[0] <= seed < segment.seeds[1]]
-    own.sort(key=lambda segment: segment.rows)
-    if not own or any(a.rows[1] != b.rows[0] for a, b in zip(own, own[1:], strict=False)):
-        raise ValueError(f"rows of seed {seed} are missing in {workdir / replay_log.FOLDER}")
-    names = _names(spec)
-    parts: list[list[np.ndarray]] = [[] for _ in names]
-    stop = total if num_rows is None else min(total, own[0].rows[0] + num_rows)
-    for segment in own:
-        if segment.rows[0] >= stop:
-            break
-        with np.load(workdir / replay_log.FOLDER / segment.file, allow_pickle=False) as data:
-            for part, name in zip(parts, names, strict=True):
-                if name not in data.files:
-                    raise ValueError(f"{workdir}: its rows hold no {name}, which is asked for")
-                part.append(data[name][seed - segment.seeds[0], : stop - segment.rows[0]])
-    rows = jax.tree.unflatten(jax.tree.structure(_shape(spec)), map(np.concatenate, parts))
+    wanted: Sequence[int],
+    stop: int,
+) -> list[Step]:
+    """The rows [T, N, …] before row `stop` of each wanted seed, as they were stored."""
+    segments = sorted((s for s in segments if s.rows[0] < stop), key=lambda segment: segment.rows)
+    names = host_arrays.names(_shape(spec))
+    leaves = {seed: [[] for _ in names] for seed in wanted}
+    found = dict.fromkeys(wanted, segments[0].rows[0])  # rows of each seed are read up to here
+    for segment in segments:
+        of_seeds = [seed for seed in wanted if segment.seeds[0] <= seed < segment.seeds[1]]
+        path = files.existing(str(workdir / replay_log.FOLDER / segment.file))
+        if path.stat().st_size != segment.size:
+            raise ValueError(f"{path} is damaged: it has not {segment.size} bytes")
+        with files.opened(path) as arrays:
+            for i, name in enumerate(names if of_seeds else ()):
+                values = arrays.get(name)[:, : stop - segment.rows[0]]
+                for seed in of_seeds:
+                    leaves[seed][i].append(values[seed - segment.seeds[0]].copy())
+        for seed in of_seeds:
+            if found[seed] != segment.rows[0]:
+                raise ValueError(f"rows of seed {seed} are missing in {path.parent}")
+            found[seed] = min(segment.rows[1], stop)
+    if late := [seed for seed in wanted if found[seed] < stop]:
+        raise ValueError(f"rows of seed {late[0]} are missing in {workdir / replay_log.FOLDER}")
+    treedef = jax.tree.structure(_shape(spec))
+    return [jax.tree.unflatten(treedef, map(np.concatenate, leaves[seed])) for seed in wanted]
+
+
+def _episodes(rows: Step, spec: EnvSpec, workdir: Path) -> Step:
+    """Rows [R, …] of one seed, lane after lane, that fit the environment."""
     try:
         rows = from_lanes(rows)
     except ValueError as error:
         raise ValueError(f"{workdir} was trained with another seam: {error}") from error
-    return _fitted(rows, spec, workdir)
-
-
-def _fitted(rows: Step, spec: EnvSpec, workdir: Path) -> Step:
     timestep = rows.timestep
     return Step(
         timestep._replace(
@@ -118,8 +130,3 @@ def _shape(spec: EnvSpec) -> Step:
     return Step(
         Timestep(observation, *flags, dict.fromkeys(spec.extras, np.zeros(()))), np.zeros(())
     )
-
-
-def _names(spec: EnvSpec) -> list[str]:
-    """Names of the leaves of a row in the log."""
-    return host_arrays.names(_shape(spec))
