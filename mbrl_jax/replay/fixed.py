@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.replay import samplers
+from mbrl_jax.replay.ring import Streams, all_streams
 from mbrl_jax.types import Array, Key, PyTree, Replay, ReplayState, Step, Windows, cached_make
 
 
@@ -22,11 +23,7 @@ class Config:
     batch_size: int = 16  # windows of the "model" stream
     length: int = 128  # L: windows of the "model" stream hold L + 1 rows, the last as target
 
-    def streams(self, streams: tuple[tuple[str, Windows], ...] = ()) -> dict[str, Windows]:
-        """Windows by stream, "model" among them."""
-        return {"model": Windows(self.batch_size, self.length + 1), **dict(streams)}
-
-    def least_rows(self, num_envs: int, streams: tuple[tuple[str, Windows], ...] = ()) -> int:
+    def least_rows(self, num_envs: int, streams: Streams = ()) -> int:
         """Rows a lane must hold before every stream can be sampled: none, the data are there."""
         del num_envs, streams
         return 0
@@ -38,20 +35,21 @@ class Config:
                 f"batch_size={self.batch_size} and length={self.length} must be positive"
             )
 
-    def make(self, num_envs: int, streams: tuple[tuple[str, Windows], ...] = ()) -> Replay:
-        """Build the record; `streams` are those that an agent reads beside "model"."""
+    def make(self, num_envs: int, streams: Streams = ()) -> Replay:
+        """Build the record; it serves the stream "model" and these."""
         del num_envs
         self.validate()
-        return make(self, tuple(streams))
+        return make(self, streams)
 
 
 @cached_make
-def make(config: Config, streams: tuple[tuple[str, Windows], ...]) -> Replay:
+def make(config: Config, streams: Streams) -> Replay:
     """Bind the functions of this module."""
+    served = tuple(all_streams(config, streams).items())
     return Replay(
         init=init,
         add=add,
-        sample=functools.partial(sample, config.data, tuple(config.streams(streams).items())),
+        sample=functools.partial(sample, config.data, served),
         write_back=write_back,
     )
 
@@ -74,7 +72,7 @@ def add(state: ReplayState, rows: Step) -> ReplayState:
 
 def sample(
     data: str,
-    streams: tuple[tuple[str, Windows], ...],
+    streams: Streams,
     state: ReplayState,
     key: Key,
     *,
