@@ -90,6 +90,38 @@ def test_steps_that_survive_as_transitions(tmp_path, changes, settings, survive,
         assert one.action[0] == np.float32(np.linspace(-1, 1, 7)[step])
 
 
+def _conversion(terminals, timeouts, has_next):
+    """{step: done} as a loop over a file in D4RL's `qlearning_dataset` keeps them."""
+    kept = {}
+    for step in range(len(terminals) - 1):
+        if timeouts[step] or (terminals[step] and not has_next):
+            continue
+        kept[step] = bool(terminals[step])
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("has_next", [True, False])
+def test_random_files_are_read_as_d4rl_converts_them(tmp_path, seed, has_next):
+    draw = np.random.default_rng(seed)
+    terminals, timeouts = draw.random((2, 40)) < 0.2
+    following = _observation(np.where(terminals | timeouts, 100, 1) + np.arange(40))
+    columns = {
+        "observations": _observation(np.arange(40)),
+        "actions": np.zeros((40, 1)),
+        "rewards": np.arange(40.0),
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+    rows = _load(tmp_path, columns | ({"next_observations": following} if has_next else {}))
+    _check_marks(rows)
+    found = _transitions(rows)
+    done = {step: bool(one.discount == 0) for step, one in found.items()}
+    assert done == _conversion(terminals, timeouts, has_next)
+    for step, one in found.items():
+        assert one.next_observation[0] == following[step, 0] and one.reward == step
+
+
 def test_leaves_are_float32_and_flags_bool(tmp_path):
     rows = _load(tmp_path, _seven())
     floats = (rows.timestep.observation, rows.timestep.reward, rows.action)
@@ -231,6 +263,13 @@ def test_minari_episodes_keep_their_last_observation(tmp_path):
     short = datasets.load(datasets.Config(str(tmp_path), num_rows=4), spec)
     assert short.timestep.reward.tolist() == [0, 10, 11, 12, 0, 110]
     _check_marks(short)
+    datasets.save_npz(rows, tmp_path / "same.npz")
+    again = datasets.load(datasets.Config(str(tmp_path / "same.npz")), spec)
+    jax.tree.map(np.testing.assert_array_equal, again, rows)
+    with np.load(tmp_path / "same.npz") as saved:
+        columns = {name: saved[name] for name in saved.files if "next_" not in name}
+    cut = _load(tmp_path, columns, spec)
+    assert cut.timestep.observation["sensor"][:, 0].tolist() == [0, 1, 2, 100, 101]
     file = _minari(tmp_path / "odd.hdf5", one_too_few=1)
     with pytest.raises(ValueError, match="episode_0 holds 3 rewards and 3 observations"):
         datasets.load(datasets.Config(str(file)), spec)
