@@ -81,7 +81,8 @@ class HostEntryPoints(NamedTuple):
     """The functions that get jitted, of one seed."""
 
     init: Callable  # (key, timestep [N]) -> TrainState
-    act: Callable  # (Acting, AgentState, key, timestep [N], Exploration, iteration) -> (Acting, action)
+    # (Acting, AgentState, key, timestep [N], Exploration, iteration) -> (Acting, action)
+    act: Callable
     # (name, Learning, key, Stored, iteration, turn or None, fixed) -> (Learning, Metrics)
     learn: Callable
     # (explore, random_share, carry [E], AgentState, key, timestep [E], step)
