@@ -177,10 +177,7 @@ class WorldModel(_WorldModel):
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """The update that follows from a loss and an optimiser step.
-
-    No NamedTuple, of which jit can make no weak reference.
-    """
+    """The update that follows from a loss and an optimiser step."""
 
     loss: ModelLoss
     apply: Apply
