@@ -112,14 +112,16 @@ def _symlog_position(x: Array, num_bins: int) -> tuple[Array, Array]:
     spacing = 2.0 * TWO_HOT_LIMIT / (num_bins - 1)
     scaled = (jnp.clip(symlog(x), -TWO_HOT_LIMIT, TWO_HOT_LIMIT) + TWO_HOT_LIMIT) / spacing
     lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
-    return lower.astype(jnp.int32), scaled - lower
+    upper_weight = (scaled - lower)[..., None]
+    return lower.astype(jnp.int32), upper_weight
 
 
 def _symexp_position(x: Array, num_bins: int) -> tuple[Array, Array]:
     bins = symexp_bins(num_bins)
     x = jnp.clip(x, bins[0], bins[-1])
     lower = jnp.clip((bins <= x[..., None]).sum(axis=-1) - 1, 0, num_bins - 2)
-    return lower, (x - bins[lower]) / (bins[lower + 1] - bins[lower])
+    upper_weight = (x - bins[lower]) / (bins[lower + 1] - bins[lower])
+    return lower, upper_weight[..., None]
 
 
 def two_hot(x: Array, num_bins: int, bins: Bins = "symlog") -> Array:
@@ -129,7 +131,6 @@ def two_hot(x: Array, num_bins: int, bins: Bins = "symlog") -> Array:
     """
     position = _symlog_position if bins == "symlog" else _symexp_position
     index, upper_weight = position(x, num_bins)
-    upper_weight = upper_weight[..., None]
     low = jax.nn.one_hot(index, num_bins, dtype=jnp.float32)
     high = jax.nn.one_hot(index + 1, num_bins, dtype=jnp.float32)
     return low * (1.0 - upper_weight) + high * upper_weight
@@ -141,14 +142,12 @@ def two_hot_mean(logits: Array, bins: Bins = "symlog") -> Array:
     Of "symexp" bins the two of a pair ±b are taken together, so that equal logits give exactly 0,
     where a plain sum would leave the rounding of numbers up to 4.8e8.
     """
-    num_bins = logits.shape[-1]
-    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     if bins == "symlog":
-        evenly = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, num_bins)
-        return symexp((probs * evenly).sum(axis=-1))
-    half = num_bins // 2
+        evenly = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, logits.shape[-1])
+        return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * evenly).sum(axis=-1))
+    probs, half = jax.nn.softmax(logits.astype(jnp.float32), axis=-1), logits.shape[-1] // 2
     surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
-    return (surplus * symexp_bins(num_bins)[-half:]).sum(axis=-1)
+    return (surplus * symexp_bins(logits.shape[-1])[-half:]).sum(axis=-1)
 
 
 def two_hot_loss(logits: Array, target: Array, bins: Bins = "symlog") -> Array:
