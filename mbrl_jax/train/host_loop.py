@@ -20,7 +20,7 @@ import numpy as np
 from mbrl_jax.acting import with_random_actions
 from mbrl_jax.evaluate.open_loop import OpenLoop, predict_rows
 from mbrl_jax.keys import at
-from mbrl_jax.loops.phases import Phase, cadence
+from mbrl_jax.loops.phases import Phase, exploration
 from mbrl_jax.loops.steps import (
     Acting,
     Evaluation,
@@ -81,7 +81,8 @@ class HostEntryPoints(NamedTuple):
     """The functions that get jitted, of one seed."""
 
     init: Callable  # (key, timestep [N]) -> TrainState
-    act: Callable  # (Acting, AgentState, key, timestep [N], Cadence, iteration) -> (Acting, action)
+    # (Acting, AgentState, key, timestep [N], Exploration, iteration) -> (Acting, action)
+    act: Callable
     # (name, Learning, key, Stored, iteration, turn or None, fixed) -> (Learning, Metrics)
     learn: Callable
     # (explore, random_share, carry [E], AgentState, key, timestep [E], step)
@@ -186,7 +187,7 @@ def run_chunk(
     """
     acting, agent = Acting(state.replay, state.carry), state.agent
     timestep, episode = state.timestep, state.episode
-    pace, arrivals, learned = cadence(phase), [], []
+    pace, arrivals, learned = exploration(phase), [], []
     for iteration in range(start, stop):
         now = np.uint32(iteration)
         if phase.collect:

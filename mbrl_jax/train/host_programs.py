@@ -13,7 +13,7 @@ import numpy as np
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import at, lane_seeds, named
-from mbrl_jax.loops.phases import Due, Phase, cadence
+from mbrl_jax.loops.phases import Due, Phase, exploration
 from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
 from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
@@ -74,7 +74,7 @@ class HostPrograms:
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
         state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
-        pace = cadence(self._experiment.phases[0])
+        pace = exploration(self._experiment.phases[0])
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position, _ = state.replay
         learning = host_loop.Learning(state.agent, counters)
