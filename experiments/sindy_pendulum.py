@@ -1,4 +1,4 @@
-"""SINDy-RL's world model (arXiv 2403.09110) swings up the gymnax Pendulum: equations, not a network.
+"""Equations, not a network: SINDy-RL's world model (arXiv 2403.09110) on the gymnax Pendulum.
 
     python -m launch.train --experiment=sindy_pendulum --num_seeds=3 --workdir=runs/sindy_pendulum
 
@@ -11,28 +11,21 @@ its surrogate; here soft actor-critic learns from branches that the sparse model
 with real rows.
 """
 
-import dataclasses
-
 from mbrl_jax.agents import branched
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs import gymnax
 from mbrl_jax.loops.phases import Due, Phase
 from mbrl_jax.replay import dyna, ring
 from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.world_models import sindy, sparse_regression
+from mbrl_jax.world_models import sindy
 
 
 def get_experiment() -> Experiment:
     """The experiment."""
-    cubic = sparse_regression.Config(degree=3, threshold=1e-3)
     return Experiment(
         name="sindy_pendulum",
         env=gymnax.Config("Pendulum-v1"),
-        model=sindy.Config(
-            dynamics=cubic,
-            reward=dataclasses.replace(cubic, threshold=5e-2, ridge=1e-5),
-            circles=((0, 1),),
-        ),
+        model=sindy.Config(circles=((0, 1),)),
         behaviour=sac.Config(
             width=64,
             actor_learning_rate=1e-3,
