@@ -73,13 +73,13 @@ def symexp(x: Array) -> Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-def two_hot(x: Array, num_bins: int) -> Array:
+def two_hot(x: Array, num_bins: int, limit: float = TWO_HOT_LIMIT) -> Array:
     """Two-hot encoding [..., num_bins] of symlog(x): its mass lies on the two neighbouring bins.
 
-    The bins are evenly spaced, so the index is computed and not searched.
+    The bins are evenly spaced over ±`limit`, so the index is computed and not searched.
     """
-    spacing = 2.0 * TWO_HOT_LIMIT / (num_bins - 1)
-    scaled = (jnp.clip(symlog(x), -TWO_HOT_LIMIT, TWO_HOT_LIMIT) + TWO_HOT_LIMIT) / spacing
+    spacing = 2.0 * limit / (num_bins - 1)
+    scaled = (jnp.clip(symlog(x), -limit, limit) + limit) / spacing
     lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
     upper_weight = (scaled - lower)[..., None]
     index = lower.astype(jnp.int32)
@@ -88,15 +88,15 @@ def two_hot(x: Array, num_bins: int) -> Array:
     return low * (1.0 - upper_weight) + high * upper_weight
 
 
-def two_hot_mean(logits: Array) -> Array:
+def two_hot_mean(logits: Array, limit: float = TWO_HOT_LIMIT) -> Array:
     """The number [...] that logits [..., num_bins] stand for: symexp of the mean bin."""
-    bins = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, logits.shape[-1])
+    bins = jnp.linspace(-limit, limit, logits.shape[-1])
     return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * bins).sum(axis=-1))
 
 
-def two_hot_loss(logits: Array, target: Array) -> Array:
+def two_hot_loss(logits: Array, target: Array, limit: float = TWO_HOT_LIMIT) -> Array:
     """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
-    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1]))
+    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], limit))
     return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
 
 
