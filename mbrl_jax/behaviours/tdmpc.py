@@ -121,8 +121,19 @@ class Parts(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError where actions are not bounded."""
+    parts = make_parts(config, spec)
+    functions = (init, initial_carry, act, update, representation_loss, apply)
+    bound = {f.__name__: functools.partial(f, parts) for f in functions}
+    dream = functools.partial(act_alone, parts)
+    return Behaviour(**bound, dream=dream, learns_from="entries")
+
+
+def make_parts(config: Config, spec: EnvSpec) -> Parts:
+    """Nets and optimisers; raises ValueError as `make` does."""
     if not isinstance(spec.action, BoundedSpec):
-        raise ValueError(f"behaviours.tdmpc needs bounded real actions, not {spec.action}")  # noqa: TRY004
+        raise ValueError(  # noqa: TRY004
+            f"behaviour=tdmpc needs bounded real actions, not {spec.action}"
+        )
     if config.num_critics < 2:
         raise ValueError(f"num_critics={config.num_critics} must be at least 2")
     config.planner.validate()
@@ -130,11 +141,7 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     critic = mlp(config.num_bins, zero_output=True, dropout=config.dropout)
     rules = {"critics": config.optimiser, "policy": config.policy_optimiser}
     optimisers = {name: rule.make() for name, rule in rules.items()}
-    parts = Parts(config, spec, critic, mlp(2 * spec.action.size), optimisers)
-    functions = (init, initial_carry, act, update, representation_loss, apply)
-    bound = {f.__name__: functools.partial(f, parts) for f in functions}
-    dream = functools.partial(act_alone, parts)
-    return Behaviour(**bound, dream=dream, learns_from="entries")
+    return Parts(config, spec, critic, mlp(2 * spec.action.size), optimisers)
 
 
 def init(parts: Parts, key: Key, features: Array) -> LearnerState:

@@ -30,7 +30,7 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, optim
-from mbrl_jax.envs.spec import action_size, action_vector
+from mbrl_jax.envs.spec import action_size, action_vector, require_separate_seam
 from mbrl_jax.keys import named
 from mbrl_jax.networks.simnorm import NormedMlp
 from mbrl_jax.replay.transitions import transitions
@@ -96,10 +96,10 @@ class Parts(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Bind the functions of this module; raises ValueError where the environment does not fit."""
-    if not isinstance(spec.observation, ArraySpec) or spec.seam == "merged":
-        raise ValueError(
-            "world_models.tdmpc needs one array as observation and the last row of every episode "
-            f"(seam=separate); this environment has {spec}"
+    require_separate_seam(spec, "model=tdmpc")
+    if not isinstance(spec.observation, ArraySpec):
+        raise ValueError(  # noqa: TRY004
+            f"model=tdmpc needs one array as observation, not {spec.observation}"
         )
     parts = Parts(config, spec, make_nets(config), make_optimiser(config))
     functions = (
