@@ -101,41 +101,44 @@ def symexp(x: Array) -> Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-def symexp_bins(num_bins: int) -> Array:
-    """symexp of `num_bins` evenly spaced numbers in [-20, 20]: [num_bins], exactly symmetric."""
-    bins = symexp(jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, num_bins))
+def symexp_bins(num_bins: int, limit: float = TWO_HOT_LIMIT) -> Array:
+    """symexp of `num_bins` evenly spaced numbers over ±`limit`: [num_bins], exactly symmetric."""
+    bins = symexp(jnp.linspace(-limit, limit, num_bins))
     return (bins - bins[::-1]) / 2.0
 
 
-def _symlog_position(x: Array, num_bins: int) -> tuple[Array, Array]:
+def _symlog_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
     # Evenly spaced bins: the index is computed and not searched.
-    spacing = 2.0 * TWO_HOT_LIMIT / (num_bins - 1)
-    scaled = (jnp.clip(symlog(x), -TWO_HOT_LIMIT, TWO_HOT_LIMIT) + TWO_HOT_LIMIT) / spacing
+    spacing = 2.0 * limit / (num_bins - 1)
+    scaled = (jnp.clip(symlog(x), -limit, limit) + limit) / spacing
     lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
     return lower.astype(jnp.int32), scaled - lower
 
 
-def _symexp_position(x: Array, num_bins: int) -> tuple[Array, Array]:
-    bins = symexp_bins(num_bins)
+def _symexp_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
+    bins = symexp_bins(num_bins, limit)
     x = jnp.clip(x, bins[0], bins[-1])
     lower = jnp.clip((bins <= x[..., None]).sum(axis=-1) - 1, 0, num_bins - 2)
     return lower, (x - bins[lower]) / (bins[lower + 1] - bins[lower])
 
 
-def two_hot(x: Array, num_bins: int, bins: Bins = "symlog") -> Array:
+def two_hot(
+    x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
+) -> Array:
     """Two-hot encoding [..., num_bins] of x [...]: its mass lies on the two neighbouring bins.
 
     The shares are linear in what the bins stand for: in symlog(x), or in x itself for "symexp".
+    The bins are evenly spaced in symlog over ±`limit`.
     """
     position = _symlog_position if bins == "symlog" else _symexp_position
-    index, upper_weight = position(x, num_bins)
+    index, upper_weight = position(x, num_bins, limit)
     upper_weight = upper_weight[..., None]
     low = jax.nn.one_hot(index, num_bins, dtype=jnp.float32)
     high = jax.nn.one_hot(index + 1, num_bins, dtype=jnp.float32)
     return low * (1.0 - upper_weight) + high * upper_weight
 
 
-def two_hot_mean(logits: Array, bins: Bins = "symlog") -> Array:
+def two_hot_mean(logits: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
     """The number [...] that logits [..., num_bins] stand for: symexp of the mean bin, or the mean.
 
     Of "symexp" bins the two of a pair ±b are taken together, so that equal logits give exactly 0,
@@ -144,16 +147,17 @@ def two_hot_mean(logits: Array, bins: Bins = "symlog") -> Array:
     num_bins = logits.shape[-1]
     probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     if bins == "symlog":
-        evenly = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, num_bins)
-        return symexp((probs * evenly).sum(axis=-1))
+        return symexp((probs * jnp.linspace(-limit, limit, num_bins)).sum(axis=-1))
     half = num_bins // 2
     surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
-    return (surplus * symexp_bins(num_bins)[-half:]).sum(axis=-1)
+    return (surplus * symexp_bins(num_bins, limit)[-half:]).sum(axis=-1)
 
 
-def two_hot_loss(logits: Array, target: Array, bins: Bins = "symlog") -> Array:
+def two_hot_loss(
+    logits: Array, target: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
+) -> Array:
     """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
-    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins))
+    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins, limit))
     return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
 
 
