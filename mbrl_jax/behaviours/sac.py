@@ -87,6 +87,8 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
         initial_carry=tuple,
         act=act,
         update=functools.partial(update, config, spec),
+        learns_from="transitions",
+        reobserves=True,
     )
 
 
