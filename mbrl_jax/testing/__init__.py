@@ -13,6 +13,7 @@ the loops: see their tests.)
 in where none is given.
 """
 
+from mbrl_jax.testing.agents import check_agent
 from mbrl_jax.testing.asserts import assert_close, assert_equal, assert_same_structure
 from mbrl_jax.testing.behaviours import check_behaviour
 from mbrl_jax.testing.cores import check_core
@@ -24,6 +25,7 @@ __all__ = [
     "assert_close",
     "assert_equal",
     "assert_same_structure",
+    "check_agent",
     "check_behaviour",
     "check_core",
     "check_sampler",

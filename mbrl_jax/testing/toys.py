@@ -8,7 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.envs.spec import action_size, action_vector, example_observation
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    flat_observation,
+    flat_size,
+    from_flat,
+)
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -52,7 +58,7 @@ class Latent(NamedTuple):
 
 def init(config: Model, spec: EnvSpec, key: Key) -> LearnerState:
     """Normal weights."""
-    size, width = _size(spec), config.width
+    size, width = flat_size(spec.observation), config.width
     shapes = {
         "encode": (size, width),
         "transit": (width + action_size(spec.action), width),
@@ -86,7 +92,7 @@ def observe(
     del key
     past = _past(spec, state.params, latent, prev_action)
     forget = timestep.is_first | config.markov
-    seen = _vector(timestep.observation) @ state.params["encode"]
+    seen = _vector(spec, timestep.observation) @ state.params["encode"]
     return Latent(jnp.tanh(seen + jnp.where(forget, 0.0, past)))
 
 
@@ -139,12 +145,7 @@ def features(state: LearnerState, latent: Latent) -> Array:
 def decode(config: Model, spec: EnvSpec, state: LearnerState, latent: Latent) -> PyTree:
     """The observation, as floats, in its own leaves."""
     del config
-    leaves, tree = jax.tree.flatten(example_observation(spec.observation))
-    vector, found = latent.z @ state.params["decode"], []
-    for leaf in leaves:
-        found.append(vector[: leaf.size].reshape(leaf.shape))
-        vector = vector[leaf.size :]
-    return tree.unflatten(found)
+    return from_flat(spec.observation, latent.z @ state.params["decode"])
 
 
 def loss(
@@ -158,11 +159,11 @@ def loss(
     latents = jax.vmap(see)(batch)
     said = jax.vmap(jax.vmap(functools.partial(predict, state)))(latents)
     drawn = jax.vmap(jax.vmap(functools.partial(decode, config, spec, state)))(latents)
-    timestep = batch.timestep
+    timestep, flat = batch.timestep, jax.vmap(jax.vmap(functools.partial(_vector, spec)))
     pairs = (
         (said.reward, timestep.reward),
         (said.discount, 1.0 - timestep.is_terminal),
-        (jax.vmap(jax.vmap(_vector))(drawn), jax.vmap(jax.vmap(_vector))(timestep.observation)),
+        (flat(drawn), flat(timestep.observation)),
     )
     total = sum((jnp.mean(jnp.square(a - b)) for a, b in pairs), jnp.zeros(()))
     entries = jax.tree.map(lambda x: x[:, :-1], latents)
@@ -181,15 +182,7 @@ def _past(spec: EnvSpec, params: PyTree, latent: Latent, action: PyTree) -> Arra
     return jnp.concatenate([latent.z, vector]) @ params["transit"]
 
 
-def _vector(observation: PyTree) -> Array:
-    """All leaves of one observation as one vector of numbers within ±1."""
-    leaves = jax.tree.leaves(observation)
-    scales = [1.0 if jnp.issubdtype(x.dtype, jnp.floating) else 1 / 255 for x in leaves]
-    flat = [jnp.ravel(x).astype(jnp.float32) * s for x, s in zip(leaves, scales, strict=True)]
-    return jnp.concatenate(flat)
-
-
-def _size(spec: EnvSpec) -> int:
-    """Length of an observation as a vector."""
-    shapes = jax.eval_shape(lambda: example_observation(spec.observation))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+def _vector(spec: EnvSpec, observation: PyTree) -> Array:
+    """One observation as one vector; bytes become numbers in [0, 1]."""
+    scaled = jax.tree.map(lambda x: x / 255 if x.dtype == jnp.uint8 else x, observation)
+    return flat_observation(spec.observation, scaled)
