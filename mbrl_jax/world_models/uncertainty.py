@@ -75,13 +75,11 @@ def mean_std(mean: Array) -> Array:
 def left_out_kl(mean: Array, std: Array) -> Array:
     """`KL(N(μ_i, σ_i) ‖ N(moments of the other members))` `[E]`; needs two members."""
     num = mean.shape[0]
-    square = jnp.square(std) + jnp.square(mean)
     others = lambda x: (jnp.sum(x, axis=0) - x) / max(1, num - 1)  # noqa: E731
-    other_mean = others(mean)
-    # A difference of nearly equal numbers: rounding may leave less than the smallest variance.
-    least = jnp.min(jnp.square(std), axis=0)
-    other = jnp.maximum(others(square) - jnp.square(other_mean), least)
-    own = jnp.square(std)
+    mean = mean - jnp.mean(mean, axis=0)  # for the precision of the squares
+    own, other_mean = jnp.square(std), others(mean)
+    other = others(own + jnp.square(mean)) - jnp.square(other_mean)
+    other = jnp.maximum(other, jnp.min(own, axis=0))  # whatever rounding left
     ratio = (own + jnp.square(mean - other_mean)) / other
     return 0.5 * jnp.sum(jnp.log(other / own) + ratio - 1.0, axis=-1)
 
