@@ -14,14 +14,14 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "Experiment": "mbrl_jax.train.experiment",
-    "Phase": "mbrl_jax.train.loop",
+    "Due": "mbrl_jax.loops.phases",
+    "Phase": "mbrl_jax.loops.phases",
     "build": "mbrl_jax.train.experiment",
     "evaluate_run": "mbrl_jax.train.trained",
     "film_run": "mbrl_jax.train.trained",
     "load_policy": "mbrl_jax.train.trained",
     "load_published": "mbrl_jax.train.published",
     "load_published_agent": "mbrl_jax.train.published",
-    "make_agent": "mbrl_jax.agent",
     "over_seeds": "mbrl_jax.train.seeds",
     "read_metrics": "mbrl_jax.train.metrics",
     "restore_run": "mbrl_jax.train.trained",
@@ -29,7 +29,7 @@ _NAMES = {
     "seed_keys": "mbrl_jax.train.seeds",
 }
 _MODULES = (
-    *("agent", "behaviours", "cores", "distributions", "envs", "evaluate", "imagination"),
+    *("agents", "behaviours", "cores", "distributions", "envs", "evaluate", "imagination"),
     *("networks", "optim", "replay", "returns", "ssm", "testing", "train", "types"),
     "world_models",
 )

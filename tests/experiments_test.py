@@ -9,7 +9,7 @@ import pytest
 from launch.flags import experiment_names
 from mbrl_jax.train import config
 from mbrl_jax.train.experiment import build, for_debug, with_steps
-from mbrl_jax.train.loop import Phase
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.run import run
 from mbrl_jax.train.training import chunk_bounds

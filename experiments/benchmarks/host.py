@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments import drama_pong_small
 from experiments.benchmarks import timing
-from mbrl_jax import agent
+from mbrl_jax.agents import apart
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs import atari
 from mbrl_jax.envs import envpool as lanes
@@ -133,7 +133,7 @@ def published() -> Experiment:
         model=drama.Config(),
         behaviour=actor_critic.Config(),
         replay=ring.Config(),
-        agent=agent.Config(),
+        agent=apart.Config(),
         phases=(loop.Phase(1_032, learn=False), loop.Phase(100)),
     )
 
@@ -148,7 +148,7 @@ def measure_iteration(experiment: Experiment, rows: int, rounds: int) -> list[di
     with contextlib.closing(HostPrograms(experiment, build(experiment), members)) as programs:
         keys = members.keys()
         programs.compile_ahead(keys, fresh=True)
-        least = experiment.real_replay.least_rows(experiment.num_envs)
+        least = experiment.least_rows
         holder = [programs.chunk(collecting, programs.init(keys), 0, least)[0]]
 
         def call(phase, number):

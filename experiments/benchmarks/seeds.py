@@ -84,7 +84,7 @@ def agent_program(experiment: Experiment, num_seeds: int):
     mapped = seeds.over_seeds(chunk, num_seeds, num_shared=3, donate=True)
     state = seeds.over_seeds(entry.init, num_seeds)(seeds.seed_keys(0, seeds.padded(num_seeds)))
     collect = loop.cadence(loop.Phase(1, learn=False, random_share=1.0))
-    rows = experiment.real_replay.least_rows(experiment.num_envs) + 64
+    rows = experiment.least_rows + 64
     bounds = collect, jnp.int32(0), jnp.int32(rows)
     compiled, compile_cpu = timing.timed_compile(mapped, state, *bounds)
     return compiled, compile_cpu, compiled(state, *bounds)[0], rows

@@ -211,8 +211,8 @@ def imagine(
 
     state = take_in(state, jax.vmap(model.features)(starts.latent))
 
-    def policy(policy_key, latent):
-        return act(parts, state, policy_key, (), latent, model, explore=True)[1]
+    def policy(policy_key, carry, latent):
+        return act(parts, state, policy_key, carry, latent, model, explore=True)
 
     def rollout(rollout_key, latent):
         return imagine_rollout(model, policy, rollout_key, latent, parts.config.horizon)

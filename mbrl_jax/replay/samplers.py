@@ -27,9 +27,10 @@ class Sampler(NamedTuple):
     """A sampler as pure functions."""
 
     init: Callable  # (capacity, num_envs) -> counters
-    sample: (
-        object  # (counters, key, ring, length, num, stream) -> (counters, slot [num], lane [num])
-    )
+    # (counters, key, ring, length, num, stream) -> (counters, slot [num], lane [num])
+    sample: Callable
+    # (counters, slot [], rows [N]) -> counters: takes note of rows that were written; None: nothing
+    add: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

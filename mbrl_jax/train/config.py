@@ -13,6 +13,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mbrl_jax.train import rooms, schema
 from mbrl_jax.train.annotations import (
     choices,
     config_classes,
@@ -26,7 +27,7 @@ from mbrl_jax.train.annotations import (
     tag,
 )
 
-SCHEMA_VERSION = 1  # of config.json; raise it when a field is renamed or changes its meaning
+SCHEMA_VERSION = 2  # of config.json; raise it when a field is renamed or changes its meaning
 _NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers: stored as {"float": "inf"}
 
 
@@ -43,6 +44,7 @@ class _Target(NamedTuple):
     value: Any  # what stands there
     hint: Any  # annotation of the field
     path: str
+    room: str | None = None  # package whose modules name the parts that may stand there
 
 
 def override(config: Any, assignments: Sequence[str]) -> Any:
@@ -86,18 +88,23 @@ def _children(target: _Target) -> dict[str, _Target]:
         hints = hints_of(type(target.value))
         return {
             field.name: _Target(
-                getattr(target.value, field.name), hints[field.name], prefix + field.name
+                getattr(target.value, field.name),
+                hints[field.name],
+                prefix + field.name,
+                field.metadata.get("room"),
             )
             for field in dataclasses.fields(target.value)
             if field.init
         }
-    if isinstance(target.value, tuple) and any(is_config(v) for v in target.value):
+    if _holds_configs(target.value):
         return {str(i): _Target(v, type(v), f"{prefix}{i}") for i, v in enumerate(target.value)}
     return {}
 
 
 def _parse(target: _Target, text: str) -> Any:
     """Read a value of the annotated type from text; a config is made from its name."""
+    if target.room is not None:
+        return _parse_part(target, text.strip())
     hint = type(target.value) if target.hint in (Any, object) else target.hint
     for cls in config_classes(hint):
         if text.strip().lower() in (name(cls).lower(), tag(cls).lower()):
@@ -108,6 +115,18 @@ def _parse(target: _Target, text: str) -> Any:
         if config_classes(hint) or _children(target):
             raise _not_a_value(target, config_classes(hint), text) from None
         raise ConfigError(f"{target.path}: expected {describe(hint)}, got {text!r}") from None
+
+
+def _parse_part(target: _Target, text: str) -> Any:
+    """A part by the name of its module in the room, by ROOM.module:Class, or by module:Class."""
+    if text.lower() == "none" and target.value is None:
+        return None
+    try:
+        return _switch(target, rooms.find(target.room, text))
+    except rooms.NotFound as error:
+        below = _children(target)
+        ways = f", or set one of {', '.join(c.path for c in below.values())}" if below else ""
+        raise ConfigError(f"{target.path}={text}: {error}{ways}") from None
 
 
 def _switch(target: _Target, cls: type) -> Any:
@@ -162,12 +181,17 @@ def _example(config: Any) -> str:
 # ---------------------------------------------------------------------------- validation, reading
 
 
+def _holds_configs(value: Any) -> bool:
+    """Whether a value is a tuple of configs, or of tuples that hold some."""
+    return isinstance(value, tuple) and any(is_config(v) or _holds_configs(v) for v in value)
+
+
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (path, value) of every config and leaf, parents first; the root has the path ''."""
     yield path, value
     if is_config(value):
         below = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif isinstance(value, tuple) and any(is_config(v) for v in value):
+    elif _holds_configs(value):
         below = [(str(i), v) for i, v in enumerate(value)]
     else:
         return
@@ -193,7 +217,7 @@ def flatten(config: Any) -> dict[str, Any]:
     return {
         path: name(type(value)) if is_config(value) else value
         for path, value in _walk(config)
-        if path and not (isinstance(value, tuple) and any(is_config(v) for v in value))
+        if path and not _holds_configs(value)
     }
 
 
@@ -249,7 +273,7 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 def _text(value: Any) -> str:
     """Text that stands for a value in a comparison: a traced number has no truth value."""
     if isinstance(value, tuple):
-        return f"{len(value)} configs" if any(map(is_config, value)) else repr(value)
+        return f"{len(value)} configs" if _holds_configs(value) else repr(value)
     if type(value) is int and abs(value) < 2**53:
         return repr(float(value)).removesuffix(".0")  # 1 and 1.0 are the same learning rate
     if type(value) is float:
@@ -288,12 +312,15 @@ def from_json(data: Any) -> Any:
     `mbrl_jax`. Raises ConfigError for anything else.
     """
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise ConfigError(
-            f"this config has schema_version {version}, and this version of mbrl_jax reads "
+            f"this config has schema_version {version}, and this version of mbrl_jax reads 1 and "
             f"{SCHEMA_VERSION}"
         )
-    return _decode({k: v for k, v in data.items() if k != "schema_version"}, "config")
+    found = {k: v for k, v in data.items() if k != "schema_version"}
+    if version == 1:
+        found = schema.from_1(found)
+    return _decode(found, "config")
 
 
 def _decode(value: Any, path: str) -> Any:

@@ -1,16 +1,22 @@
 """An experiment is a value: frozen configs that say what to build and how long to run it."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mbrl_jax.agent import Config as AgentConfig
-from mbrl_jax.agent import make_agent
-from mbrl_jax.behaviours import actor_critic, ppo, sac
-from mbrl_jax.envs import atari, envpool, gymnax, probe
-from mbrl_jax.replay import dyna, ring
-from mbrl_jax.train import config, host_loop, loop
-from mbrl_jax.types import Agent, Environment, EnvSpec, HostEnvironments, Replay, WorldModel
-from mbrl_jax.world_models import drama, ensemble
+import jax
+
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.train import config, host_loop, loop, seeds
+from mbrl_jax.types import (
+    Agent,
+    Environment,
+    EnvSpec,
+    HostEnvironments,
+    Replay,
+    Step,
+    WorldModel,
+    part,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +28,22 @@ class Experiment:
     """
 
     name: str
-    env: gymnax.Config | probe.Config | atari.Config | envpool.Config
-    model: drama.Config | ensemble.Config
-    behaviour: actor_critic.Config | ppo.Config | sac.Config
-    replay: ring.Config
-    agent: AgentConfig
-    phases: tuple[loop.Phase, ...]
+    env: Any = part("mbrl_jax.envs")
+    model: Any = part("mbrl_jax.world_models")
+    behaviour: Any = part("mbrl_jax.behaviours")
+    replay: Any = part("mbrl_jax.replay")
+    agent: Any = part("mbrl_jax.agents")
+    phases: tuple[Phase, ...] = ()
     stop_after: int | None = None  # rows of each environment: the run ends there, within a phase
-    model_buffer: dyna.Config | None = None  # with agent.branch_length > 0
     num_envs: int = 1  # N, environments of one seed
     log_every: int = 100  # iterations between rows of metrics.jsonl
     checkpoint_every: int = 500  # iterations; a multiple of log_every
     eval_episodes: int = 100  # greedy episodes of each seed after the last step
     eval_max_steps: int = 10_000  # environment steps after which such an episode is cut
+    eval_every: int = 0  # iterations between evaluations in training; a multiple of log_every
+    # environments of the same kind that are played too, by name ("eval/NAME/return")
+    eval_envs: tuple[tuple[str, Any], ...] = ()
+    data: tuple[tuple[str, Any], ...] = ()  # `datasets.Config`s by name, shared by all seeds
     open_loop_context: int = 1  # rows that the report's open-loop prediction may see
     debug: tuple[str, ...] = ()  # assignments that `--debug` makes beside shorter phases
 
@@ -62,20 +71,14 @@ class Experiment:
                 f"checkpoint_every={self.checkpoint_every} must be a multiple of "
                 f"log_every={self.log_every}, and both positive"
             )
-        if bool(self.agent.branch_length) != (self.model_buffer is not None):
+        if self.eval_every < 0 or self.eval_every % self.log_every:
             raise ValueError(
-                "agent.branch_length > 0 and a model_buffer belong together: set both or neither"
+                f"eval_every={self.eval_every} must be a multiple of log_every={self.log_every}"
             )
-        self.agent.validate()
-        trained = self.replay.batch_size * self.replay.length
-        if not self.agent.num_contexts and self.agent.num_starts > trained:
-            raise ValueError(
-                f"agent.num_starts={self.agent.num_starts} exceeds the {trained} rows of a batch "
-                "(replay.batch_size · replay.length); lower it or enlarge the batch"
-            )
-        rows, needed = 0, self.real_replay.least_rows(self.num_envs)
+        self.agent.check_batch(self.replay.batch_size * self.replay.length)
+        rows, needed = 0, self.least_rows
         for phase in self.phases:
-            if phase.learn and phase.iterations and rows + 1 < needed:
+            if phase.learn and phase.iterations and rows + phase.collect < needed:
                 raise ValueError(
                     f"learning begins after {rows} rows of each environment, but the replay can "
                     f"be sampled from {needed} rows on; lengthen the first phase (a phase with "
@@ -84,20 +87,13 @@ class Experiment:
             rows += phase.iterations if phase.collect else 0
 
     @property
-    def real_replay(self) -> ring.Config:
-        """The ring, with the streams that the agent reads from it."""
-        streams = {"num_contexts": self.agent.num_contexts}
-        if self.model_buffer is not None:
-            streams["num_transitions"] = self.model_buffer.num_real_windows
-        return dataclasses.replace(self.replay, **streams)
+    def least_rows(self) -> int:
+        """Rows that a lane must hold before the agent can learn."""
+        return self.replay.least_rows(self.num_envs, tuple(self.agent.streams().items()))
 
     def make_replay(self, spec: EnvSpec) -> Replay:
-        """The ring, wrapped by the model buffer if there is one."""
-        real = self.real_replay.make(self.num_envs)
-        if self.model_buffer is None:
-            return real
-        rows = self.agent.num_starts * self.agent.branch_length
-        return dataclasses.replace(self.model_buffer, rows_per_update=rows).make(real, spec)
+        """The replay, with the streams that the agent reads from it."""
+        return self.agent.make_replay(self.replay, self.num_envs, spec)
 
 
 class System(NamedTuple):
@@ -113,22 +109,44 @@ class System(NamedTuple):
 def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
-    on_transitions = experiment.model_buffer or isinstance(experiment.model, ensemble.Config)
-    if env.spec.seam == "merged" and on_transitions:
-        raise ValueError(
-            "this world model or model buffer learns from transitions, which need the last row of "
-            "every episode; set env.protocol.seam=separate"
-        )
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
     replay = experiment.make_replay(env.spec)
-    agent = make_agent(experiment.agent, env.spec, world_model, behaviour, replay)
+    agent = experiment.agent.make(env.spec, world_model, behaviour, replay)
+    _check_updates(experiment, agent)
     if isinstance(env, HostEnvironments):
         make, parts = host_loop.make_entry_points, (env, agent, world_model, replay)
     else:
         make, parts = loop.make_entry_points, (env, agent, replay)
     entry = make(*parts, experiment.num_envs)
     return System(env, world_model, agent, replay, entry)
+
+
+def _check_updates(experiment: Experiment, agent: Agent) -> None:
+    """Raise ValueError for an update that a phase asks for and the agent does not have."""
+    for phase in experiment.phases:
+        for due in phase.dues:
+            if due.name not in agent.updates:
+                raise ValueError(
+                    f"a phase asks for the update {due.name!r}, and this agent has "
+                    f"{', '.join(sorted(agent.updates))}"
+                )
+
+
+def load_fixed(experiment: Experiment, spec: EnvSpec, num_seeds: int) -> dict[str, Step]:
+    """The data sets of an experiment, [R, …] each, on the devices of S seeds.
+
+    Raises ConfigError for a file that is missing or does not fit the environment.
+    """
+    if not experiment.data:
+        return {}
+    from mbrl_jax import datasets
+
+    try:
+        loaded = {name: datasets.load(one, spec) for name, one in experiment.data}
+    except ValueError as error:
+        raise config.ConfigError(f"data: {error}") from error
+    return jax.tree.map(lambda x: seeds.replicate(x, num_seeds), loaded)
 
 
 def with_steps(experiment: Experiment, steps: int) -> Experiment:
@@ -152,9 +170,9 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
 def for_debug(experiment: Experiment) -> Experiment:
     """The same experiment in seconds: short phases, small nets, few episodes."""
     experiment = config.override(experiment, experiment.debug)
-    warmup = experiment.real_replay.least_rows(experiment.num_envs) + 4
+    warmup = experiment.least_rows + 4
     phases = tuple(
-        dataclasses.replace(phase, iterations=2 * phase.learn_every + 4 if phase.learn else warmup)
+        dataclasses.replace(phase, iterations=_debug_length(phase) if phase.learn else warmup)
         for phase in experiment.phases
     )
     return dataclasses.replace(
@@ -165,3 +183,8 @@ def for_debug(experiment: Experiment) -> Experiment:
         eval_episodes=2,
         eval_max_steps=20,
     )
+
+
+def _debug_length(phase: Phase) -> int:
+    """Iterations in which each update of a phase runs at least twice."""
+    return 2 * max(due.every for due in phase.dues) + 4

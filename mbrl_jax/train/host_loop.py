@@ -10,7 +10,7 @@ step meanwhile or not.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -20,14 +20,14 @@ import numpy as np
 from mbrl_jax.acting import with_random_actions
 from mbrl_jax.evaluate.open_loop import OpenLoop, predict_rows
 from mbrl_jax.keys import at
-from mbrl_jax.train.loop import (
+from mbrl_jax.loops.phases import Phase, cadence
+from mbrl_jax.loops.steps import (
     Acting,
     Evaluation,
     Parts,
-    Phase,
     TrainState,
     account,
-    cadence,
+    add_metrics,
     choose,
     episode_metrics,
     fresh_state,
@@ -82,11 +82,13 @@ class HostEntryPoints(NamedTuple):
 
     init: Callable  # (key, timestep [N]) -> TrainState
     act: Callable  # (Acting, AgentState, key, timestep [N], Cadence, iteration) -> (Acting, action)
-    learn: Callable  # (Learning, key, Stored, iteration) -> (Learning, Metrics)
+    # (name, Learning, key, Stored, iteration, turn or None, fixed) -> (Learning, Metrics)
+    learn: Callable
     # (explore, random_share, carry [E], AgentState, key, timestep [E], step)
     #   -> (carry, action [E])
     evaluate: Callable
     predict: Callable  # (context, AgentState, key, rows: Step [T]) -> OpenLoop
+    settle: Callable  # (ReplayState) -> ReplayState, in phases that do not collect
 
 
 def make_entry_points(
@@ -100,6 +102,7 @@ def make_entry_points(
         learn=functools.partial(learn, parts),
         evaluate=functools.partial(evaluate, parts),
         predict=functools.partial(predict, world_model),
+        settle=replay.settle,
     )
 
 
@@ -112,11 +115,18 @@ def init(parts: Parts, key: Key, timestep: Timestep) -> TrainState:
 
 
 def learn(
-    parts: Parts, learning: Learning, key: Key, stored: Stored, iteration: Array
+    parts: Parts,
+    name: str,
+    learning: Learning,
+    key: Key,
+    stored: Stored,
+    iteration: Array,
+    turn: Array | None,
+    fixed: dict[str, PyTree],
 ) -> tuple[Learning, Metrics]:
-    """Update the agent once."""
-    replay = ReplayState(stored.storage, learning.counters, stored.position)
-    agent, counters, metrics = update(parts, key, learning.agent, replay, iteration)
+    """Update the agent once; see `loops.steps.update`."""
+    replay = ReplayState(stored.storage, learning.counters, stored.position, fixed)
+    agent, counters, metrics = update(parts, name, key, learning.agent, replay, iteration, turn)
     return Learning(agent, counters), metrics
 
 
@@ -151,7 +161,8 @@ def predict(
 def run_chunk(
     spec: EnvSpec,
     act: Callable,
-    learn: Callable,
+    learn: Mapping[str, Callable],
+    settle: Callable,
     env: HostEnvironment,
     state: TrainState,
     phase: Phase,
@@ -162,8 +173,9 @@ def run_chunk(
 
     Args:
       spec: of the environments.
-      act, learn: for S seeds, compiled; they take the buffers of what they change. Actions are
-        NumPy's arrays.
+      act, learn, settle: for S seeds, compiled; they take the buffers of what they change. Actions
+        are NumPy's arrays; `learn` has the agent's updates by name, each (Learning, key, Stored,
+        iteration, turn) -> (Learning, Metrics).
       env: open lanes [S, N].
       state: TrainState [S], what came from the lanes as NumPy's arrays; its buffers are given away.
       phase: how to go on.
@@ -181,11 +193,14 @@ def run_chunk(
             acting, action = act(acting, agent, state.key, timestep, pace, now)
             with _lanes_may_fail(acting):
                 env.send(action)
-        if phase.learn and iteration % phase.learn_every == 0:
-            storage, counters, position = acting.replay
+        else:
+            acting = acting._replace(replay=settle(acting.replay))
+        for name, turn in _due(phase, iteration):
+            storage, counters, position, fixed = acting.replay
             stored = Stored(storage, position)
-            (agent, counters), metrics = learn(Learning(agent, counters), state.key, stored, now)
-            acting = acting._replace(replay=ReplayState(storage, counters, position))
+            learning = Learning(agent, counters)
+            (agent, counters), metrics = learn[name](learning, state.key, stored, now, turn)
+            acting = acting._replace(replay=ReplayState(storage, counters, position, fixed))
             learned.append(metrics)
         if phase.collect:
             with _lanes_may_fail(acting):
@@ -193,10 +208,27 @@ def run_chunk(
             episode, arrival = account(spec, episode, timestep)
             arrivals.append(arrival)
     state = state._replace(agent=agent, timestep=timestep, episode=episode, **acting._asdict())
-    collected = [episode_metrics(_stacked(arrivals))] if arrivals else []
-    learned = [_stacked(local(learned))] if learned else []
-    totals = jax.tree.map(lambda x: x.sum(0), collected + learned)
-    return state, {name: total for half in totals for name, total in half.items()}
+    totals = episode_metrics(_stacked(arrivals)) if arrivals else {}
+    totals = jax.tree.map(lambda x: x.sum(0), totals)
+    for metrics in _by_names(local(learned)):
+        totals = add_metrics(totals, jax.tree.map(lambda x: x.sum(0), _stacked(metrics)))
+    return state, totals
+
+
+def _due(phase: Phase, iteration: int) -> Iterator[tuple[str, np.ndarray | None]]:
+    """(name, turn) of each update that runs in an iteration."""
+    for due in phase.dues if phase.learn else ():
+        if iteration % due.every == 0:
+            for turn in range(due.times):
+                yield due.name, None if due.times == 1 else np.int32(turn)
+
+
+def _by_names(learned: list[Metrics]) -> list[list[Metrics]]:
+    """Metrics of updates, those with the same names together."""
+    groups: dict[tuple[str, ...], list[Metrics]] = {}
+    for metrics in learned:
+        groups.setdefault(tuple(sorted(metrics)), []).append(metrics)
+    return list(groups.values())
 
 
 @contextlib.contextmanager

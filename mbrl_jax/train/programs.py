@@ -10,17 +10,18 @@ import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.evaluate import quality
+from mbrl_jax.loops.phases import Cadence, Phase, Static, cadence, static
+from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.train.experiment import Experiment, System, load_fixed
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation, Phase, TrainState, cadence
 from mbrl_jax.train.members import Members, systems
-from mbrl_jax.train.report import open_loop_of_seed
-from mbrl_jax.types import AgentState, HostEnvironments
+from mbrl_jax.train.report import draws, open_loop_of_seed
+from mbrl_jax.types import AgentState, HostEnvironments, Step
 
-NUM_SHARED = {"chunk": 3, "evaluate": 1}  # arguments that are the same for all seeds
+NUM_SHARED = {"chunk": 4, "evaluate": 1}  # arguments that are the same for all seeds
 
 
 def make_programs(
@@ -39,7 +40,7 @@ class Programs:
     def __init__(self, experiment: Experiment, system: System, members: Members):
         self.members, self.num_seeds = members, len(members)
         self.replay = system.replay
-        self._experiment, self._system = experiment, system
+        self._experiment, self.system = experiment, system
         self._system_of = systems(experiment, system)
         self._compiled = Compiled(self._jitted)
 
@@ -50,19 +51,32 @@ class Programs:
         """
         state = self.state_template(keys)
         number = jax.ShapeDtypeStruct((), jnp.uint32)
-        first = self._experiment.phases[0]
-        self._compiled.begin(("chunk", first.collect), state, cadence(first), number, number)
+        chunks = {static(p): cadence(p) for p in reversed(self._experiment.phases)}
+        first, *later = reversed(chunks.items())
+        self._begin_chunk(first, state, number)
         if fresh:
             self._compiled.begin(("init",), keys)
+        for chunk in later:
+            self._begin_chunk(chunk, state, number)
         if not evaluating:
             return
         episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
         self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
-        self._compiled.begin(("open_loop",), state.agent, keys)
+        if draws(self.system):
+            self._compiled.begin(("open_loop",), state.agent, keys)
+
+    def _begin_chunk(self, chunk: tuple[Static, Cadence], state: TrainState, number) -> None:
+        kind, pace = chunk
+        self._compiled.begin(("chunk", kind), state, pace, number, number, self.fixed)
+
+    @functools.cached_property
+    def fixed(self) -> dict[str, Step]:
+        """The experiment's data sets on the devices, once for all seeds."""
+        return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""
-        return work.parameters(self._system.agent)
+        return work.parameters(self.system.agent)
 
     def flops_of_update(self) -> float:
         """Work of an update of one seed, and of the acting before it; waits until it is traced."""
@@ -94,8 +108,8 @@ class Programs:
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
         """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
-        args = state, cadence(phase), np.uint32(start), np.uint32(stop)
-        program = self._compiled.get(("chunk", phase.collect), *args)
+        args = state, cadence(phase), np.uint32(start), np.uint32(stop), self.fixed
+        program = self._compiled.get(("chunk", static(phase)), *args)
         began = time.perf_counter()
         state, metrics = program(*args)
         metrics = seeds.gather(metrics, self.num_seeds)

@@ -11,13 +11,29 @@ from mbrl_jax.envs import atari
 from mbrl_jax.evaluate import scores
 from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
 from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
+from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train import config, files
 from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.loop import Evaluation
-from mbrl_jax.types import AgentState
+from mbrl_jax.types import AgentState, ArraySpec
 
 OPEN_LOOP_ROWS = 12
 MAX_EXAMPLES = 4
+
+
+def draws(system: System) -> bool:
+    """Whether predictions of this system can be shown: the model decodes, into one array."""
+    return system.world_model.decode is not None and isinstance(
+        system.env.spec.observation, ArraySpec
+    )
+
+
+def require_drawn(system: System) -> None:
+    """Raise ConfigError where a world model's predictions cannot be shown or measured."""
+    if not draws(system):
+        raise config.ConfigError(
+            "this world model does not predict observations as one array, so there is nothing to "
+            "draw or to measure"
+        )
 
 
 def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation) -> None:
@@ -29,6 +45,8 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
         "finished": evaluation.finished.sum(axis=1).tolist(),
         "returns": evaluation.episode_return.tolist(),
     }
+    if evaluation.extras:
+        data["extras"] = {name: x.mean(axis=1).tolist() for name, x in evaluation.extras.items()}
     if normalised := human_normalised(experiment, evaluation):
         data["human_normalised"] = normalised
     files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
@@ -62,10 +80,11 @@ def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[
 
     Raises ConfigError where there is nothing to show, or nowhere to put it.
     """
-    path, shape = Path(path), experiment.env.make().spec.observation.shape
-    if len(shape) < 2:
+    path, seen = Path(path), experiment.env.make().spec.observation
+    if not isinstance(seen, ArraySpec) or len(seen.shape) < 2:
+        what = f"vectors of shape {seen.shape}" if isinstance(seen, ArraySpec) else "a dictionary"
         raise config.ConfigError(
-            f"there is nothing to show: {experiment.env.name} is seen as vectors of shape {shape}, "
+            f"there is nothing to show: {experiment.env.name} is seen as {what}, "
             "and not as images or grids; leave out --gif"
         )
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
@@ -94,11 +113,13 @@ def open_loop_of_seed(
 
 
 def write_pictures(
-    path: Path, experiment: Experiment, predictions: OpenLoop, rows: list[dict[str, Any]]
+    path: Path, experiment: Experiment, predictions: OpenLoop | None, rows: list[dict[str, Any]]
 ) -> list[Path]:
-    """Write `learning_curve.png` and `open_loop.png` (predictions [S]); returns their paths."""
+    """Write `learning_curve.png` and, of predictions [S], `open_loop.png`; returns their paths."""
     curve, strips = path / "learning_curve.png", path / "open_loop.png"
     plot_learning_curve(rows, curve, experiment.name)
+    if predictions is None:
+        return [curve]
     write_open_loop(strips, experiment, predictions)
     return [curve, strips]
 

@@ -113,6 +113,12 @@ def _local(x: Array | np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
+def replicate(x: np.ndarray, num_seeds: int) -> Array:
+    """An array that every device of S seeds holds whole."""
+    sharding = NamedSharding(seed_mesh(num_seeds), PartitionSpec())
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
 def place(tree: PyTree, num_seeds: int) -> PyTree:
     """Rows of this process, as NumPy's arrays, as arrays [padded(S), …] on all devices."""
     sharding = seed_sharding(num_seeds)

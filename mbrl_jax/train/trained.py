@@ -8,14 +8,14 @@ import jax
 
 from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import named
+from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train import config, restore, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
 from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
-from mbrl_jax.train.report import gif_paths, write_film, write_open_loop
+from mbrl_jax.train.report import gif_paths, require_drawn, write_film, write_open_loop
 from mbrl_jax.types import AgentState
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
@@ -163,6 +163,7 @@ def draw_open_loop(directory: str | Path, picture: str | Path, which: str = "new
     checkpoint. The run may go on training meanwhile: nothing is written to its workdir.
     """
     saved, programs, keys, restored = _restored(directory, which)
+    require_drawn(programs.system)
     predictions = programs.open_loop(restored.state.agent, keys_of(keys, "open_loop"))
     step = restored.iteration * saved.experiment.num_envs
     write_open_loop(Path(picture), saved.experiment, predictions, f", step {step}")
@@ -197,6 +198,7 @@ def measure_quality(
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
     saved, programs, keys, restored = _restored(directory, which)
+    require_drawn(programs.system)
     found = programs.quality(restored.state.agent, keys_of(keys, "quality"), measured)
     seeds_of = range(programs.num_seeds)
     return {

@@ -10,15 +10,14 @@ serves as target only.
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mbrl_jax import distributions, optim
 from mbrl_jax.cores import mamba2
-from mbrl_jax.cores.configs import CoreConfig
-from mbrl_jax.envs.spec import example_observation
+from mbrl_jax.envs.spec import example_observation, only_array
 from mbrl_jax.keys import named
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.networks.norms import apply_with_stats
@@ -35,6 +34,7 @@ from mbrl_jax.types import (
     WorldModel,
     cached_make,
     number,
+    part,
     switch,
 )
 from mbrl_jax.world_models import drama_nets as nets
@@ -45,9 +45,9 @@ from mbrl_jax.world_models.drama_nets import Parts
 class Config:
     """Published sizes and weights by default (specification sections 2 to 4)."""
 
-    core: CoreConfig = mamba2.Config()
-    encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Image64()
-    decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Image64()
+    core: Any = part("mbrl_jax.cores", mamba2.Config())
+    encoder: Any = part("mbrl_jax.networks.encoders", encoders.Image64())
+    decoder: Any = part("mbrl_jax.networks.decoders", decoders.Image64())
     groups: int = 32
     classes: int = 32
     prior_layers: int = 0
@@ -108,10 +108,11 @@ class Entries(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Bind the functions of this module to one config and environment."""
+    only_array(spec, "model=drama")
     parts = nets.make_parts(config, spec)
     functions = (
         *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
-        *(predict, features, decode, loss, update),
+        *(predict, features, decode, loss, apply),
     )
     return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
 
@@ -314,15 +315,12 @@ def loss(
     fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts))
     entries = Entries(core, outputs, past[0], past[2], fresh)
     stats = {"encoder": encoder_stats, "decoder": decoder_stats}
-    return total, (jax.lax.stop_gradient(entries), stats, metrics)
+    return total, (entries, stats, metrics)
 
 
-def update(
-    parts: Parts, state: LearnerState, key: Key, batch: Trajectory
-) -> tuple[LearnerState, Entries, Metrics]:
-    """One optimiser step on windows [B, L+1]."""
-    gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
-    (_, (entries, stats, metrics)), grads = gradient(state.params, state.stats, key, batch)
+def apply(
+    parts: Parts, state: LearnerState, grads: PyTree, stats: PyTree
+) -> tuple[LearnerState, Array]:
+    """One optimiser step; with the norm [] of the gradients."""
     params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
-    metrics["model/gradient_norm"] = (norm, jnp.ones(()))
-    return LearnerState(params, stats, opt), entries, metrics
+    return LearnerState(params, stats, opt), norm

@@ -20,14 +20,20 @@ Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253.
 import dataclasses
 import functools
 import itertools
-import math
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.envs.spec import action_size, action_vector
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    flat_observation,
+    flat_size,
+    from_flat,
+    require_separate_seam,
+)
 from mbrl_jax.networks import moments
 from mbrl_jax.networks.moments import Moments, deviation, masked_mean, standardise
 from mbrl_jax.replay.transitions import transitions
@@ -111,15 +117,16 @@ class Output(NamedTuple):
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment."""
     _validate(config)
-    functions = (init, initial_latent, imagine, decode, loss, apply)
+    require_separate_seam(spec, "model=ensemble")
+    functions = (init, initial_latent, observe, observe_sequence, imagine, decode, loss, apply)
     bound = {f.__name__: functools.partial(f, config, spec) for f in functions}
-    unbound = (observe, observe_sequence, latent_at, predict, features)
+    unbound = (latent_at, predict, features)
     return WorldModel(**bound, **{f.__name__: f for f in unbound}, markov=True)
 
 
 def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
     """Fresh members; weights truncated normal of deviation 1 / (2 √fan_in), biases 0."""
-    size = math.prod(spec.observation.shape)
+    size = flat_size(spec.observation)
     outputs = 1 + size
     widths = [
         size + action_size(spec.action),
@@ -148,24 +155,37 @@ def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
 def initial_latent(config: Config, spec: EnvSpec) -> Latent:
     """A latent of zeros; `observe` ignores it, the model being Markov."""
     del config
-    return Latent(jnp.zeros((math.prod(spec.observation.shape),)), *jnp.zeros((2,)), certain())
+    return Latent(jnp.zeros((flat_size(spec.observation),)), *jnp.zeros((2,)), certain())
 
 
 def observe(
-    state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action: PyTree
+    config: Config,
+    spec: EnvSpec,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    timestep: Timestep,
+    prev_action: PyTree,
 ) -> Latent:
     """The latent of a real row: a copy of what the environment said."""
-    del state, key, latent, prev_action
-    observation = jnp.ravel(timestep.observation).astype(jnp.float32)
+    del config, state, key, latent, prev_action
+    observation = flat_observation(spec.observation, timestep.observation)
     reward, ends = (jnp.asarray(x, jnp.float32) for x in (timestep.reward, timestep.is_terminal))
     return Latent(observation, reward, discount=1.0 - ends, uncertainty=certain())
 
 
 def observe_sequence(
-    state: LearnerState, key: Key, latent: Latent, prev_action: PyTree, trajectory: Trajectory
+    config: Config,
+    spec: EnvSpec,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    prev_action: PyTree,
+    trajectory: Trajectory,
 ) -> Latent:
     """Entries of `[T]` rows, in parallel: the stacked latents themselves, `[T, …]`."""
-    return jax.vmap(lambda row: observe(state, key, latent, row, prev_action))(trajectory.timestep)
+    see = functools.partial(observe, config, spec, state, key, latent)
+    return jax.vmap(lambda row: see(row, prev_action))(trajectory.timestep)
 
 
 def latent_at(entries: Latent, t: Array) -> Latent:
@@ -220,7 +240,7 @@ def features(state: LearnerState, latent: Latent) -> Array:
 def decode(config: Config, spec: EnvSpec, state: LearnerState, latent: Latent) -> Array:
     """The observation, in its own shape (float32)."""
     del config, state
-    return latent.observation.reshape(spec.observation.shape)
+    return from_flat(spec.observation, latent.observation)
 
 
 # ------------------------------------------------------------------------------------- training
@@ -236,7 +256,8 @@ def loss(
     (no ½ on the first term, mean over outputs; biases are not decayed). Rows before a reset do
     not count. Returns the loss `[]` and (entries `[B, L + 1]`, stats with this batch, metrics).
     """
-    entries = jax.vmap(lambda rows: observe_sequence(None, key, None, None, rows))(batch)
+    see = functools.partial(observe_sequence, config, spec, None, key, None, None)
+    entries = jax.vmap(see)(batch)
     rows = flat_transitions(spec, batch)
     target = jnp.concatenate(
         [rows.reward[:, None], rows.next_observation - rows.observation], axis=-1
@@ -264,7 +285,7 @@ def loss(
 def apply(
     config: Config, spec: EnvSpec, state: LearnerState, grads: PyTree, stats: Stats
 ) -> tuple[LearnerState, Array]:
-    """One step of Adam after clipping; (state with `stats`, norm `[]` of the raw gradient)."""
+    """One step of Adam, after clipping; with the norm `[]` of the gradients."""
     del spec
     updates, opt = _optimiser(config).update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -354,8 +375,7 @@ def flat_transitions(spec: EnvSpec, batch: Trajectory) -> Transition:
     """All transitions of `[B, L + 1]` rows, `[B * L]`, as flat float vectors."""
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(transitions)(batch))
     observation, next_observation = (
-        x.reshape(x.shape[0], -1).astype(jnp.float32)
-        for x in (rows.observation, rows.next_observation)
+        flat_observation(spec.observation, x) for x in (rows.observation, rows.next_observation)
     )
     action = action_vector(spec.action, rows.action)
     return rows._replace(observation=observation, action=action, next_observation=next_observation)

@@ -16,7 +16,7 @@ from mbrl_jax.envs.spec import example_row
 from mbrl_jax.replay import ring
 from mbrl_jax.train import checkpoint, files, replay_log, restore, seeds
 from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.loop import TrainState
+from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.types import ArraySpec, BoundedSpec, EnvSpec, Step, Timestep
 
 SEEDS, LANES, CAPACITY = 8, 2, 7

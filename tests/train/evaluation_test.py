@@ -15,7 +15,7 @@ from mbrl_jax.envs import atari, envpool, gymnax
 from mbrl_jax.evaluate import quality
 from mbrl_jax.train import config, host_loop, progress, report, run, seeds, trained
 from mbrl_jax.train.experiment import build
-from mbrl_jax.train.loop import Evaluation
+from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train.members import Members
 from mbrl_jax.train.programs import make_programs
 from tests import small

@@ -18,7 +18,8 @@ from mbrl_jax.testing import assert_close
 from mbrl_jax.train import host_loop, progress, report, run, seeds, trained, training
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Episode, Phase, account, episode_metrics
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.steps import Episode, account, episode_metrics
 from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs

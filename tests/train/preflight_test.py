@@ -9,7 +9,7 @@ from experiments import drama_catch, drama_pong_small
 from mbrl_jax.train import config, memory, preflight, progress, run, work
 from mbrl_jax.train.config import ConfigError
 from mbrl_jax.train.experiment import build, with_steps
-from mbrl_jax.train.loop import Phase
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.train.members import Members
 from mbrl_jax.train.memory import Memory
 from tests import small
