@@ -32,7 +32,7 @@ from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.behaviours.planning import mppi
 from mbrl_jax.imagination import follow_actions, imagine_rollout
 from mbrl_jax.keys import named
-from mbrl_jax.networks.simnorm import NormedMlp
+from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,

@@ -32,7 +32,7 @@ from flax import linen as nn
 from mbrl_jax import distributions, optim
 from mbrl_jax.envs.spec import action_size, action_vector, require_separate_seam
 from mbrl_jax.keys import named
-from mbrl_jax.networks.simnorm import NormedMlp
+from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import optim, testing
-from mbrl_jax.networks.simnorm import simnorm
+from mbrl_jax.networks.norms import simnorm
 from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, EnvSpec
 from mbrl_jax.world_models import tdmpc
 
