@@ -12,14 +12,15 @@ import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
+from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.keys import at, lane_seeds, named
-from mbrl_jax.loops.phases import Due, Phase, cadence
+from mbrl_jax.loops import host, play, seeds
+from mbrl_jax.loops.phases import Due, Phase, exploration
 from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
-from mbrl_jax.train import host_loop, seeds, work
-from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.runs.checkpoint import template_like
+from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.experiment import Experiment, System, load_fixed
-from mbrl_jax.train.members import Members, systems
 from mbrl_jax.train.report import OPEN_LOOP_ROWS, draws
 from mbrl_jax.types import (
     AgentState,
@@ -74,11 +75,11 @@ class HostPrograms:
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
         state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
-        pace = cadence(self._experiment.phases[0])
+        pace = exploration(self._experiment.phases[0])
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position, _ = state.replay
-        learning = host_loop.Learning(state.agent, counters)
-        acting, stored = Acting(state.replay, state.carry), host_loop.Stored(storage, position)
+        learning = host.Learning(state.agent, counters)
+        acting, stored = Acting(state.replay, state.carry), host.Stored(storage, position)
         lanes = self._num_lanes(self._experiment.eval_episodes)
         turn = jax.ShapeDtypeStruct((), jnp.int32)
         learns = {
@@ -132,14 +133,14 @@ class HostPrograms:
         keys = jax.jit(jax.vmap(lambda key: at(key, "resumed", iteration)))(keys)
         env = self._open(keys, self._experiment.num_envs)
         timestep = seeds.local(state.timestep)
-        self._env, timestep = host_loop.restart(env, self.system.env.spec, timestep)
+        self._env, timestep = host.restart(env, self.system.env.spec, timestep)
         episode = jax.tree.map(np.zeros_like, seeds.local(state.episode))
         return self._stored(state._replace(timestep=timestep, episode=episode))
 
     def chunk(
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
-        """Run `host_loop.run_chunk`: (state, metrics on the host, seconds without compiling)."""
+        """Run `host.run_chunk`: (state, metrics on the host, seconds without compiling)."""
         program = self._compiled.get(("act",))
         learns = {due.name: self._compiled.get(_learn_name(due)) for due in phase.dues}
         learn = {
@@ -153,7 +154,7 @@ class HostPrograms:
         began = time.perf_counter()
         timestep, episode = seeds.local((state.timestep, state.episode))
         state = state._replace(timestep=timestep, episode=episode)
-        state, metrics = host_loop.run_chunk(
+        state, metrics = host.run_chunk(
             self.system.env.spec, act, learn, self._settle, self._env, state, phase, start, stop
         )
         names = {name: x for update in learns.values() for name, x in update.out_info[1].items()}
@@ -171,25 +172,25 @@ class HostPrograms:
         protocol: str = "clean",
     ) -> Evaluation:
         """Evaluation [S, E] in lanes of its own; "published" counts the first episodes to end."""
-        lanes, play = self._num_lanes(num_episodes), host_loop.play_episodes
+        lanes, episodes = self._num_lanes(num_episodes), play.play_episodes
         if protocol == "published":
-            lanes, play = PUBLISHED_LANES, host_loop.play_first_episodes
+            lanes, episodes = PUBLISHED_LANES, play.play_first_episodes
         act = self._evaluating(explore, lanes, agent, keys)
         with contextlib.closing(self._open(keys, lanes, evaluation=True)) as env:
-            played = play(env, act, self._carry(lanes), num_episodes, max_steps)
+            played = episodes(env, act, self._carry(lanes), num_episodes, max_steps)
         return seeds.gather(played, self.num_seeds)
 
-    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[play.Film]:
         """A greedy episode of each seed: with the keys of an evaluation, its first one."""
         act = self._evaluating(False, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            return host_loop.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
+            return play.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
         act = self._evaluating(True, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            played = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
+            played = play.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
         rows = jax.tree.map(lambda x: x[:, 0], played)
         predicted = self._compiled.call(("predict",), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
@@ -200,7 +201,7 @@ class HostPrograms:
         act = self._evaluating(True, measured.lanes, agent, keys, share)
         # Rewards and ends as they were learned from, and not as an evaluation counts them.
         with contextlib.closing(self._open(keys, measured.lanes)) as env:
-            rows = host_loop.play_rows(env, act, self._carry(measured.lanes), measured.rows)
+            rows = play.play_rows(env, act, self._carry(measured.lanes), measured.rows)
         predicted = self._compiled.call(("quality", measured), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
 

@@ -175,7 +175,7 @@ class WorldModel(_WorldModel):
         return type(self)(**(self._asdict() | changes))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)  # no tuple: jit keeps weak references to what it is given
 class Derived:
     """The update that follows from a loss and an optimiser step."""
 
