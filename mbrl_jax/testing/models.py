@@ -136,7 +136,7 @@ def _latents(model: WorldModel, entries: PyTree, length: int) -> PyTree:
 
 def _check_gradient(model: WorldModel, state: LearnerState, key: Key, batch: Trajectory) -> None:
     """L9: what the loss hands on lets a gradient through to the parameters."""
-    assert model.loss is not None
+    batch = jax.tree.map(lambda x: x[:1, :3], batch)  # an episode's first rows: little to compute
     length = batch.timestep.reward.shape[1] - 1
 
     def through(params: PyTree) -> tuple[Array, Array]:
