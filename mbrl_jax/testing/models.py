@@ -114,11 +114,10 @@ def _check_imagine(model: WorldModel, spec: EnvSpec, state: LearnerState, key: K
 
 def _check_update(model: WorldModel, state: LearnerState, key: Key, batch: Trajectory) -> PyTree:
     """L6 for all updates; the entries of the main one."""
-    assert model.update is not None
     updated, entries, metrics = jax.jit(model.update)(state, key, batch)
     assert_same_structure(updated, state, "L6 update keeps the state's structure")
     assert_metrics(metrics, "L6")
-    row = jax.eval_shape(lambda x: jax.vmap(model.latent_at, (0, None))(x, 0), entries)
+    row = jax.eval_shape(lambda x: jax.vmap(model.latent_at, (0, None))(x, jnp.int32(0)), entries)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), row)
     assert_same_structure(one, model.initial_latent(), "L6 entries of update give latents")
     for name, named_update in model.updates.items():

@@ -102,7 +102,7 @@ class Stats(NamedTuple):
     observation: Moments  # [D]
     target: Moments  # [1 + D] reward, change of the observation
     holdout_error: Array  # [E] running mean of the out-of-bag squared error
-    count: Array  # [] float32: batches seen
+    count: Array  # type: ignore[assignment]  # [] float32: batches seen
 
 
 class Output(NamedTuple):
@@ -161,9 +161,9 @@ def initial_latent(config: Config, spec: EnvSpec) -> Latent:
 def observe(
     config: Config,
     spec: EnvSpec,
-    state: LearnerState,
+    state: LearnerState | None,
     key: Key,
-    latent: Latent,
+    latent: Latent | None,
     timestep: Timestep,
     prev_action: PyTree,
 ) -> Latent:
@@ -177,9 +177,9 @@ def observe(
 def observe_sequence(
     config: Config,
     spec: EnvSpec,
-    state: LearnerState,
+    state: LearnerState | None,
     key: Key,
-    latent: Latent,
+    latent: Latent | None,
     prev_action: PyTree,
     trajectory: Trajectory,
 ) -> Latent:
