@@ -9,9 +9,9 @@ from mbrl_jax import datasets
 from mbrl_jax.agents import branched
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.loops.phases import Due, Phase
 from mbrl_jax.replay import dyna, fixed
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.world_models import ensemble
 from mbrl_jax.world_models.combinators import early_stopped, pessimistic
 

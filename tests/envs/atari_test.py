@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.envs import atari, envpool
-from mbrl_jax.train import config as configs
+from mbrl_jax.experiment import config as configs
 from mbrl_jax.types import ArraySpec
 
 SEPARATE = atari.Protocol(seam="separate")

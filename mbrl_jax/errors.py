@@ -1,0 +1,5 @@
+"""Errors that users see as one sentence, without a traceback."""
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done: one sentence, shown without a traceback."""
