@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.envs.spec import ActionSpec, example_row, random_action, zero_action
+from mbrl_jax.envs.spec import example_row, random_action, zero_action
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
+    ActionSpec,
     Agent,
     AgentCarry,
     Array,
@@ -56,7 +57,7 @@ class Window(NamedTuple):
     """The newest rows of an episode; the newest of all has no action yet."""
 
     rows: Step  # [C]
-    count: Array  # [] int32 of those that are there, from the front
+    count: Array  # type: ignore[assignment]  # [] int32 of those that are there, from the front
 
 
 def empty(config: Config, spec: EnvSpec, initial_latent: PyTree) -> PyTree:

@@ -67,7 +67,8 @@ def free_kl_losses(
     raw = categorical_kl(stop(log_posterior), log_prior).sum(axis=-1)
     back = categorical_kl(log_posterior, stop(log_prior)).sum(axis=-1)
     dynamics, representation = (jnp.maximum(free_nats, kl) for kl in (raw, back))
-    return tuple(masked_mean(x, mask) for x in (dynamics, representation, raw))
+    means = [masked_mean(x, mask) for x in (dynamics, representation, raw)]
+    return means[0], means[1], means[2]
 
 
 def kl_losses(
@@ -122,9 +123,7 @@ def _symexp_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Arra
     return lower, (x - bins[lower]) / (bins[lower + 1] - bins[lower])
 
 
-def two_hot(
-    x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
-) -> Array:
+def two_hot(x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
     """Two-hot encoding [..., num_bins] of x [...]: its mass lies on the two neighbouring bins.
 
     The shares are linear in what the bins stand for: in symlog(x), or in x itself for "symexp".

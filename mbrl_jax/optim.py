@@ -16,7 +16,7 @@ FLAT_AT_MOST = 2**20  # numbers that one vector holds for the optimiser
 class LaPropState(NamedTuple):
     """State of `laprop`."""
 
-    count: Array  # [] int32
+    count: Array  # type: ignore[assignment]  # [] int32
     mu: PyTree  # momentum of the normalised gradients; the learning rate is inside
     nu: PyTree  # second moment of the raw gradients
     mu_correction: Array  # [] learning-rate-weighted bias correction of mu
@@ -88,13 +88,12 @@ class Config:
 
         All steps of an update have the same learning rate: the warm-up counts updates.
         """
-        rate = self.learning_rate
-        if self.warmup:
 
-            def rate(count):
-                update = count // steps_of_update + 1
-                return self.learning_rate * jnp.minimum(1.0, update / self.warmup)
+        def warming(count: Array) -> Array:
+            update = count // steps_of_update + 1
+            return self.learning_rate * jnp.minimum(1.0, update / self.warmup)
 
+        rate = warming if self.warmup else self.learning_rate
         rule = laprop if self.name == "laprop" else optax.adam
         chain = optax.chain(
             clip_by_global_norm(self.clip_norm),

@@ -122,6 +122,7 @@ def _learn_from_entries(
     iteration: Array,
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Imagination starts from rows of the very windows that the model was trained on."""
+    assert parts.behaviour.update is not None
     trained = model_half(parts, state, key, replay)
     starts = draw_starts(
         parts.world_model,
@@ -154,6 +155,7 @@ def _learn_from_contexts(
 
     The first imagined action follows the state that is expected after the last row of a context.
     """
+    assert parts.behaviour.update is not None
     trained = model_half(parts, state, key, replay)
     model = bind(parts.world_model, trained.world_model)
     counters, contexts, _ = parts.replay.sample(

@@ -146,6 +146,7 @@ def _learn_behaviour(
     parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Branch short rollouts off replayed rows into the model buffer; learn from both."""
+    assert parts.behaviour.update is not None and parts.replay.extend is not None
     model = bind(parts.world_model, state.world_model)
     counters, contexts, _ = parts.replay.sample(replay, named(key, "contexts"), stream="imagine")
     starts = observe_contexts(parts, model, named(key, "observe"), contexts)
@@ -192,6 +193,7 @@ def branch(
         return act(state.behaviour, policy_key, carry, latent, model, explore=True)
 
     def extract(latent):
+        assert model.decode is not None
         return model.decode(latent), model.predict(latent)
 
     length = length_at(parts.config, iteration)

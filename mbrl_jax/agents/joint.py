@@ -114,14 +114,17 @@ def _learn(
     """One joint gradient, each learner's step, then what the behaviour trains apart."""
     replay, batch = draw_batch(parts, state, key, replay)
     world_model, behaviour = parts.world_model, parts.behaviour
+    model_loss, shaping = world_model.loss, behaviour.representation_loss
+    assert model_loss is not None and world_model.apply is not None
+    assert shaping is not None and behaviour.apply is not None
 
     def total(params):
         of_model, of_behaviour = params
-        loss, (entries, stats, metrics) = world_model.loss(
+        loss, (entries, stats, metrics) = model_loss(
             of_model, state.world_model.stats, named(key, "model"), batch
         )
         model = bind(world_model, state.world_model._replace(params=of_model))
-        more, (behaviour_stats, behaviour_metrics) = behaviour.representation_loss(
+        more, (behaviour_stats, behaviour_metrics) = shaping(
             of_behaviour, state.behaviour.stats, named(key, "behaviour"), model, entries, batch
         )
         return loss + more, (stats, behaviour_stats, entries, metrics | behaviour_metrics)
@@ -168,6 +171,7 @@ def _update_apart(
     batch: Trajectory,
     iteration: Array,
 ) -> tuple[LearnerState, Metrics]:
+    assert parts.behaviour.update is not None
     windows, rows = batch.timestep.reward.shape
     num_starts = parts.config.num_starts or windows * (rows - 1)
     starts = draw_starts(parts.world_model, named(key, "starts"), entries, batch, num_starts)

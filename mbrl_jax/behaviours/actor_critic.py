@@ -7,7 +7,7 @@ with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,13 +100,13 @@ class Stats(NamedTuple):
     target_critic: PyTree
     low: Array  # [] moving average of the low order statistic of the returns
     high: Array  # []
-    features: running.Running | tuple  # of all features that were imagined; () if not asked for
+    features: Any  # running.Running of all features that were imagined; () if not asked for
 
 
 class Parts(NamedTuple):
     """Static pieces."""
 
-    config: Config
+    config: Any  # Config, or that of a behaviour which shares the nets
     actor: nn.Module
     critic: nn.Module
     optimiser: optax.GradientTransformation
@@ -128,7 +128,7 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
 
     Raises ValueError for real-valued actions.
     """
-    require_discrete(spec)
+    num_actions = require_discrete(spec).num_actions
     mlp = functools.partial(
         Mlp,
         layers=config.layers,
@@ -137,25 +137,26 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
     )
     return Parts(
         config,
-        actor=mlp(spec.action.num_actions, config.actor_width),
+        actor=mlp(num_actions, config.actor_width),
         critic=mlp(config.num_bins, config.critic_width),
         optimiser=config.optimiser.make(steps_of_update),
     )
 
 
-def require_discrete(spec: EnvSpec) -> None:
-    """Raise ValueError for real-valued actions."""
+def require_discrete(spec: EnvSpec) -> DiscreteSpec:
+    """The spec of the action. Raises ValueError where it is no single discrete one."""
     if not isinstance(spec.action, DiscreteSpec):
         raise ValueError(
             "actor_critic, ppo and dreamer act in discrete environments only; this one has "
             "real-valued actions: use behaviour=sac"
         )
+    return spec.action
 
 
 def bind_parts(parts: Parts, update: Callable) -> Behaviour:
     """The record: all but how it learns is the same for every learner of an actor and a critic."""
-    functions = {"init": init, "act": act, "update": update}
-    bound = {name: functools.partial(f, parts) for name, f in functions.items()}
+    functions: dict[str, Callable] = {"init": init, "act": act, "update": update}
+    bound: dict[str, Any] = {name: functools.partial(f, parts) for name, f in functions.items()}
     return Behaviour(initial_carry=tuple, **bound)
 
 

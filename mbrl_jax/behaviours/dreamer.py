@@ -14,6 +14,8 @@ here yet.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,7 @@ class Config(actor_critic.Config):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions; raises ValueError for real-valued actions or a merged seam."""
-    require_discrete(spec)
+    num_actions = require_discrete(spec).num_actions
     if spec.seam == "merged":
         raise ValueError(
             "dreamer learns from the last row of every episode, which a merged seam leaves out; "
@@ -72,20 +74,20 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     gain = fan_in_truncated(config.output_gain)
     parts = Parts(
         config,
-        actor=mlp(spec.action.num_actions, config.actor_width, output_init=gain),
+        actor=mlp(num_actions, config.actor_width, output_init=gain),
         critic=mlp(config.num_bins, config.critic_width, output_init=fan_in_truncated(0.0)),
         optimiser=config.optimiser.make(),
         bins=config.bins,
         quantile=jnp.quantile,
         slow_targets="values",
     )
-    functions = {
+    functions: dict[str, Callable] = {
         "init": actor_critic.init,
         "act": actor_critic.act,
         "representation_loss": representation_loss,
         "apply": apply,
     }
-    bound = {name: functools.partial(f, parts) for name, f in functions.items()}
+    bound: dict[str, Any] = {name: functools.partial(f, parts) for name, f in functions.items()}
     return Behaviour(initial_carry=tuple, learns_from="entries", **bound)
 
 

@@ -19,7 +19,7 @@ Reference: Hansen, Su & Wang 2024, https://arxiv.org/abs/2310.16828
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from mbrl_jax import distributions, optim, returns
 from mbrl_jax.acting import observe_from_nothing
 from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.behaviours.planning import mppi
+from mbrl_jax.envs.spec import action_size
 from mbrl_jax.imagination import follow_actions, imagine_rollout
 from mbrl_jax.keys import named
 from mbrl_jax.networks.norms import NormedMlp
@@ -123,7 +124,7 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError where actions are not bounded."""
     parts = make_parts(config, spec)
     functions = (init, initial_carry, act, update, representation_loss, apply)
-    bound = {f.__name__: functools.partial(f, parts) for f in functions}
+    bound: dict[str, Any] = {f.__name__: functools.partial(f, parts) for f in functions}
     dream = functools.partial(act_alone, parts)
     return Behaviour(**bound, dream=dream, learns_from="entries")
 
@@ -146,7 +147,7 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
 
 def init(parts: Parts, key: Key, features: Array) -> LearnerState:
     """Fresh critics and policy for features [F]; at first every Q is 0."""
-    both = jnp.concatenate([features, jnp.zeros((parts.spec.action.size,))])
+    both = jnp.concatenate([features, jnp.zeros((action_size(parts.spec.action),))])
     keys = jax.random.split(named(key, "critics"), parts.config.num_critics)
     params = {
         "critics": jax.vmap(lambda k: parts.critic.init(k, both)["params"])(keys),
@@ -179,7 +180,7 @@ def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tu
     )
     if parts.config.entropy_of == "normal":
         log_prob = (jax.scipy.stats.norm.logpdf(noise) - log_std).sum(axis=-1)
-    return action, -parts.spec.action.size * log_prob
+    return action, -action_size(parts.spec.action) * log_prob
 
 
 def q_logits(parts: Parts, critics: PyTree, features: Array, action: Array, key=None) -> Array:
@@ -206,7 +207,7 @@ def two_values(parts: Parts, critics: PyTree, key: Key, features: Array, action:
 
 def initial_carry(parts: Parts) -> Array:
     """The mean [H, A] from which the first plan of an episode begins."""
-    return jnp.zeros((parts.config.planner.horizon, parts.spec.action.size))
+    return jnp.zeros((parts.config.planner.horizon, action_size(parts.spec.action)))
 
 
 def act(

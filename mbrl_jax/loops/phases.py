@@ -1,11 +1,9 @@
 """Phases of a run, and the pace at which an agent's updates run in them."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from mbrl_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +65,14 @@ class Phase:
 class Exploration(NamedTuple):
     """How actions are mixed with random ones: traced, and the same for all seeds."""
 
-    random_share: Array  # [] float32
-    random_rows: Array  # [] uint32
+    random_share: Any  # [] float32
+    random_rows: Any  # [] uint32
 
 
 class Cadence(NamedTuple):
     """A phase as scalars: traced, and the same for all seeds."""
 
-    every: tuple[Array, ...]  # [] uint32 of each update of the phase; 0 means never
+    every: tuple[Any, ...]  # [] uint32 of each update of the phase; 0 means never
     exploration: Exploration
 
 

@@ -175,7 +175,8 @@ def write_back(online: Replay, counters: PyTree, indices: Places, values: PyTree
 def _alike(from_data: Step, collected: Step) -> tuple[Step, Step]:
     """Both with the `Step.extras` that both have: no number stands for what was not recorded."""
     common = [name for name in collected.extras if name in from_data.extras]
-    return tuple(
+    alike = [
         one._replace(extras={name: one.extras[name] for name in common})
         for one in (from_data, collected)
-    )
+    ]
+    return alike[0], alike[1]

@@ -14,7 +14,7 @@ going on is predicted without γ, as everywhere here; the published head learns 
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,13 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, optim
-from mbrl_jax.envs.spec import action_size, action_vector, example_observation, zero_action
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    example_observation,
+    only_array,
+    zero_action,
+)
 from mbrl_jax.keys import named
 from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.networks.block_gru import RMS_EPS, BlockGru
@@ -46,7 +52,7 @@ from mbrl_jax.types import (
     switch,
 )
 
-BINS = "symexp"  # of rewards
+BINS: distributions.Bins = "symexp"  # of rewards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +131,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
             "rssm forgets everything on first rows, so it cannot predict the rewards and ends that "
             "a merged seam puts there; set env.protocol.seam=separate"
         )
+    observation = only_array(spec, "model=rssm")
     mlp = functools.partial(Mlp, hidden_init=fan_in_truncated(), eps=RMS_EPS)
     head = functools.partial(mlp, width=config.head_width, layers=config.head_layers)
     inner = functools.partial(mlp, width=config.hidden, output_init=fan_in_truncated())
@@ -132,13 +139,13 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     parts = Parts(
         config,
         spec,
-        encoder=config.encoder.make(spec.observation),
+        encoder=config.encoder.make(observation),
         gru=BlockGru(config.deter, config.hidden, config.blocks, config.gru_layers),
         prior=inner(size, layers=config.prior_layers),
         posterior=inner(size, layers=config.posterior_layers),
         reward=head(config.num_bins, output_init=fan_in_truncated(0.0)),
         termination=head(1, output_init=fan_in_truncated()),
-        decoder=config.decoder.make(spec.observation),
+        decoder=config.decoder.make(observation),
         optimiser=config.optimiser.make(),
     )
     functions = (
@@ -203,7 +210,8 @@ def _categoricals(parts: Parts, params: PyTree, name: str, x: Array) -> Array:
 
 def _encode(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
     """Tokens [..., E], and the new statistics of the encoder."""
-    x = reconstruction.to_input(parts.config.reconstruction, parts.spec.observation, observation)
+    spec = only_array(parts.spec, "model=rssm")
+    x = reconstruction.to_input(parts.config.reconstruction, spec, observation)
     return apply_with_stats(parts.encoder, params["encoder"], stats["encoder"], x, train)
 
 
@@ -342,14 +350,17 @@ def loss(
     )
     terms = {
         "reconstruction": reconstruction.loss(
-            config.reconstruction, parts.spec.observation, raw, timestep.observation
+            config.reconstruction,
+            only_array(parts.spec, "model=rssm"),
+            raw,
+            timestep.observation,
         ),
         "reward": config.reward_scale * distributions.masked_mean(reward, led_to),
         "termination": distributions.masked_mean(terminal, led_to),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,
     }
-    total = sum(terms.values())
+    total = cast(Array, sum(terms.values()))
     entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
     values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
     metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}

@@ -17,6 +17,7 @@ https://github.com/nzolman/sindy-rl, uses pysindy 1.7.5.
 
 import dataclasses
 import functools
+from typing import cast
 
 import jax.numpy as jnp
 
@@ -118,7 +119,7 @@ def update(
         errors = jnp.where(rows.valid > 0, jnp.square(errors).mean(-1), 0.0)
         metrics[f"model/{name}_mse"] = (jnp.sum(errors), number)
         metrics[f"model/{name}_terms"] = (_terms(params[name]), one)
-    metrics["model/terms"] = (sum(map(_terms, params.values())), one)
+    metrics["model/terms"] = (cast(Array, sum(map(_terms, params.values()))), one)
     return state._replace(params=params), metrics
 
 

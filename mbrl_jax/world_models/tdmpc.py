@@ -21,8 +21,7 @@ those of its code (https://github.com/nicklashansen/tdmpc2).
 
 import dataclasses
 import functools
-import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,13 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, optim
-from mbrl_jax.envs.spec import action_size, action_vector, require_separate_seam
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    flat_size,
+    only_array,
+    require_separate_seam,
+)
 from mbrl_jax.keys import named
 from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
@@ -143,7 +148,7 @@ def init(parts: Parts, key: Key) -> LearnerState:
     """Fresh parameters and optimiser state."""
     z = jnp.zeros((parts.config.latent,))
     both = jnp.zeros((parts.config.latent + action_size(parts.spec.action),))
-    observation = jnp.zeros((math.prod(parts.spec.observation.shape),))
+    observation = jnp.zeros((flat_size(parts.spec.observation),))
     examples = {"encoder": observation, "dynamics": both, "reward": both, "termination": z}
     params = {
         name: net.init(named(key, name), examples[name])["params"]
@@ -163,7 +168,8 @@ def initial_latent(parts: Parts) -> Latent:
 def encode(parts: Parts, params: PyTree, timestep: Timestep) -> Latent:
     """Latents of real rows with any leading axes."""
     observation = timestep.observation.astype(jnp.float32)
-    lead = observation.shape[: observation.ndim - len(parts.spec.observation.shape)]
+    spec = only_array(parts.spec, "model=tdmpc")
+    lead = observation.shape[: observation.ndim - len(spec.shape)]
     z = apply_net(parts, params, "encoder", observation.reshape(*lead, -1))
     reward = jnp.asarray(timestep.reward, jnp.float32)
     return Latent(z, reward, jnp.zeros_like(reward))
@@ -209,7 +215,7 @@ def observe_sequence(
     return encode(parts, state.params, trajectory.timestep)
 
 
-def latent_at(entries: Latent, t: Array) -> Latent:
+def latent_at(entries: Latent, t: Array | int) -> Latent:
     """The latent of row t."""
     return jax.tree.map(lambda x: x[t], entries)
 
@@ -285,7 +291,7 @@ def loss(
         count = jnp.maximum(rows.valid.sum(), 1.0)
         mean = jnp.where(rows.valid > 0, nll, 0.0).sum() / count
         terms["termination"] = (config.termination_scale, mean)
-    total = sum(scale * value for scale, value in terms.values())
+    total = cast(Array, sum(scale * value for scale, value in terms.values()))
     values = {"loss": total} | {name: value for name, (_, value) in terms.items()}
     metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
     return total, (rolled.latents, stats, metrics)

@@ -1,4 +1,4 @@
-"""The ensemble: published numbers, a noisy linear system, disagreement, elites, laws.
+"""The ensemble: published numbers, a noisy linear system, disagreement, elites.
 
 Golden numbers: shared/specs/state_mbrl.md section 1, computed there in float64.
 """
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax import testing
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Step, Timestep, bind
 from mbrl_jax.world_models import ensemble, markov
 
@@ -325,9 +324,3 @@ def test_rates_may_be_traced_and_equal_configs_give_one_record():
 def test_refuses_impossible_configs(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change).make(SPEC)
-
-
-@pytest.mark.parametrize("action", [BoundedSpec(2), DiscreteSpec(3)])
-def test_the_ensemble_keeps_the_laws_of_world_models(action):
-    config = dataclasses.replace(CONFIG, width=8, termination=True)
-    testing.check_world_model(config, EnvSpec(ArraySpec((3,), "float32"), action))

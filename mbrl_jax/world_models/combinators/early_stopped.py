@@ -62,7 +62,7 @@ class Stopping(NamedTuple):
     best_stats: PyTree
     best_score: Array  # [] infinite until the first period is over
     total: Array  # [] of the metric in this period
-    count: Array  # [] of the metric in this period
+    count: Array  # type: ignore[assignment]  # [] of the metric in this period
     updates: Array  # [] int32: updates in this period
     waited: Array  # [] int32: periods since the best score
     stopped: Array  # [] bool
@@ -125,6 +125,7 @@ def loss(
     batch: Trajectory,
 ) -> tuple[Array, tuple[PyTree, Stopping, Metrics]]:
     """The wrapped model's loss; its metric is added to those of this period."""
+    assert model.loss is not None
     total, (entries, inner, metrics) = model.loss(params, stats.inner, key, batch)
     return total, (entries, measure(config, stats, inner, metrics), metrics | report(stats))
 
@@ -133,6 +134,7 @@ def apply(
     config: Config, model: WorldModel, state: LearnerState, grads: PyTree, stats: Stopping
 ) -> tuple[LearnerState, Array]:
     """The wrapped model's step, unless this seed has stopped; (state, norm `[]` of `grads`)."""
+    assert model.apply is not None
     inner, norm = model.apply(unwrapped(state), grads, stats.inner)
     return decide(config, state, inner, stats), norm
 

@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions
-from mbrl_jax.envs.spec import action_size, action_vector
+from mbrl_jax.envs.spec import action_size, action_vector, only_array
 from mbrl_jax.networks import reconstruction
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
@@ -78,7 +78,7 @@ class _PosteriorHead(nn.Module):
 
 def to_float(spec: EnvSpec, observation: Array) -> Array:
     """Bytes as numbers in [0, 1]; everything else as it is."""
-    return reconstruction.to_input("squared", spec.observation, observation)
+    return reconstruction.to_input("squared", only_array(spec, "model=drama"), observation)
 
 
 def _categoricals(parts: Parts, logits: Array) -> Array:
@@ -122,4 +122,5 @@ def advance(
 def reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
     """Summed over the observation, mean over all rows: []."""
     kind = parts.config.reconstruction
-    return reconstruction.loss(kind, parts.spec.observation, raw, observation)
+    spec = only_array(parts.spec, "model=drama")
+    return reconstruction.loss(kind, spec, raw, observation)

@@ -10,7 +10,7 @@ Written from the code's definitions and tested on made-up checkpoints: the autho
 trained weights to try. Reading files is left to `mbrl_jax.world_models.drama.published_files`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ def recognise(tensors: Tensors) -> tuple[drama.Config, EnvSpec]:
     Everything else has its published value. Raises ValueError for what is no such state dict.
     """
     source = _Source(tensors)
+    core: storm.Config | mamba.Config | mamba2.Config
     if source.has(CORE + "position_encoding.pos_emb.weight"):
         window = source.shape(CORE + "position_encoding.pos_emb.weight")[0]
         core, stem = storm.Config(window=window), CORE + "stem.0.weight"
@@ -50,7 +51,11 @@ def world_model_state(config: drama.Config, spec: EnvSpec, tensors: Tensors) -> 
     Raises ValueError where names are missing, left over, or of another shape than `config` has.
     """
     source = _Source(tensors)
-    make_core = {mamba2.Config: _mamba_core, mamba.Config: _mamba_core, storm.Config: _storm_core}
+    make_core: dict[type, Callable] = {
+        mamba2.Config: _mamba_core,
+        mamba.Config: _mamba_core,
+        storm.Config: _storm_core,
+    }
     if type(config.core) not in make_core:
         raise ValueError("the published cores are mamba2, mamba and storm")
     encoder, encoder_stats = _encoder(source, len(config.encoder.multipliers))
