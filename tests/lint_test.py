@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mbrl_jax"
-# IO: the two shells, the pictures they ask for, the tables of scores that are shipped.
-SHELL = ("train", "view", "evaluate/plots.py", "evaluate/scores.py")
+# IO: the two shells, data sets, the pictures they ask for, the tables of scores that are shipped.
+SHELL = ("train", "view", "datasets", "evaluate/plots.py", "evaluate/scores.py")
 MAX_LINES = 400
 MAX_FUNCTION = 60
 

@@ -11,9 +11,9 @@ from matplotlib import cbook
 
 from launch import flags as launch_flags
 from mbrl_jax.evaluate import plots
+from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train import config, progress, workdir
 from mbrl_jax.train.config import ConfigError
-from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train.members import Members
 from mbrl_jax.train.run import Result
 from mbrl_jax.train.shown import shown

@@ -14,7 +14,6 @@ import pytest
 
 from experiments import drama_atari100k
 from mbrl_jax import distributions, optim
-from mbrl_jax.agent import make_agent
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.networks import running
@@ -55,8 +54,9 @@ def test_updates_begin_at_step_1032_and_number_98969():
 
 
 def test_windows_and_contexts_have_the_published_sizes():
-    ring = PUBLISHED.real_replay
-    assert ring.streams()["model"] == (16, 128) and ring.streams()["imagine"] == (1_024, 8)
+    ring = PUBLISHED.replay
+    assert (ring.batch_size, ring.length + 1) == (16, 128)
+    assert PUBLISHED.agent.streams() == {"imagine": (1_024, 8)}
     assert ring.sampler == samplers.DynamicFrequency(temperature=10, alpha=1, beta=1, kappa=64)
 
 
@@ -277,7 +277,7 @@ def test_a_whole_update_of_the_published_kind_runs():
     small = dataclasses.replace(small, behaviour=dataclasses.replace(small.behaviour, horizon=2))
     replay = small.make_replay(spec)
     parts = small.model.make(spec), small.behaviour.make(spec), replay
-    agent = make_agent(small.agent, spec, *parts)
+    agent = small.agent.make(spec, *parts)
 
     @jax.jit
     def run(key):

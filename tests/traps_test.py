@@ -14,7 +14,6 @@ import pytest
 
 from experiments import drama_atari100k
 from mbrl_jax import optim
-from mbrl_jax.agent import make_agent
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import example_row
@@ -56,7 +55,7 @@ def trained(model, state, batch):
 
 def test_1_the_policy_does_not_see_the_newest_frame(model):
     behaviour = SMALL.behaviour.make(SPEC)
-    agent = make_agent(SMALL.agent, SPEC, model, behaviour, SMALL.make_replay(SPEC))
+    agent = SMALL.agent.make(SPEC, model, behaviour, SMALL.make_replay(SPEC))
     act = jax.jit(functools.partial(agent.act, explore=True))
     learned = jax.jit(agent.init)(KEY)
     first = example_row(SPEC).timestep._replace(is_first=jnp.ones((), bool))
@@ -138,7 +137,7 @@ def test_7_laprop_with_a_tiny_epsilon_and_two_clips(state):
 
 
 def test_8_only_starts_are_counted_and_windows_cross_episodes():
-    ring = PUBLISHED.real_replay
+    ring = PUBLISHED.replay
     sampler, rows = ring.sampler.make(), samplers.Ring(400, 1, jnp.int32(400))
     for stream, (num, length) in (("model", (16, 128)), ("imagine", (64, 8))):
         fresh = sampler.init(400, 1)

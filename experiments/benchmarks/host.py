@@ -27,8 +27,9 @@ from mbrl_jax.envs import atari
 from mbrl_jax.envs import envpool as lanes
 from mbrl_jax.envs.envpool import is_atari
 from mbrl_jax.envs.spec import random_action
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.steps import Episode, account
 from mbrl_jax.replay import ring
-from mbrl_jax.train import loop
 from mbrl_jax.train.experiment import Experiment, build, for_debug
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.members import Members
@@ -77,12 +78,12 @@ def _our_loop(adaptor: lanes.Adaptor, seeds_of_lanes: np.ndarray, actions: np.nd
     env = lanes.open_pool(adaptor, seeds_of_lanes)
     env.reset()
     zeros = np.zeros(seeds_of_lanes.shape)
-    holder = [loop.Episode(zeros, zeros.astype(np.int32))]
+    holder = [Episode(zeros, zeros.astype(np.int32))]
 
     def run():
         for action in actions:
             env.send(action)
-            holder[0], _ = loop.account(adaptor.spec, holder[0], env.receive())
+            holder[0], _ = account(adaptor.spec, holder[0], env.receive())
 
     return run
 
@@ -134,15 +135,15 @@ def published() -> Experiment:
         behaviour=actor_critic.Config(),
         replay=ring.Config(),
         agent=apart.Config(),
-        phases=(loop.Phase(1_032, learn=False), loop.Phase(100)),
+        phases=(Phase(1_032, learn=False), Phase(100)),
     )
 
 
 def measure_iteration(experiment: Experiment, rows: int, rounds: int) -> list[dict[str, Any]]:
     """Two rows: an iteration that only collects, and an update by itself."""
     collecting, updating = (
-        loop.Phase(1, learn=False, random_share=1.0),
-        loop.Phase(1, collect=False),
+        Phase(1, learn=False, random_share=1.0),
+        Phase(1, collect=False),
     )
     members = Members()
     with contextlib.closing(HostPrograms(experiment, build(experiment), members)) as programs:

@@ -110,6 +110,11 @@ class Parts(NamedTuple):
     actor: nn.Module
     critic: nn.Module
     optimiser: optax.GradientTransformation
+    bins: distributions.Bins = "symlog"  # of the critic
+    # (returns [...], fraction) -> [] for the range of returns
+    quantile: Callable[[Array, float], Array] = returns.order_statistic
+    # what the second term of the critic pulls to: the λ-returns of its slow copy, or its values
+    slow_targets: Literal["returns", "values"] = "returns"
 
 
 @cached_make
@@ -123,11 +128,7 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
 
     Raises ValueError for real-valued actions.
     """
-    if not isinstance(spec.action, DiscreteSpec):
-        raise ValueError(
-            "actor_critic and ppo act in discrete environments only; this one has real-valued "
-            "actions: use behaviour=sac"
-        )
+    require_discrete(spec)
     mlp = functools.partial(
         Mlp,
         layers=config.layers,
@@ -140,6 +141,15 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
         critic=mlp(config.num_bins, config.critic_width),
         optimiser=config.optimiser.make(steps_of_update),
     )
+
+
+def require_discrete(spec: EnvSpec) -> None:
+    """Raise ValueError for real-valued actions."""
+    if not isinstance(spec.action, DiscreteSpec):
+        raise ValueError(
+            "actor_critic, ppo and dreamer act in discrete environments only; this one has "
+            "real-valued actions: use behaviour=sac"
+        )
 
 
 def bind_parts(parts: Parts, update: Callable) -> Behaviour:
@@ -231,7 +241,7 @@ class Targets(NamedTuple):
 
     advantage: Array  # [M, H] divided by max(1, range of returns)
     live: Array  # [M, H] λ-returns with the values of the critic
-    slow: Array  # [M, H] with those of its slow copy
+    slow: Array  # [M, H] with those of its slow copy, or those values: `Parts.slow_targets`
     weight: Array  # [M, H] probability that the step was reached
 
 
@@ -242,7 +252,7 @@ def make_targets(
 
     Advantages are divided by max(1, range of returns); returns come from the live critic for the
     actor and the first critic term, and from the slow critic for the second (specification
-    section 5).
+    section 5), unless that one pulls to the slow critic's own values.
 
     Args:
       parts: static pieces.
@@ -267,15 +277,17 @@ def make_targets(
 
     slow_logits = parts.critic.apply({"params": stats.target_critic}, imagined.features)
     # Live and slow critic go through values and returns together.
-    both = jax.lax.stop_gradient(distributions.two_hot_mean(jnp.stack([logits, slow_logits])))
+    both = distributions.two_hot_mean(jnp.stack([logits, slow_logits]), parts.bins)
+    both = jax.lax.stop_gradient(both)
     values = both[0]
-    live, slow = jax.vmap(lambda_returns)(both)
+    if parts.slow_targets == "returns":
+        live, slow = jax.vmap(lambda_returns)(both)
+    else:
+        live, slow = lambda_returns(values), both[1][:, :-1]
 
     rate = config.range_decay
-    low = optim.moving_average(stats.low, returns.order_statistic(live, config.low_fraction), rate)
-    high = optim.moving_average(
-        stats.high, returns.order_statistic(live, config.high_fraction), rate
-    )
+    low = optim.moving_average(stats.low, parts.quantile(live, config.low_fraction), rate)
+    high = optim.moving_average(stats.high, parts.quantile(live, config.high_fraction), rate)
     advantage = (live - values[:, :-1]) / jnp.maximum(1.0, high - low)
     weight = jnp.ones_like(reward)
     if config.weigh_reached:
@@ -292,6 +304,14 @@ def loss(
     parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
 ) -> tuple[Array, tuple[Stats, Metrics]]:
     """Actor and critic loss [] over imagined rollouts; each step weighs its `Targets.weight`."""
+    total, (_, stats, metrics) = loss_and_targets(parts, params, stats, imagined)
+    return total, (stats, metrics)
+
+
+def loss_and_targets(
+    parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
+) -> tuple[Array, tuple[Targets, Stats, Metrics]]:
+    """The same, with what it was trained towards."""
     features = jax.lax.stop_gradient(imagined.features)
     logits = parts.critic.apply({"params": params["critic"]}, features)
     targets, stats = make_targets(parts, stats, imagined, logits)
@@ -303,8 +323,8 @@ def loss(
     critic_loss = (
         weight
         * (
-            distributions.two_hot_loss(logits[:, :-1], targets.live)
-            + distributions.two_hot_loss(logits[:, :-1], targets.slow)
+            distributions.two_hot_loss(logits[:, :-1], targets.live, parts.bins)
+            + distributions.two_hot_loss(logits[:, :-1], targets.slow, parts.bins)
         )
     ).mean()
     total = actor_loss + critic_loss
@@ -317,7 +337,7 @@ def loss(
         "return_range": stats.high - stats.low,
     }
     metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
-    return total, (stats, metrics)
+    return total, (targets, stats, metrics)
 
 
 def apply_gradients(

@@ -5,8 +5,13 @@ Model-free in itself: it learns from transitions, real or imagined, that a repla
 temperature loss); gradient steps follow one another in a scan, and each takes one gradient of
 the sum of the three losses, all at the parameters before the step.
 
+With more critics it is SAC-N, and with `diversity` EDAC: the minimum over critics is low where
+they differ, and so off the data, if their gradients by the action do not all point the same way.
+(Of an action of one number that direction is a sign, and the term has no gradient: it is refused.)
+
 References: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905;
-Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253.
+Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253;
+An et al. 2021 (EDAC), https://arxiv.org/abs/2110.01548.
 """
 
 import dataclasses
@@ -40,7 +45,6 @@ from mbrl_jax.types import (
 
 ACTOR, CRITIC, OBSERVE, NEXT_OBSERVE, NOISE = range(5)  # purposes of keys
 MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
-NUM_CRITICS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,20 @@ class Config:
     target_entropy: float | None = None  # None: minus the size of the action
     init_temperature: float = number(1.0)
     learn_temperature: bool = True  # False: it stays at init_temperature
+    critics: int = 2  # N, of which the minimum counts; SAC-N and EDAC: 10 to 500
+    diversity: float = number(0.0, "η of EDAC, weight of what critics' action gradients share")
+
+    def validate(self) -> None:
+        """Raise ValueError for too few critics."""
+        if self.critics < (2 if self.diversifies else 1):
+            raise ValueError(
+                f"critics={self.critics} is too few: one at the least, and two with diversity"
+            )
+
+    @property
+    def diversifies(self) -> bool:
+        """Whether the term is there at all; a traced number may be anything."""
+        return not (isinstance(self.diversity, int | float) and self.diversity == 0)
 
     def make(self, spec: EnvSpec) -> Behaviour:
         """The record; see the module."""
@@ -82,6 +100,12 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
         raise ValueError(  # noqa: TRY004
             f"Soft actor-critic needs bounded real actions, not {spec.action}."
         )
+    config.validate()
+    if config.diversifies and spec.action.size < 2:
+        raise ValueError(
+            "diversity turns the critics' gradients by the action, which of an action of one "
+            "number have no direction but a sign: leave diversity=0 here"
+        )
     return Behaviour(
         init=functools.partial(init, config, spec),
         initial_carry=tuple,
@@ -101,7 +125,8 @@ def init(config: Config, spec: EnvSpec, key: Key, features: Array) -> LearnerSta
     hidden = [config.width] * config.layers
     actor = init_mlp(jax.random.fold_in(key, ACTOR), (width, *hidden, 2 * size))
     actor[-1] = jax.tree.map(jnp.zeros_like, actor[-1])
-    critic = init_mlp(jax.random.fold_in(key, CRITIC), (width + size, *hidden, 1), (NUM_CRITICS,))
+    widths, stack = (width + size, *hidden, 1), (config.critics,)
+    critic = init_mlp(jax.random.fold_in(key, CRITIC), widths, stack)
     params = {
         "actor": actor,
         "critic": critic,
@@ -192,7 +217,7 @@ def loss(
     target = soft_target(
         rows.reward, config.gamma * rows.discount, next_value, next_log_prob, temperature
     )
-    values = critic(params["critic"], rows.features, rows.action)  # [2, B]
+    values = critic(params["critic"], rows.features, rows.action)  # [N, B]
     action, log_prob = _sample(params["actor"], rows.features, rows.noise[:, 1])
     value = jnp.min(critic(frozen["critic"], rows.features, action), axis=0)
     entropy = -_mean(jax.lax.stop_gradient(log_prob), rows.valid)
@@ -211,6 +236,10 @@ def loss(
         "temperature": temperature,
         "valid_rows": jnp.mean(rows.valid),
     }
+    if config.diversifies:
+        metrics["alignment"] = alignment(params["critic"], rows)
+        # ½ as on the critics, so that η means what it does in the published sum of squares.
+        losses["diversity_loss"] = 0.5 * config.diversity * metrics["alignment"]
     return sum(losses.values()), {f"behaviour/{name}": x for name, x in metrics.items()}
 
 
@@ -226,6 +255,27 @@ def critic_loss(value: Array, target: Array, valid: Array) -> Array:
     return 0.5 * _mean(jnp.square(value - target), valid)
 
 
+def alignment(critic_params: PyTree, rows: Rows) -> Array:
+    """What the critics' gradients by the action share, `[]` (EDAC, equation 5 and algorithm 1):
+
+    mean_b Σ_{i≠j} <g_i, g_j> / (N - 1),   g_i = ∇_a Q_i(s, a) / ‖∇_a Q_i(s, a)‖
+    """
+    total = lambda member, action: jnp.sum(critic(member, rows.features, action))  # noqa: E731
+    gradient = jax.vmap(jax.grad(total, 1), (0, None))(critic_params, rows.action)  # [N, B, A]
+    return _mean(shared_direction(gradient), rows.valid) / (gradient.shape[0] - 1)
+
+
+def shared_direction(gradient: Array) -> Array:
+    """`Σ_{i≠j} <g_i, g_j>` of gradients `[N, B, A]` scaled to length 1, `[B]`.
+
+    One that is exactly 0 has no direction and counts 0.
+    """
+    square = jnp.sum(jnp.square(gradient), axis=-1, keepdims=True)
+    some = square > 0
+    unit = jnp.where(some, gradient / jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+    return jnp.sum(jnp.square(unit.sum(0)), axis=-1) - jnp.sum(jnp.square(unit), axis=(0, 2))
+
+
 def temperature_loss(log_temperature: Array, entropy: Array, target_entropy: float) -> Array:
     """`-log α (E log π + H̄)`: α grows while the entropy lies below `H̄`."""
     return log_temperature * (entropy - target_entropy)
@@ -238,7 +288,7 @@ def actor(params: PyTree, features: Array) -> tuple[Array, Array]:
 
 
 def critic(params: PyTree, features: Array, action: Array) -> Array:
-    """Both critics as one batched product per layer: `[B, F]`, `[B, A]` to values `[2, B]`."""
+    """All critics as one batched product per layer: `[B, F]`, `[B, A]` to values `[N, B]`."""
     return mlp(params, jnp.concatenate([features, action], axis=-1))[..., 0]
 
 

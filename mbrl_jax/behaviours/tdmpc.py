@@ -198,7 +198,7 @@ def two_values(parts: Parts, critics: PyTree, key: Key, features: Array, action:
     """Values [2, ...] of two different critics, drawn anew for each call."""
     chosen = jax.lax.top_k(jax.random.uniform(key, (parts.config.num_critics,)), 2)[1]
     logits = q_logits(parts, jax.tree.map(lambda x: x[chosen], critics), features, action)
-    return distributions.two_hot_mean(logits, parts.config.bin_limit)
+    return distributions.two_hot_mean(logits, limit=parts.config.bin_limit)
 
 
 # ---------------------------------------------------------------------------------------- acting
@@ -314,7 +314,7 @@ def representation_loss(
     target = jax.lax.stop_gradient(target)
 
     logits = q_logits(parts, params["critics"], features, rows.action, named(key, "dropout"))
-    per_row = distributions.two_hot_loss(logits, target, config.bin_limit).mean(axis=0)
+    per_row = distributions.two_hot_loss(logits, target, limit=config.bin_limit).mean(axis=0)
     weight = row_weight(parts, prediction.extras, rows.valid) / length
     loss = jnp.where(rows.valid > 0, weight * per_row, 0.0).sum(axis=1).mean()
     values = {"critic_loss": loss, "target": target.mean()}

@@ -64,12 +64,18 @@ class Phase:
         return self.schedule or (Due("all", self.learn_every),)
 
 
+class Exploration(NamedTuple):
+    """How actions are mixed with random ones: traced, and the same for all seeds."""
+
+    random_share: Array  # [] float32
+    random_rows: Array  # [] uint32
+
+
 class Cadence(NamedTuple):
     """A phase as scalars: traced, and the same for all seeds."""
 
     every: tuple[Array, ...]  # [] uint32 of each update of the phase; 0 means never
-    random_share: Array  # [] float32
-    random_rows: Array  # [] uint32
+    exploration: Exploration
 
 
 class Static(NamedTuple):
@@ -82,7 +88,12 @@ class Static(NamedTuple):
 def cadence(phase: Phase) -> Cadence:
     """The traced part of a phase."""
     every = tuple(np.uint32(due.every if phase.learn else 0) for due in phase.dues)
-    return Cadence(every, np.float32(phase.random_share), np.uint32(phase.random_rows))
+    return Cadence(every, exploration(phase))
+
+
+def exploration(phase: Phase) -> Exploration:
+    """The traced part of a phase that acting reads."""
+    return Exploration(np.float32(phase.random_share), np.uint32(phase.random_rows))
 
 
 def static(phase: Phase) -> Static:

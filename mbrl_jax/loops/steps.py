@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from mbrl_jax.acting import mix_random
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.keys import at, named
-from mbrl_jax.loops.phases import Cadence
+from mbrl_jax.loops.phases import Exploration
 from mbrl_jax.types import (
     Agent,
     AgentState,
@@ -94,7 +94,7 @@ def choose(
     agent: AgentState,
     key: Key,
     timestep: Timestep,
-    pace: Cadence,
+    pace: Exploration,
     iteration: Array,
 ) -> tuple[Acting, PyTree]:
     """Act once in every environment and store the rows [N]; returns the actions [N]."""

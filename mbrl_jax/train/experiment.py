@@ -75,6 +75,12 @@ class Experiment:
             raise ValueError(
                 f"eval_every={self.eval_every} must be a multiple of log_every={self.log_every}"
             )
+        known = {name for name, _ in self.data}
+        if (read := getattr(self.replay, "data", None)) is not None and read not in known:
+            raise ValueError(
+                f"the replay reads the data set {read!r}, and data names "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
         self.agent.check_batch(self.replay.batch_size * self.replay.length)
         rows, needed = 0, self.least_rows
         for phase in self.phases:

@@ -1,7 +1,7 @@
 """The loop for environments that step on the host: the parts of `train.loop`, around the step.
 
 The pure functions of one seed are `init`, `act`, `learn`, `evaluate` and `predict`. `run_chunk` and
-the functions `play_…` drive lanes with them, and do nothing else on the device.
+`loops.play` drive lanes with them, and do nothing else on the device.
 
 Order of an iteration: act and store the rows; send the actions; update the agent while the lanes
 step; receive. An update sees no row that is still on its way, so it is the same whether the lanes
@@ -20,10 +20,9 @@ import numpy as np
 from mbrl_jax.acting import with_random_actions
 from mbrl_jax.evaluate.open_loop import OpenLoop, predict_rows
 from mbrl_jax.keys import at
-from mbrl_jax.loops.phases import Phase, cadence
+from mbrl_jax.loops.phases import Phase, exploration
 from mbrl_jax.loops.steps import (
     Acting,
-    Evaluation,
     Parts,
     TrainState,
     account,
@@ -52,8 +51,6 @@ from mbrl_jax.types import (
     WorldModel,
 )
 
-MAX_FRAMES = 2_000  # of an episode that are kept to be shown
-
 
 class Learning(NamedTuple):
     """What learning changes in one seed."""
@@ -81,7 +78,8 @@ class HostEntryPoints(NamedTuple):
     """The functions that get jitted, of one seed."""
 
     init: Callable  # (key, timestep [N]) -> TrainState
-    act: Callable  # (Acting, AgentState, key, timestep [N], Cadence, iteration) -> (Acting, action)
+    # (Acting, AgentState, key, timestep [N], Exploration, iteration) -> (Acting, action)
+    act: Callable
     # (name, Learning, key, Stored, iteration, turn or None, fixed) -> (Learning, Metrics)
     learn: Callable
     # (explore, random_share, carry [E], AgentState, key, timestep [E], step)
@@ -186,7 +184,7 @@ def run_chunk(
     """
     acting, agent = Acting(state.replay, state.carry), state.agent
     timestep, episode = state.timestep, state.episode
-    pace, arrivals, learned = cadence(phase), [], []
+    pace, arrivals, learned = exploration(phase), [], []
     for iteration in range(start, stop):
         now = np.uint32(iteration)
         if phase.collect:
@@ -268,145 +266,3 @@ def restart(
     # `send` comes before `receive`, so the first actions are the ones that are ignored.
     cut = timestep._replace(is_last=np.ones_like(timestep.is_last))
     return env._replace(send=send, receive=receive), cut
-
-
-def play_episodes(
-    env: HostEnvironment, act: Callable, carry: AgentCarry, num_episodes: int, max_steps: int
-) -> Evaluation:
-    """Complete episodes; each lane plays a number fixed before, so short ones are no favourites.
-
-    Args:
-      env: lanes [S, E'] with raw rewards.
-      act: (carry, timestep [S, E'], step) -> (carry, actions [S, E'], NumPy's).
-      carry: to begin with, [S, E'].
-      num_episodes: E of each seed; the k-th of lane i stands at k · E' + i.
-      max_steps: environment steps after which an episode is cut (`finished` is False).
-    """
-    timestep = env.reset()
-    seeds, lanes = timestep.reward.shape
-    quota = np.array([len(range(lane, num_episodes, lanes)) for lane in range(lanes)])
-    result, played = _nothing_played(seeds, num_episodes), np.zeros((seeds, lanes), np.int32)
-    for _, over, running in _steps(env, act, carry, timestep, max_steps):
-        over = over & (played < quota)
-        for seed, lane in np.argwhere(over):
-            _note(result, (seed, played[seed, lane] * lanes + lane), running, (seed, lane))
-        played += over
-        if (played >= quota).all():
-            return result
-
-
-def play_first_episodes(
-    env: HostEnvironment, act: Callable, carry: AgentCarry, num_episodes: int, max_steps: int
-) -> Evaluation:
-    """The first episodes that end in any lane of a seed: biased to short ones.
-
-    This is how the published Drama counts (its `eval.py`, with 32 lanes and 100 episodes): while a
-    lane plays one long episode the others finish several short ones, and what is still running at
-    the end is dropped. Where long episodes are the good ones, the mean is too low; where they are
-    the bad ones, too high. Only the counting is the published one: there, the agent's memory is not
-    emptied between episodes, and the statistics of the actor's input begin anew.
-
-    Args as for `play_episodes`. Returns episodes [S, E] in the order in which they ended, at one
-    step by lane.
-    """
-    timestep = env.reset()
-    seeds = len(timestep.reward)
-    result, played = _nothing_played(seeds, num_episodes), np.zeros(seeds, np.int32)
-    for _, over, running in _steps(env, act, carry, timestep, max_steps):
-        for seed, lane in np.argwhere(over):
-            if played[seed] < num_episodes:
-                _note(result, (seed, played[seed]), running, (seed, lane))
-                played[seed] += 1
-        if (played >= num_episodes).all():
-            return result
-
-
-class Film(NamedTuple):
-    """One episode of one seed, to be looked at."""
-
-    frames: np.ndarray  # [F, *observation]: every `every`-th row, and the last
-    every: int
-    episode_return: float
-    length: int  # environment steps
-    finished: bool  # False: cut at the step limit
-
-
-def play_film(env: HostEnvironment, act: Callable, carry: AgentCarry, max_steps: int) -> list[Film]:
-    """The first episode of the first lane of each seed, with what was seen.
-
-    Args as for `play_episodes`. Returns a Film of each seed, of at most MAX_FRAMES frames.
-    """
-    first = env.reset()
-    reels = [_Reel(observation[0]) for observation in first.observation]
-    films: dict[int, Film] = {}
-    for timestep, over, running in _steps(env, act, carry, first, max_steps):
-        for seed, reel in enumerate(reels):
-            if seed in films:
-                continue
-            reel.add(timestep.observation[seed, 0], is_end=over[seed, 0])
-            if over[seed, 0]:
-                numbers = (x[seed, 0].item() for x in running)
-                films[seed] = Film(np.stack(reel.frames), reel.every, *numbers)
-        if len(films) == len(reels):
-            return [films[seed] for seed in range(len(reels))]
-
-
-class _Reel:
-    """Every k-th frame, where k doubles whenever there would be more than MAX_FRAMES."""
-
-    def __init__(self, first: np.ndarray):
-        self.frames, self.every, self._rows = [first], 1, 1
-
-    def add(self, frame: np.ndarray, is_end: bool) -> None:
-        if len(self.frames) == MAX_FRAMES:
-            self.frames, self.every = self.frames[::2], 2 * self.every
-        if is_end or self._rows % self.every == 0:
-            self.frames.append(np.array(frame))  # a copy: the rows of other lanes can go
-        self._rows += 1
-
-
-def _steps(
-    env: HostEnvironment, act: Callable, carry: AgentCarry, timestep: Timestep, max_steps: int
-) -> Iterator[tuple[Timestep, np.ndarray, Evaluation]]:
-    """Play lanes [S, E'] from `timestep` on, for ever.
-
-    Yields after each step: (the rows it led to, whether an episode is over there, the episodes so
-    far).
-    """
-    episode_return = np.zeros(timestep.reward.shape)
-    length, step = np.zeros(timestep.reward.shape, np.int32), 0
-    while True:
-        carry, action = act(carry, timestep, np.int32(step))
-        env.send(action)
-        timestep, step = env.receive(), step + 1
-        begun = ~timestep.is_first
-        episode_return = np.where(begun, episode_return + timestep.reward, 0.0)
-        length = np.where(begun, length + 1, 0)
-        cut = (length >= max_steps) & ~timestep.is_last
-        running = Evaluation(episode_return, length, timestep.is_last)
-        yield timestep, timestep.is_last | cut, running
-        if cut.any():
-            timestep = env.reset(cut)
-            episode_return, length = np.where(cut, 0.0, episode_return), np.where(cut, 0, length)
-
-
-def _nothing_played(seeds: int, num_episodes: int) -> Evaluation:
-    shape = (seeds, num_episodes)
-    return Evaluation(np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
-
-
-def _note(result: Evaluation, place: tuple, running: Evaluation, lane: tuple) -> None:
-    """Write down the episode that is over in a lane."""
-    for column, now in zip(result, running, strict=True):
-        column[place] = now[lane]
-
-
-def play_rows(env: HostEnvironment, act: Callable, carry: AgentCarry, num_rows: int) -> Step:
-    """The first rows [S, E, T] of lanes [S, E] after a reset."""
-    rows, timestep = [], env.reset()
-    for step in range(num_rows):
-        carry, action = act(carry, timestep, np.int32(step))
-        rows.append(Step(timestep, action))
-        env.send(action)
-        timestep = env.receive()
-    return jax.tree.map(lambda *x: np.stack(x, axis=2), *rows)

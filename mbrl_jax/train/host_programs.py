@@ -13,7 +13,8 @@ import numpy as np
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import at, lane_seeds, named
-from mbrl_jax.loops.phases import Due, Phase, cadence
+from mbrl_jax.loops import play
+from mbrl_jax.loops.phases import Due, Phase, exploration
 from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
 from mbrl_jax.train import host_loop, seeds, work
 from mbrl_jax.train.checkpoint import template_like
@@ -74,7 +75,7 @@ class HostPrograms:
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
         state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
-        pace = cadence(self._experiment.phases[0])
+        pace = exploration(self._experiment.phases[0])
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position, _ = state.replay
         learning = host_loop.Learning(state.agent, counters)
@@ -171,25 +172,25 @@ class HostPrograms:
         protocol: str = "clean",
     ) -> Evaluation:
         """Evaluation [S, E] in lanes of its own; "published" counts the first episodes to end."""
-        lanes, play = self._num_lanes(num_episodes), host_loop.play_episodes
+        lanes, episodes = self._num_lanes(num_episodes), play.play_episodes
         if protocol == "published":
-            lanes, play = PUBLISHED_LANES, host_loop.play_first_episodes
+            lanes, episodes = PUBLISHED_LANES, play.play_first_episodes
         act = self._evaluating(explore, lanes, agent, keys)
         with contextlib.closing(self._open(keys, lanes, evaluation=True)) as env:
-            played = play(env, act, self._carry(lanes), num_episodes, max_steps)
+            played = episodes(env, act, self._carry(lanes), num_episodes, max_steps)
         return seeds.gather(played, self.num_seeds)
 
-    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[play.Film]:
         """A greedy episode of each seed: with the keys of an evaluation, its first one."""
         act = self._evaluating(False, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            return host_loop.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
+            return play.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
         act = self._evaluating(True, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            played = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
+            played = play.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
         rows = jax.tree.map(lambda x: x[:, 0], played)
         predicted = self._compiled.call(("predict",), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
@@ -200,7 +201,7 @@ class HostPrograms:
         act = self._evaluating(True, measured.lanes, agent, keys, share)
         # Rewards and ends as they were learned from, and not as an evaluation counts them.
         with contextlib.closing(self._open(keys, measured.lanes)) as env:
-            rows = host_loop.play_rows(env, act, self._carry(measured.lanes), measured.rows)
+            rows = play.play_rows(env, act, self._carry(measured.lanes), measured.rows)
         predicted = self._compiled.call(("quality", measured), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
 

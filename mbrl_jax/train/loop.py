@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.keys import at, named
-from mbrl_jax.loops.phases import Cadence, Static
+from mbrl_jax.loops.phases import Cadence, Exploration, Static
 from mbrl_jax.loops.steps import (
     Acting,
     Evaluation,
@@ -73,7 +73,7 @@ def init(parts: Parts, key: Key) -> TrainState:
 
 
 def collect(
-    parts: Parts, state: TrainState, pace: Cadence, iteration: Array
+    parts: Parts, state: TrainState, pace: Exploration, iteration: Array
 ) -> tuple[TrainState, Metrics]:
     """Act once in every environment, store the rows, and see what follows."""
     acting, action = choose(
@@ -153,7 +153,7 @@ def chunk(
     def step(state, iteration):
         metrics = {}
         if phase.collect:
-            state, metrics = collect(parts, state, pace, iteration)
+            state, metrics = collect(parts, state, pace.exploration, iteration)
         else:
             state = state._replace(replay=parts.replay.settle(state.replay))
         for (name, times), every in zip(phase.updates, pace.every, strict=True):

@@ -75,6 +75,8 @@ class Plan(NamedTuple):
     def _capacity_that_fits(self, seeds: int) -> int | None:
         """Rows of a lane in the replay so that all seeds fit, to two digits."""
         config = self.experiment.replay
+        if not hasattr(config, "capacity"):  # of a fixed data set: nothing to make smaller
+            return None
         room = self.memory.free // seeds - (self.of_seed - self.replay)
         rows = int(config.capacity * room / self.replay)
         digits = 10 ** max(len(str(rows)) - 2, 0)

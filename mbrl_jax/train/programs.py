@@ -10,6 +10,7 @@ import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.evaluate import quality
+from mbrl_jax.loops import play
 from mbrl_jax.loops.phases import Cadence, Phase, Static, cadence, static
 from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.train import host_loop, seeds, work
@@ -132,7 +133,7 @@ class Programs:
         played = self._compiled.call(name, agent, keys, np.int32(max_steps))
         return seeds.gather(played, self.num_seeds)
 
-    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[play.Film]:
         """A greedy episode of each seed, with what was seen."""
         return self._stepped.film(agent, keys, max_steps)
 

@@ -6,6 +6,11 @@ from typing import Any
 MOVED = {
     "mbrl_jax.train.loop:Phase": "mbrl_jax.loops.phases:Phase",
 }
+# Paths of assignments that stand elsewhere now.
+_RENAMED = {
+    "model_buffer.": "agent.buffer.",
+    "replay.context_length": "agent.context_length",
+}
 _NOT_ASKED = ("num_contexts", "num_transitions")  # the agent says now what it draws
 
 
@@ -27,7 +32,16 @@ def from_1(data: dict[str, Any]) -> dict[str, Any]:
         agent.pop("starts", None)
     else:
         agent["type"] = "mbrl_jax.agents.apart:Config"
-    return _moved(data | {"agent": agent, "replay": replay})
+    debug = [_renamed(assignment) for assignment in data.get("debug", ())]
+    return _moved(data | {"agent": agent, "replay": replay, "debug": debug})
+
+
+def _renamed(assignment: str) -> str:
+    """An assignment "path=value" with the path of today."""
+    for old, new in _RENAMED.items():
+        if assignment.startswith(old):
+            return new + assignment.removeprefix(old)
+    return assignment
 
 
 def _moved(value: Any) -> Any:

@@ -9,10 +9,10 @@ import jax
 
 from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import named
+from mbrl_jax.loops.play import Film
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train import config, restore, workdir
 from mbrl_jax.train.experiment import Experiment, System, build
-from mbrl_jax.train.host_loop import Film
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
@@ -69,7 +69,7 @@ def evaluate_seeds(
       explore: sample the actions instead of taking the best.
       protocol: which episodes count. "clean": a number for each lane that is fixed before.
         "published": the first E that end in any of 32 lanes, as in Drama's `eval.py`; this favours
-        short ones (see `host_loop.play_first_episodes`).
+        short ones (see `play.play_first_episodes`).
 
     Raises ConfigError for another protocol.
     """

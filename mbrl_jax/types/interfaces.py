@@ -4,6 +4,7 @@ An algorithm is a record of functions, as in optax: replace a part with `record.
 A `Protocol` says how a function is called; any callable with those arguments serves.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -174,7 +175,8 @@ class WorldModel(_WorldModel):
         return type(self)(**(self._asdict() | changes))
 
 
-class Derived(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # no tuple: jit keeps weak references to what it is given
+class Derived:
     """The update that follows from a loss and an optimiser step."""
 
     loss: ModelLoss

@@ -6,13 +6,13 @@ Everything takes the static `Parts` first and then parameters; `drama.py` makes 
 import functools
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector
+from mbrl_jax.networks import reconstruction
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
 from mbrl_jax.networks.norms import apply_with_stats
@@ -80,8 +80,7 @@ class _PosteriorHead(nn.Module):
 
 def to_float(spec: EnvSpec, observation: Array) -> Array:
     """Bytes as numbers in [0, 1]; everything else as it is."""
-    scale = 255.0 if spec.observation.dtype == "uint8" else 1.0
-    return observation.astype(jnp.float32) / scale
+    return reconstruction.to_input("squared", spec.observation, observation)
 
 
 def _categoricals(parts: Parts, logits: Array) -> Array:
@@ -124,11 +123,5 @@ def advance(
 
 def reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
     """Summed over the observation, mean over all rows: []."""
-    target = to_float(parts.spec, observation)
-    if parts.config.reconstruction == "bernoulli":
-        error = distributions.bernoulli_nll(raw, target)
-    else:
-        mean = jax.nn.sigmoid(raw) if parts.config.reconstruction == "sigmoid" else raw
-        error = jnp.square(mean - target)
-    rows = raw.shape[: raw.ndim - len(parts.spec.observation.shape)]
-    return error.reshape(rows + (-1,)).sum(axis=-1).mean()
+    kind = parts.config.reconstruction
+    return reconstruction.loss(kind, parts.spec.observation, raw, observation)

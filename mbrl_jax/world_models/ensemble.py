@@ -34,6 +34,8 @@ from mbrl_jax.envs.spec import (
     from_flat,
     require_separate_seam,
 )
+from mbrl_jax.networks import moments
+from mbrl_jax.networks.moments import Moments, deviation, masked_mean, standardise
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,
@@ -50,6 +52,7 @@ from mbrl_jax.types import (
     cached_make,
     number,
 )
+from mbrl_jax.world_models import uncertainty
 
 ELITE, NOISE = 0, 1  # purposes of the key of `imagine`
 BAGS = 0x0BA6  # key of the bootstrap sets: the sets depend on the rows alone
@@ -88,14 +91,9 @@ class Latent(NamedTuple):
     observation: Array  # [D] float32, flat
     reward: Array  # []
     discount: Array  # []
-    disagreement: Array  # [] std of the members' means, averaged over outputs; 0 on real rows
-
-
-class Moments(NamedTuple):
-    """Running mean and variance, per dimension."""
-
-    mean: Array  # [D]
-    variance: Array  # [D]
+    # each []: measures of `uncertainty`, and "disagreement", the std of the members' means,
+    # averaged over what the network gives; 0 on real rows
+    uncertainty: dict[str, Array]
 
 
 class Stats(NamedTuple):
@@ -146,7 +144,7 @@ def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
         "max_log_variance": jnp.full((outputs,), config.max_log_variance),
         "min_log_variance": jnp.full((outputs,), config.min_log_variance),
     }
-    observation, target = (Moments(jnp.zeros((n,)), jnp.ones((n,))) for n in (size, outputs))
+    observation, target = moments.fresh(size), moments.fresh(outputs)
     stats = Stats(observation, target, jnp.zeros((config.members,)), count=jnp.zeros(()))
     return LearnerState(params, stats, _optimiser(config).init(params))
 
@@ -157,7 +155,7 @@ def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
 def initial_latent(config: Config, spec: EnvSpec) -> Latent:
     """A latent of zeros; `observe` ignores it, the model being Markov."""
     del config
-    return Latent(jnp.zeros((flat_size(spec.observation),)), *jnp.zeros((3,)))
+    return Latent(jnp.zeros((flat_size(spec.observation),)), *jnp.zeros((2,)), certain())
 
 
 def observe(
@@ -173,7 +171,7 @@ def observe(
     del config, state, key, latent, prev_action
     observation = flat_observation(spec.observation, timestep.observation)
     reward, ends = (jnp.asarray(x, jnp.float32) for x in (timestep.reward, timestep.is_terminal))
-    return Latent(observation, reward, discount=1.0 - ends, disagreement=jnp.zeros(()))
+    return Latent(observation, reward, discount=1.0 - ends, uncertainty=certain())
 
 
 def observe_sequence(
@@ -208,18 +206,26 @@ def imagine(
     noise = jax.random.normal(jax.random.fold_in(key, NOISE), mean.shape)
     shift, scale = target_scaling(config, state.stats)
     target = shift + scale * (mean + jnp.exp(0.5 * log_variance) * noise)
+    # XLA drops those of the measures that nobody reads.
+    means, stds = shift + scale * output.mean, scale * jnp.exp(0.5 * output.log_variance)
+    measures = uncertainty.measures(means, stds, member, target)
     return Latent(
         observation=latent.observation + target[1:],
         reward=target[0],
         discount=jax.nn.sigmoid(output.go_on[member]) if config.termination else jnp.ones(()),
-        disagreement=jnp.mean(jnp.std(output.mean, axis=0)),
+        uncertainty=measures | {"disagreement": jnp.mean(jnp.std(output.mean, axis=0))},
     )
+
+
+def certain() -> dict[str, Array]:
+    """The measures of a row that was not imagined: all 0."""
+    return dict.fromkeys((*uncertainty.NAMES, "disagreement"), jnp.zeros(()))
 
 
 def predict(state: LearnerState, latent: Latent) -> Prediction:
     """What arrived with this latent."""
     del state
-    return Prediction(latent.reward, latent.discount, {"disagreement": latent.disagreement})
+    return Prediction(latent.reward, latent.discount, latent.uncertainty)
 
 
 def features(state: LearnerState, latent: Latent) -> Array:
@@ -347,30 +353,12 @@ def target_scaling(config: Config, stats: Stats) -> tuple[Array, Array]:
     return stats.target.mean, deviation(stats.target)
 
 
-def deviation(moments: Moments) -> Array:
-    """Standard deviation `[D]`; 1 for a dimension that does not vary beyond rounding."""
-    constant = moments.variance < 1e-10 * (1e-2 + jnp.square(moments.mean))
-    return jnp.where(constant, 1.0, jnp.sqrt(jnp.where(constant, 1.0, moments.variance)))
-
-
-def standardise(moments: Moments, x: Array) -> Array:
-    """`x` less its running mean, over its running deviation."""
-    return (x - moments.mean) / deviation(moments)
-
-
 def update_moments(stats: Stats, observation: Array, target: Array, valid: Array) -> Stats:
     """Moments of the mixture of what was seen and the valid ones of these rows `[R, …]`."""
     rate = _rate(stats) * (jnp.sum(valid) > 0)
-
-    def mix(moments, x):
-        mean = masked_mean(x.T, valid)
-        variance = masked_mean(jnp.square(x - mean).T, valid)
-        shift = mean - moments.mean
-        old = moments.variance + rate * jnp.square(shift)
-        return Moments(moments.mean + rate * shift, (1 - rate) * old + rate * variance)
-
     return stats._replace(
-        observation=mix(stats.observation, observation), target=mix(stats.target, target)
+        observation=moments.mix(stats.observation, rate, observation, valid),
+        target=moments.mix(stats.target, rate, target, valid),
     )
 
 
@@ -381,12 +369,6 @@ def update_holdout(stats: Stats, error: Array, held_out: Array) -> Stats:
     return stats._replace(
         holdout_error=stats.holdout_error + _rate(stats) * change, count=stats.count + 1.0
     )
-
-
-def masked_mean(x: Array, weight: Array) -> Array:
-    """Weighted mean over the last axis; 0 where the weights are all 0."""
-    total = jnp.sum(weight, axis=-1)
-    return jnp.sum(x * weight, axis=-1) / jnp.where(total > 0, total, 1.0)
 
 
 def flat_transitions(spec: EnvSpec, batch: Trajectory) -> Transition:

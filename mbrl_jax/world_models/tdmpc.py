@@ -173,7 +173,7 @@ def advance(parts: Parts, params: PyTree, latent: Latent, action: PyTree) -> tup
     """One step of the dynamics: the latent that follows, and the logits [bins] of its reward."""
     inputs = jnp.concatenate([latent.z, action_vector(parts.spec.action, action)], axis=-1)
     logits = apply_net(parts, params, "reward", inputs)
-    reward = distributions.two_hot_mean(logits, parts.config.bin_limit)
+    reward = distributions.two_hot_mean(logits, limit=parts.config.bin_limit)
     z = apply_net(parts, params, "dynamics", inputs)
     return Latent(z, reward, latent.age + 1.0), logits
 
@@ -273,7 +273,7 @@ def loss(
         return jnp.where(rows.valid > 0, weight * x, 0.0).sum(axis=1).mean()
 
     target = jax.lax.stop_gradient(encoded.z[:, 1:])
-    reward = distributions.two_hot_loss(rolled.reward_logits, rows.reward, config.bin_limit)
+    reward = distributions.two_hot_loss(rolled.reward_logits, rows.reward, limit=config.bin_limit)
     terms = {
         "consistency": (config.consistency_scale, jnp.square(rolled.z - target).mean(axis=-1)),
         "reward": (config.reward_scale, reward),

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mbrl_jax.envs.spec import example_row
+from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.replay import ring
 from mbrl_jax.train import checkpoint, files, replay_log, restore, seeds
 from mbrl_jax.train.config import ConfigError
-from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.types import ArraySpec, BoundedSpec, EnvSpec, Step, Timestep
 
 SEEDS, LANES, CAPACITY = 8, 2, 7

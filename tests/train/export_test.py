@@ -9,7 +9,8 @@ import pytest
 
 from mbrl_jax.cores import mamba, mamba2
 from mbrl_jax.envs import envpool
-from mbrl_jax.train import loop, seeds
+from mbrl_jax.loops.phases import Phase, cadence, static
+from mbrl_jax.train import seeds
 from mbrl_jax.train.experiment import build
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.members import Members
@@ -17,7 +18,7 @@ from tests import small
 
 PLATFORMS = ("cuda", "tpu")
 NUMBER = jnp.int32(1)
-PACE = loop.cadence(loop.Phase(1))
+PACE = cadence(Phase(1))
 
 
 def _assert_lowers(program, *arguments):
@@ -25,8 +26,8 @@ def _assert_lowers(program, *arguments):
 
 
 def _chunk(entry):
-    chunk = functools.partial(entry.chunk, True)
-    return seeds.over_seeds(chunk, 2, num_shared=3, donate=True)
+    chunk = functools.partial(entry.chunk, static(Phase(1)))
+    return seeds.over_seeds(chunk, 2, num_shared=4, donate=True)
 
 
 @pytest.mark.parametrize("make", [small.catch, small.catch_with_ppo, small.pendulum])
@@ -37,7 +38,7 @@ def test_entry_points_lower_for_cuda_and_tpu(make):
     state = jax.eval_shape(init, keys)
     evaluate = seeds.over_seeds(functools.partial(entry.evaluate, 2, False), 2, num_shared=1)
     _assert_lowers(init, keys)
-    _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER)
+    _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER, {})
     _assert_lowers(evaluate, state.agent, keys, NUMBER)
 
 
@@ -62,4 +63,4 @@ def test_training_lowers_with_the_parallel_kernels(core):
     model = dataclasses.replace(experiment.model, core=core)
     entry = build(dataclasses.replace(experiment, model=model)).entry
     state = jax.eval_shape(seeds.over_seeds(entry.init, 2), seeds.seed_keys(0, 2))
-    _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER)
+    _assert_lowers(_chunk(entry), state, PACE, NUMBER, NUMBER, {})

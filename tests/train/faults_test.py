@@ -72,7 +72,7 @@ def _poisoned(experiment):
         rows = rows._replace(timestep=rows.timestep._replace(reward=reward))
         return system.agent.update(state, own_key, replay._replace(storage=rows), iteration)
 
-    agent = system.agent._replace(update=update)
+    agent = system.agent._replace(updates={"all": update})
     entry = loop.make_entry_points(system.env, agent, system.replay, experiment.num_envs)
     return system._replace(agent=agent, entry=entry)
 

@@ -14,12 +14,13 @@ import pytest
 from mbrl_jax.envs import atari, envpool
 from mbrl_jax.evaluate import quality
 from mbrl_jax.keys import at, lane_seeds, named
+from mbrl_jax.loops import play
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.steps import Episode, account, episode_metrics
 from mbrl_jax.testing import assert_close
 from mbrl_jax.train import host_loop, progress, report, run, seeds, trained, training
 from mbrl_jax.train.experiment import System, build
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.loops.phases import Phase
-from mbrl_jax.loops.steps import Episode, account, episode_metrics
 from mbrl_jax.train.members import Members
 from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
@@ -316,7 +317,7 @@ def named_keys(seed, purpose):
 
 def test_each_lane_plays_a_number_of_episodes_that_is_fixed_before():
     env = scripted([[2, 3, 4], [50, 60], [7, 1]])
-    found = host_loop.play_episodes(env, no_action, None, num_episodes=7, max_steps=1_000)
+    found = play.play_episodes(env, no_action, None, num_episodes=7, max_steps=1_000)
     # Lanes 0, 1, 2 in turn; lane 0 has three. The first seven to finish would be other ones.
     np.testing.assert_array_equal(found.length, [[2, 50, 7, 3, 60, 1, 4]])
     np.testing.assert_array_equal(found.episode_return, found.length)
@@ -325,7 +326,7 @@ def test_each_lane_plays_a_number_of_episodes_that_is_fixed_before():
 
 def test_an_episode_that_does_not_end_is_cut():
     env = scripted([[30, 5], [4, 30, 3]])
-    found = host_loop.play_episodes(env, no_action, None, num_episodes=5, max_steps=10)
+    found = play.play_episodes(env, no_action, None, num_episodes=5, max_steps=10)
     np.testing.assert_array_equal(found.length, [[10, 4, 5, 10, 5]])
     np.testing.assert_array_equal(found.finished, [[False, True, True, False, True]])
 
@@ -341,7 +342,7 @@ def _evaluate_at_random(name, protocol, lanes, episodes, max_steps):
         sent.append(rng.integers(0, env.spec.action.num_actions, timestep.reward.shape))
         return carry, sent[-1]
 
-    found = host_loop.play_episodes(
+    found = play.play_episodes(
         env.open(numbers[None], evaluation=True), act, None, episodes, max_steps
     )
     # The same actions in EnvPool alone, whose options are written out once more here.

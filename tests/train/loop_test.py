@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mbrl_jax.loops.phases import Cadence, Exploration, Phase, static
 from mbrl_jax.testing import assert_close
 from mbrl_jax.train import loop, seeds
 from mbrl_jax.train.experiment import System, build
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 NUM_SEEDS = 8
 SEED = 3
 LEARN_FROM = 16
+ALL = static(Phase(1))
 
 
 class Compiled(NamedTuple):
@@ -45,7 +47,7 @@ def compiled() -> Compiled:
     entry = loop.make_entry_points(env, system.agent, system.replay, 1)
     init = seeds.over_seeds(entry.init, NUM_SEEDS)
     chunk = seeds.over_seeds(
-        functools.partial(entry.chunk, True), NUM_SEEDS, num_shared=3, donate=True
+        functools.partial(entry.chunk, ALL), NUM_SEEDS, num_shared=4, donate=True
     )
     state = init(seeds.seed_keys(SEED, NUM_SEEDS))
     text = chunk.lower(state, *_bounds(1, 0, 1)).compile().as_text()
@@ -53,8 +55,9 @@ def compiled() -> Compiled:
 
 
 def _bounds(every, start, stop, random_share=0.0, random_rows=1):
-    pace = loop.Cadence(jnp.uint32(every), jnp.float32(random_share), jnp.uint32(random_rows))
-    return pace, jnp.uint32(start), jnp.uint32(stop)
+    acting = Exploration(jnp.float32(random_share), jnp.uint32(random_rows))
+    pace = Cadence((jnp.uint32(every),), acting)
+    return pace, jnp.uint32(start), jnp.uint32(stop), {}
 
 
 def _run(compiled: Compiled, every: int, stop: int):
@@ -153,7 +156,7 @@ def test_random_actions_are_held_for_a_stretch_of_rows(compiled):
 )
 def test_a_phase_of_meaningless_numbers_is_refused(fields, said):
     with pytest.raises(ValueError, match=said):
-        loop.Phase(10, **fields).validate()
+        Phase(10, **fields).validate()
 
 
 def test_environment_steps_leave_out_first_rows(compiled):
@@ -167,7 +170,7 @@ def test_a_lane_equals_the_solo_run_of_its_seed(compiled):
     lane = 5
     entry = compiled.system.entry
     init = seeds.over_seeds(entry.init, 1)
-    chunk = seeds.over_seeds(functools.partial(entry.chunk, True), 1, num_shared=3)
+    chunk = seeds.over_seeds(functools.partial(entry.chunk, ALL), 1, num_shared=4)
     solo = init(seeds.seed_keys(SEED, NUM_SEEDS)[lane : lane + 1])
     solo, _ = chunk(solo, *_bounds(0, 0, LEARN_FROM))
     many = compiled.init(seeds.seed_keys(SEED, NUM_SEEDS))
@@ -189,7 +192,7 @@ def _first_update(num_seeds: int):
     """Rows, and metrics of the first update, of so many seeds."""
     entry = build(small.catch()).entry
     init = seeds.over_seeds(entry.init, num_seeds)
-    chunk = seeds.over_seeds(functools.partial(entry.chunk, True), num_seeds, num_shared=3)
+    chunk = seeds.over_seeds(functools.partial(entry.chunk, ALL), num_seeds, num_shared=4)
     state = init(Members(SEED, num_seeds).keys())
     state, _ = chunk(state, *_bounds(0, 0, LEARN_FROM))
     state, metrics = chunk(state, *_bounds(1, LEARN_FROM, LEARN_FROM + 1))

@@ -82,7 +82,7 @@ def test_only_fields_that_differ_are_listed(tmp_path):
     paths = [
         runs.write(tmp_path / "a", runs.catch(), [1.0]),
         runs.write(tmp_path / "b", wide, [1.0]),
-        runs.write(tmp_path / "c", runs.catch("model.core=gru", "agent.branch_length=0"), [1.0]),
+        runs.write(tmp_path / "c", runs.catch("model.core=gru", "agent.starts=trained"), [1.0]),
         runs.write(tmp_path / "d", runs.catch("model.core=gru", "stop_after=50"), [1.0]),
     ]
     found = {d.path: d.values for d in groups.differences(grouping(*paths).groups)}

@@ -58,7 +58,7 @@ LEARNER = dataclasses.replace(CONFIG, width=32, weight_decay=1e-5, learning_rate
 
 def _latents(observation):
     zeros = jnp.zeros(observation.shape[0])
-    return ensemble.Latent(observation, zeros, zeros + 1, zeros)
+    return ensemble.Latent(observation, zeros, zeros + 1, {})
 
 
 @functools.cache
@@ -136,7 +136,7 @@ def test_learns_a_noisy_linear_system_and_its_noise(scale_targets):
     prediction = model.predict(state, jax.tree.map(lambda x: x[0], latent))
     assert float(prediction.reward) == float(latent.reward[0])
     assert float(prediction.discount) == 1.0
-    assert float(prediction.extras["disagreement"]) == float(latent.disagreement[0])
+    assert float(prediction.extras["max_std"]) == float(latent.uncertainty["max_std"][0]) > 0
 
 
 def test_members_disagree_more_off_the_data():
@@ -144,8 +144,8 @@ def test_members_disagree_more_off_the_data():
     model = ensemble.make(LEARNER, SPEC)
     near = jax.random.normal(jax.random.key(0), (200, 2))
     action = jnp.zeros((200, 1))
-    on_data = _imagine(model, state, near, action).disagreement.mean()
-    off_data = _imagine(model, state, 10.0 * near, action).disagreement.mean()
+    on_data = _imagine(model, state, near, action).uncertainty["disagreement"].mean()
+    off_data = _imagine(model, state, 10.0 * near, action).uncertainty["disagreement"].mean()
     assert float(off_data) > 5.0 * float(on_data) > 0.0
 
 

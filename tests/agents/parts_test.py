@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax import agent
+from mbrl_jax.agents import apart, parts
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.replay import ring, samplers
 from mbrl_jax.types import (
@@ -45,7 +45,7 @@ def _unused(*args):
     raise NotImplementedError
 
 
-MODEL = WorldModel(*(_unused for _ in WorldModel._fields))._replace(
+MODEL = WorldModel(*[_unused] * 9, update=_model_update)._replace(
     init=lambda key: LearnerState(jax.random.uniform(key), (), ()),
     initial_latent=lambda: jnp.zeros(()),
     observe=lambda state, key, latent, timestep, prev_action: timestep.observation[0] + prev_action,
@@ -67,7 +67,7 @@ def _make(num_starts=4):
         capacity=16, batch_size=2, length=LENGTH, sampler=samplers.DynamicFrequency()
     )
     replay = config.make(1)
-    return agent.make_agent(agent.Config(num_starts), SPEC, MODEL, BEHAVIOUR, replay), replay
+    return apart.Config(num_starts).make(SPEC, MODEL, BEHAVIOUR, replay), replay
 
 
 def test_the_carry_holds_latent_and_action_of_the_row_before():
@@ -89,7 +89,7 @@ def test_the_behaviour_is_built_for_the_features_of_the_model():
         return LearnerState((), (), ())
 
     made, replay = _make()
-    made = agent.make_agent(agent.Config(), SPEC, MODEL, BEHAVIOUR._replace(init=init), replay)
+    made = apart.Config().make(SPEC, MODEL, BEHAVIOUR._replace(init=init), replay)
     made.init(jax.random.key(0))
     assert seen == [((2,), jnp.float32)]
 
@@ -104,7 +104,7 @@ def _starts(num_starts, seed=0, windows=5):
     terminal = no.at[1, 0].set(True)
     timestep = Timestep(no[..., None], no * 0.0, no, no, terminal)
     batch = Step(timestep, no.astype(jnp.int32))
-    starts = agent.draw_starts(MODEL, jax.random.key(seed), numbers, batch, num_starts)
+    starts = parts.draw_starts(MODEL, jax.random.key(seed), numbers, batch, num_starts)
     return np.asarray(starts.latent), np.asarray(starts.weight)
 
 
@@ -133,7 +133,7 @@ def _draw(seed):
     numbers = jnp.arange(15).reshape(5, LENGTH)
     no = jnp.zeros((5, LENGTH + 1), bool)
     batch = Step(Timestep(no[..., None], no * 0.0, no, no, no), no.astype(jnp.int32))
-    return agent.draw_starts(MODEL, jax.random.key(seed), numbers, batch, 4).latent
+    return parts.draw_starts(MODEL, jax.random.key(seed), numbers, batch, 4).latent
 
 
 # ------------------------------------------------------------------ seeds that are not finite
@@ -247,7 +247,7 @@ def test_parameters_that_are_not_finite_freeze_even_where_all_metrics_are():
 
     _, replay = _make()
     behaviour = BEHAVIOUR._replace(update=update)
-    made = agent.make_agent(agent.Config(4), SPEC, MODEL, behaviour, replay)
+    made = apart.Config(4).make(SPEC, MODEL, behaviour, replay)
     state = made.init(jax.random.key(0))
     after, _, _ = made.update(
         state, jax.random.key(1), _filled(replay, jax.random.key(2)), jnp.int32(7)
