@@ -17,7 +17,7 @@ from mbrl_jax.world_models import tdmpc
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SPEC = EnvSpec(ArraySpec((3,), "float32"), BoundedSpec(1))
-CONFIG = tdmpc.Config(latent=16, width=8, layers=1, encoder_width=8, num_bins=9, termination=True)
+CONFIG = tdmpc.Config(latent=16, width=8, layers=0, encoder_width=8, num_bins=9, termination=True)
 NETS = tdmpc.make_nets(CONFIG)
 LENGTH = 2
 SEAM = 1  # row of the windows of `_windows` with which an episode begins
