@@ -24,7 +24,9 @@ def get_experiment() -> Experiment:
     return Experiment(
         name="mopo_pendulum",
         env=gymnax.Config("Pendulum-v1"),
-        model=pessimistic.Config(model=early_stopped.Config(model=members), penalty=1.0),
+        model=pessimistic.Config(
+            model=early_stopped.Config(model=members, period=62), penalty=1.0
+        ),
         behaviour=sac.Config(
             width=64,
             actor_learning_rate=1e-3,
@@ -39,8 +41,8 @@ def get_experiment() -> Experiment:
             buffer=dyna.Config(capacity=12_800, batch_size=128, num_batches=4),
         ),
         phases=(
-            Phase(4_000, collect=False, schedule=(Due("model"),)),
-            Phase(4_000, collect=False, schedule=(Due("behaviour"),)),
+            Phase(6_000, collect=False, schedule=(Due("model"),)),
+            Phase(3_000, collect=False, schedule=(Due("behaviour"),)),
         ),
         log_every=200,
         checkpoint_every=1_000,

@@ -26,33 +26,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.envs.spec import (
-    action_size,
-    action_vector,
-    flat_observation,
-    flat_size,
-    from_flat,
-    require_separate_seam,
-)
+from mbrl_jax.envs.spec import action_size, flat_size
 from mbrl_jax.networks import moments
 from mbrl_jax.networks.moments import Moments, deviation, masked_mean, standardise
-from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,
     EnvSpec,
     Key,
     LearnerState,
     Metrics,
-    Prediction,
     PyTree,
-    Timestep,
     Trajectory,
     Transition,
     WorldModel,
     cached_make,
     number,
 )
-from mbrl_jax.world_models import uncertainty
+from mbrl_jax.world_models import markov, uncertainty
+from mbrl_jax.world_models.markov import flat_transitions
 
 ELITE, NOISE = 0, 1  # purposes of the key of `imagine`
 BAGS = 0x0BA6  # key of the bootstrap sets: the sets depend on the rows alone
@@ -85,24 +76,13 @@ class Config:
         return make(self, spec)
 
 
-class Latent(NamedTuple):
-    """One observation and what arrived with it."""
-
-    observation: Array  # [D] float32, flat
-    reward: Array  # []
-    discount: Array  # []
-    # each []: measures of `uncertainty`, and "disagreement", the std of the members' means,
-    # averaged over what the network gives; 0 on real rows
-    uncertainty: dict[str, Array]
-
-
 class Stats(NamedTuple):
     """What is learned without gradients."""
 
     observation: Moments  # [D]
     target: Moments  # [1 + D] reward, change of the observation
     holdout_error: Array  # [E] running mean of the out-of-bag squared error
-    count: Array  # type: ignore[assignment]  # [] float32: batches seen
+    count: Array  # [] float32: batches seen
 
 
 class Output(NamedTuple):
@@ -117,11 +97,12 @@ class Output(NamedTuple):
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment."""
     _validate(config)
-    require_separate_seam(spec, "model=ensemble")
-    functions = (init, initial_latent, observe, observe_sequence, imagine, decode, loss, apply)
+    functions = (init, forward, loss, apply)
     bound = {f.__name__: functools.partial(f, config, spec) for f in functions}
-    unbound = (latent_at, predict, features)
-    return WorldModel(**bound, **{f.__name__: f for f in unbound}, markov=True)
+    # Measures of `uncertainty`, and "disagreement": the std of the members' means, averaged over
+    # what the network gives. Of a row that was not imagined all are 0.
+    certain = dict.fromkeys((*uncertainty.NAMES, "disagreement"), 0.0)
+    return markov.make(spec, **bound, features=features, extras=certain)
 
 
 def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
@@ -152,53 +133,17 @@ def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
 # --------------------------------------------------------------------- the model, single stream
 
 
-def initial_latent(config: Config, spec: EnvSpec) -> Latent:
-    """A latent of zeros; `observe` ignores it, the model being Markov."""
-    del config
-    return Latent(jnp.zeros((flat_size(spec.observation),)), *jnp.zeros((2,)), certain())
-
-
-def observe(
+def forward(
     config: Config,
     spec: EnvSpec,
-    state: LearnerState | None,
+    state: LearnerState,
     key: Key,
-    latent: Latent | None,
-    timestep: Timestep,
-    prev_action: PyTree,
-) -> Latent:
-    """The latent of a real row: a copy of what the environment said."""
-    del config, state, key, latent, prev_action
-    observation = flat_observation(spec.observation, timestep.observation)
-    reward, ends = (jnp.asarray(x, jnp.float32) for x in (timestep.reward, timestep.is_terminal))
-    return Latent(observation, reward, discount=1.0 - ends, uncertainty=certain())
-
-
-def observe_sequence(
-    config: Config,
-    spec: EnvSpec,
-    state: LearnerState | None,
-    key: Key,
-    latent: Latent | None,
-    prev_action: PyTree,
-    trajectory: Trajectory,
-) -> Latent:
-    """Entries of `[T]` rows, in parallel: the stacked latents themselves, `[T, …]`."""
-    see = functools.partial(observe, config, spec, state, key, latent)
-    return jax.vmap(lambda row: see(row, prev_action))(trajectory.timestep)
-
-
-def latent_at(entries: Latent, t: Array) -> Latent:
-    """The latent of row t."""
-    return jax.tree.map(lambda x: x[t], entries)
-
-
-def imagine(
-    config: Config, spec: EnvSpec, state: LearnerState, key: Key, latent: Latent, action: PyTree
-) -> Latent:
+    observation: Array,
+    action: Array,
+) -> tuple[Array, Array, Array, dict[str, Array]]:
     """One imagined step: a random elite, and a sample of its normal (TS1 of PETS)."""
-    action = action_vector(spec.action, action)
-    inputs = network_input(state.stats, latent.observation, action)
+    del spec
+    inputs = network_input(state.stats, observation, action)
     output = jax.tree.map(lambda x: x[:, 0], network(config, state.params, inputs[None]))
     elites = jax.lax.top_k(-state.stats.holdout_error, config.elites)[1]
     member = elites[jax.random.randint(jax.random.fold_in(key, ELITE), (), 0, config.elites)]
@@ -209,38 +154,18 @@ def imagine(
     # XLA drops those of the measures that nobody reads.
     means, stds = shift + scale * output.mean, scale * jnp.exp(0.5 * output.log_variance)
     measures = uncertainty.measures(means, stds, member, target)
-    return Latent(
-        observation=latent.observation + target[1:],
-        reward=target[0],
-        discount=jax.nn.sigmoid(output.go_on[member]) if config.termination else jnp.ones(()),
-        uncertainty=measures | {"disagreement": jnp.mean(jnp.std(output.mean, axis=0))},
-    )
+    measures["disagreement"] = jnp.mean(jnp.std(output.mean, axis=0))
+    go_on = jax.nn.sigmoid(output.go_on[member]) if config.termination else jnp.ones(())
+    return observation + target[1:], target[0], go_on, measures
 
 
-def certain() -> dict[str, Array]:
-    """The measures of a row that was not imagined: all 0."""
-    return dict.fromkeys((*uncertainty.NAMES, "disagreement"), jnp.zeros(()))
-
-
-def predict(state: LearnerState, latent: Latent) -> Prediction:
-    """What arrived with this latent."""
-    del state
-    return Prediction(latent.reward, latent.discount, latent.uncertainty)
-
-
-def features(state: LearnerState, latent: Latent) -> Array:
+def features(state: LearnerState, observation: Array) -> Array:
     """The observation standardised by the current running statistics `[D]`.
 
     Behaviours take features of replayed rows anew at every update, so acting, imagination and
     replay always share the same statistics.
     """
-    return standardise(state.stats.observation, latent.observation)
-
-
-def decode(config: Config, spec: EnvSpec, state: LearnerState, latent: Latent) -> Array:
-    """The observation, in its own shape (float32)."""
-    del config, state
-    return from_flat(spec.observation, latent.observation)
+    return standardise(state.stats.observation, observation)
 
 
 # ------------------------------------------------------------------------------------- training
@@ -248,16 +173,15 @@ def decode(config: Config, spec: EnvSpec, state: LearnerState, latent: Latent) -
 
 def loss(
     config: Config, spec: EnvSpec, params: PyTree, stats: Stats, key: Key, batch: Trajectory
-) -> tuple[Array, tuple[Latent, Stats, Metrics]]:
+) -> tuple[Array, tuple[Stats, Metrics]]:
     """Negative log-likelihood of the transitions in `[B, L + 1]` rows, as published:
 
       Σ_members mean_{rows, outputs} [(μ - y)² e^{-l} + l] + 0.01 (Σ max - Σ min) + Σ wd ½ ‖W‖²
 
     (no ½ on the first term, mean over outputs; biases are not decayed). Rows before a reset do
-    not count. Returns the loss `[]` and (entries `[B, L + 1]`, stats with this batch, metrics).
+    not count. Returns the loss `[]` and (stats with this batch, metrics).
     """
-    see = functools.partial(observe_sequence, config, spec, None, key, None, None)
-    entries = jax.vmap(see)(batch)
+    del key
     rows = flat_transitions(spec, batch)
     target = jnp.concatenate(
         [rows.reward[:, None], rows.next_observation - rows.observation], axis=-1
@@ -279,7 +203,7 @@ def loss(
         "model/log_variance": (jnp.mean(output.log_variance), jnp.ones(())),
     }
     stats = update_holdout(stats, error, held_out)
-    return nll + regulariser(config, params), (entries, stats, metrics)
+    return nll + regulariser(config, params), (stats, metrics)
 
 
 def apply(
@@ -369,16 +293,6 @@ def update_holdout(stats: Stats, error: Array, held_out: Array) -> Stats:
     return stats._replace(
         holdout_error=stats.holdout_error + _rate(stats) * change, count=stats.count + 1.0
     )
-
-
-def flat_transitions(spec: EnvSpec, batch: Trajectory) -> Transition:
-    """All transitions of `[B, L + 1]` rows, `[B * L]`, as flat float vectors."""
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(transitions)(batch))
-    observation, next_observation = (
-        flat_observation(spec.observation, x) for x in (rows.observation, rows.next_observation)
-    )
-    action = action_vector(spec.action, rows.action)
-    return rows._replace(observation=observation, action=action, next_observation=next_observation)
 
 
 def _rate(stats: Stats) -> Array:
