@@ -198,16 +198,41 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def validate(config: Any) -> None:
-    """Call the `validate` method of every config that has one, the innermost first.
+    """Check all ranges, then call the `validate` of every config that has one, innermost first.
 
-    Raises ConfigError, with the path, for the first ValueError.
+    Raises ConfigError, with the path, for the first number out of range or the first ValueError.
     """
+    check_ranges(config)
     for path, value in reversed(list(_walk(config))):
         if is_config(value) and hasattr(value, "validate"):
             try:
                 value.validate()
             except ValueError as error:
                 raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+
+
+def check_ranges(config: Any) -> None:
+    """Raise ConfigError, with the path, for the first number that lies outside its field's range.
+
+    Numbers that are traced, None and words have no range.
+    """
+    for path, value in _walk(config):
+        for field in dataclasses.fields(value) if is_config(value) else ():
+            if "range" in field.metadata:
+                inside = field.metadata["range"]
+                for place, number in _numbers_in(getattr(value, field.name), field.name):
+                    if number not in inside:
+                        where = f"{path}.{place}".lstrip(".")
+                        raise ConfigError(f"{where}={number} is out of range: {inside}")
+
+
+def _numbers_in(value: Any, path: str) -> Iterator[tuple[str, int | float]]:
+    """(path, number) of a number, or of those in a tuple of any depth."""
+    if isinstance(value, tuple):
+        for i, entry in enumerate(value):
+            yield from _numbers_in(entry, f"{path}.{i}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
 
 
 def flatten(config: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
 from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.keys import at, lane_seeds, named
@@ -21,7 +22,7 @@ from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
 from mbrl_jax.runs.checkpoint import template_like
 from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.report import OPEN_LOOP_ROWS, draws
+from mbrl_jax.train.report import draws
 from mbrl_jax.types import (
     AgentState,
     HostEnvironment,
