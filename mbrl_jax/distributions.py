@@ -67,7 +67,8 @@ def free_kl_losses(
     raw = categorical_kl(stop(log_posterior), log_prior).sum(axis=-1)
     back = categorical_kl(log_posterior, stop(log_prior)).sum(axis=-1)
     dynamics, representation = (jnp.maximum(free_nats, kl) for kl in (raw, back))
-    return tuple(masked_mean(x, mask) for x in (dynamics, representation, raw))
+    means = [masked_mean(x, mask) for x in (dynamics, representation, raw)]
+    return means[0], means[1], means[2]
 
 
 def kl_losses(
@@ -101,58 +102,61 @@ def symexp(x: Array) -> Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-def symexp_bins(num_bins: int) -> Array:
-    """symexp of `num_bins` evenly spaced numbers in [-20, 20]: [num_bins], exactly symmetric."""
-    bins = symexp(jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, num_bins))
+def symexp_bins(num_bins: int, limit: float = TWO_HOT_LIMIT) -> Array:
+    """symexp of `num_bins` evenly spaced numbers over ±`limit`: [num_bins], exactly symmetric."""
+    bins = symexp(jnp.linspace(-limit, limit, num_bins))
     return (bins - bins[::-1]) / 2.0
 
 
-def _symlog_position(x: Array, num_bins: int) -> tuple[Array, Array]:
+def _symlog_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
     # Evenly spaced bins: the index is computed and not searched.
-    spacing = 2.0 * TWO_HOT_LIMIT / (num_bins - 1)
-    scaled = (jnp.clip(symlog(x), -TWO_HOT_LIMIT, TWO_HOT_LIMIT) + TWO_HOT_LIMIT) / spacing
+    spacing = 2.0 * limit / (num_bins - 1)
+    scaled = (jnp.clip(symlog(x), -limit, limit) + limit) / spacing
     lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
     upper_weight = (scaled - lower)[..., None]
     return lower.astype(jnp.int32), upper_weight
 
 
-def _symexp_position(x: Array, num_bins: int) -> tuple[Array, Array]:
-    bins = symexp_bins(num_bins)
+def _symexp_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
+    bins = symexp_bins(num_bins, limit)
     x = jnp.clip(x, bins[0], bins[-1])
     lower = jnp.clip((bins <= x[..., None]).sum(axis=-1) - 1, 0, num_bins - 2)
     upper_weight = (x - bins[lower]) / (bins[lower + 1] - bins[lower])
     return lower, upper_weight[..., None]
 
 
-def two_hot(x: Array, num_bins: int, bins: Bins = "symlog") -> Array:
+def two_hot(x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
     """Two-hot encoding [..., num_bins] of x [...]: its mass lies on the two neighbouring bins.
 
     The shares are linear in what the bins stand for: in symlog(x), or in x itself for "symexp".
+    The bins are evenly spaced in symlog over ±`limit`.
     """
     position = _symlog_position if bins == "symlog" else _symexp_position
-    index, upper_weight = position(x, num_bins)
+    index, upper_weight = position(x, num_bins, limit)
     low = jax.nn.one_hot(index, num_bins, dtype=jnp.float32)
     high = jax.nn.one_hot(index + 1, num_bins, dtype=jnp.float32)
     return low * (1.0 - upper_weight) + high * upper_weight
 
 
-def two_hot_mean(logits: Array, bins: Bins = "symlog") -> Array:
+def two_hot_mean(logits: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
     """The number [...] that logits [..., num_bins] stand for: symexp of the mean bin, or the mean.
 
     Of "symexp" bins the two of a pair ±b are taken together, so that equal logits give exactly 0,
     where a plain sum would leave the rounding of numbers up to 4.8e8.
     """
     if bins == "symlog":
-        evenly = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, logits.shape[-1])
+        evenly = jnp.linspace(-limit, limit, logits.shape[-1])
         return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * evenly).sum(axis=-1))
     probs, half = jax.nn.softmax(logits.astype(jnp.float32), axis=-1), logits.shape[-1] // 2
     surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
-    return (surplus * symexp_bins(logits.shape[-1])[-half:]).sum(axis=-1)
+    return (surplus * symexp_bins(logits.shape[-1], limit)[-half:]).sum(axis=-1)
 
 
-def two_hot_loss(logits: Array, target: Array, bins: Bins = "symlog") -> Array:
+def two_hot_loss(
+    logits: Array, target: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
+) -> Array:
     """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
-    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins))
+    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins, limit))
     return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
 
 
