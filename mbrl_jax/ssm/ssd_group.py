@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax import lanes
-from mbrl_jax.ssm import chunking, ssd_chunk, ssd_single, ssd_turns
+from mbrl_jax.ssm import chunking, spoiled, ssd_chunk, ssd_rows, ssd_single, ssd_turns
 
 Array = jax.Array
 
@@ -52,16 +52,26 @@ def chunked(
     else:
         start = jnp.swapaxes(initial_state, 0, 1)
     all_D = jnp.broadcast_to(D, (num_chunks, *D.shape))
+    if sequential and (num_chunks > 1 or initial_state is not None):
+        y, starts, final_state = ssd_turns.over_chunks(rows, D, start)
+        return y, jnp.swapaxes(starts, 1, 2), jnp.swapaxes(final_state, 0, 1)
     if initial_state is None and num_chunks == 1:
         # Nothing is carried into the only chunk: columns of zeros would double the cost.
         y, starts = lanes.each(ssd_single.outputs, rows, all_D), start[None]
         final_state = lanes.each(ssd_chunk.added_state, rows)[0]
-    elif sequential:
-        y, starts, final_state = ssd_turns.over_chunks(rows, D, start)
     else:
         kept, added = (lanes.each(f, rows) for f in (ssd_chunk.kept_state, ssd_chunk.added_state))
         starts, final_state = _starts(kept, added, start)
         y = lanes.each(ssd_chunk.outputs, rows, all_D, starts)
+    flat, by_row = jax.tree.map(
+        lambda array: array.reshape(-1, *array.shape[2:]), (y, ssd_chunk.Chunk(*chunks[:6]))
+    )
+    # Apart, so that what is not wanted of the two costs nothing.
+    last = y[:, -1]
+    starts, final_state = spoiled.mend(
+        ssd_rows.states_anew, last, (starts, final_state), (by_row, start)
+    )
+    y = spoiled.mend(ssd_rows.y_anew, last, flat, (by_row, D, start)).reshape(y.shape)
     return y, jnp.swapaxes(starts, 1, 2), jnp.swapaxes(final_state, 0, 1)
 
 
