@@ -86,7 +86,7 @@ def discretize(A, dt, rule: str = "zoh") -> Arrays:
 def s4d(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
     """S4D (arXiv 2206.11893): each channel has a diagonal system of its own.
 
-    u […, T, D], dt and D [D], A, B and C [D, N] complex, state […, N, D] -> y […, T, D], the real
+    u […, T, D], dt and D [D], A, B and C [D, N], state […, N, D] -> y […, T, D], the real
     part of what is read; states […, T, N, D].
     """
     u, D = _wide(u, D)
@@ -96,7 +96,7 @@ def s4d(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
     for t in range(u.shape[-2]):
         state = np.where(reset[..., t, None, None], 0.0, state)
         state = decay * state + write * u[..., t, None, :]
-        y.append((read * state).sum(-2).real + D * u[..., t, :])
+        y.append(2.0 * (read * state).sum(-2).real + D * u[..., t, :])
         states.append(state)
     return np.stack(y, -2), np.stack(states, -3)
 
@@ -104,8 +104,8 @@ def s4d(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
 def s5(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
     """S5 (arXiv 2208.04933): one diagonal system reads and writes all channels.
 
-    u […, T, D], dt and A [N], B [N, D], C [D, N], D [D], state […, N] -> y […, T, D], states
-    […, T, N].
+    u […, T, D], dt and A [N], B [N, D], C [D, N], D [D], state […, N] -> y […, T, D] as for S4D,
+    states […, T, N].
     """
     u, D = _wide(u, D)
     decay, gain = discretize(A, dt, rule)
@@ -114,6 +114,6 @@ def s5(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
     for t in range(u.shape[-2]):
         state = np.where(reset[..., t, None], 0.0, state)
         state = decay * state + u[..., t, :] @ write.T
-        y.append((state @ read.T).real + D * u[..., t, :])
+        y.append(2.0 * (state @ read.T).real + D * u[..., t, :])
         states.append(state)
     return np.stack(y, -2), np.stack(states, -2)

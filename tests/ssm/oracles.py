@@ -1,4 +1,4 @@
-"""Adjoints of the reference recurrences, float64 NumPy loops over time; leading axes are batches."""
+"""Adjoints of the reference recurrences: float64 NumPy loops; leading axes are batches."""
 
 import numpy as np
 
