@@ -21,9 +21,9 @@ from mbrl_jax import acting
 from mbrl_jax.agents import apart
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs import atari
+from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import ring, samplers
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.world_models import drama
 
 

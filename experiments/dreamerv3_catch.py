@@ -19,10 +19,10 @@ from experiments.drama_catch import adam
 from mbrl_jax.agents import joint
 from mbrl_jax.behaviours import dreamer
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay import ring
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.world_models import rssm
 
 
@@ -43,6 +43,7 @@ def get_experiment() -> Experiment:
             head_width=64,
             num_bins=63,
             reconstruction="bernoulli",
+            unimix=0.001,
             free_nats=0.0,
             optimiser=adam(3e-3, 1000.0),
         ),

@@ -12,9 +12,9 @@ records, the replay, the loop and the launcher.
 from mbrl_jax.agents import branched
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import dyna, ring
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.world_models import ensemble
 
 

@@ -14,9 +14,9 @@ with real rows.
 from mbrl_jax.agents import branched
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.loops.phases import Due, Phase
 from mbrl_jax.replay import dyna, ring
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.world_models import sindy
 
 

@@ -21,9 +21,9 @@ from mbrl_jax.agents import joint
 from mbrl_jax.behaviours import tdmpc as behaviour
 from mbrl_jax.behaviours.planning import mppi
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import ring
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.world_models import tdmpc as world_model
 
 EPISODE_LENGTH = 200

@@ -53,7 +53,8 @@ _OF_QUALITY = ("horizon", "random_share")
 
 def main() -> None:
     """Evaluate all seeds and print a row for each."""
-    from mbrl_jax.train import config, runtime
+    from mbrl_jax.experiment import config
+    from mbrl_jax.train import runtime
 
     if not _WORKDIR.value:
         raise config.ConfigError("--workdir is missing; see --help")
@@ -82,9 +83,10 @@ def main() -> None:
 
 def _measure() -> None:
     """Measure the world model, print a table, write `quality.json`."""
+    from mbrl_jax.errors import ConfigError
     from mbrl_jax.evaluate import quality
-    from mbrl_jax.train import trained, workdir
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.runs import workdir
+    from mbrl_jax.train import trained
     from mbrl_jax.train.progress import print_quality
     from mbrl_jax.train.report import write_quality
 

@@ -67,7 +67,8 @@ def free_kl_losses(
     raw = categorical_kl(stop(log_posterior), log_prior).sum(axis=-1)
     back = categorical_kl(log_posterior, stop(log_prior)).sum(axis=-1)
     dynamics, representation = (jnp.maximum(free_nats, kl) for kl in (raw, back))
-    return tuple(masked_mean(x, mask) for x in (dynamics, representation, raw))
+    means = [masked_mean(x, mask) for x in (dynamics, representation, raw)]
+    return means[0], means[1], means[2]
 
 
 def kl_losses(
@@ -112,19 +113,19 @@ def _symlog_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Arra
     spacing = 2.0 * limit / (num_bins - 1)
     scaled = (jnp.clip(symlog(x), -limit, limit) + limit) / spacing
     lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
-    return lower.astype(jnp.int32), scaled - lower
+    upper_weight = (scaled - lower)[..., None]
+    return lower.astype(jnp.int32), upper_weight
 
 
 def _symexp_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
     bins = symexp_bins(num_bins, limit)
     x = jnp.clip(x, bins[0], bins[-1])
     lower = jnp.clip((bins <= x[..., None]).sum(axis=-1) - 1, 0, num_bins - 2)
-    return lower, (x - bins[lower]) / (bins[lower + 1] - bins[lower])
+    upper_weight = (x - bins[lower]) / (bins[lower + 1] - bins[lower])
+    return lower, upper_weight[..., None]
 
 
-def two_hot(
-    x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
-) -> Array:
+def two_hot(x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
     """Two-hot encoding [..., num_bins] of x [...]: its mass lies on the two neighbouring bins.
 
     The shares are linear in what the bins stand for: in symlog(x), or in x itself for "symexp".
@@ -132,7 +133,6 @@ def two_hot(
     """
     position = _symlog_position if bins == "symlog" else _symexp_position
     index, upper_weight = position(x, num_bins, limit)
-    upper_weight = upper_weight[..., None]
     low = jax.nn.one_hot(index, num_bins, dtype=jnp.float32)
     high = jax.nn.one_hot(index + 1, num_bins, dtype=jnp.float32)
     return low * (1.0 - upper_weight) + high * upper_weight
@@ -144,13 +144,12 @@ def two_hot_mean(logits: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LI
     Of "symexp" bins the two of a pair ±b are taken together, so that equal logits give exactly 0,
     where a plain sum would leave the rounding of numbers up to 4.8e8.
     """
-    num_bins = logits.shape[-1]
-    probs = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     if bins == "symlog":
-        return symexp((probs * jnp.linspace(-limit, limit, num_bins)).sum(axis=-1))
-    half = num_bins // 2
+        evenly = jnp.linspace(-limit, limit, logits.shape[-1])
+        return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * evenly).sum(axis=-1))
+    probs, half = jax.nn.softmax(logits.astype(jnp.float32), axis=-1), logits.shape[-1] // 2
     surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
-    return (surplus * symexp_bins(num_bins, limit)[-half:]).sum(axis=-1)
+    return (surplus * symexp_bins(logits.shape[-1], limit)[-half:]).sum(axis=-1)
 
 
 def two_hot_loss(

@@ -10,8 +10,9 @@ from jax._src import compiler
 
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
+from mbrl_jax.experiment import config
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import config, host_programs, programs, runtime, trained
+from mbrl_jax.train import host_programs, programs, runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama

@@ -27,12 +27,12 @@ from mbrl_jax.envs import atari
 from mbrl_jax.envs import envpool as lanes
 from mbrl_jax.envs.envpool import is_atari
 from mbrl_jax.envs.spec import random_action
+from mbrl_jax.experiment.experiment import Experiment, build, for_debug
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.loops.steps import Episode, account
 from mbrl_jax.replay import ring
-from mbrl_jax.train.experiment import Experiment, build, for_debug
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.members import Members
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import EnvSpec
 from mbrl_jax.world_models import drama

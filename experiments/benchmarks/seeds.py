@@ -22,10 +22,10 @@ from experiments import drama_catch, drama_minatar
 from experiments.benchmarks import timing
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import action_size
+from mbrl_jax.experiment.experiment import Experiment, build, for_debug
+from mbrl_jax.loops import seeds
 from mbrl_jax.loops.phases import Phase, cadence, static
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import seeds
-from mbrl_jax.train.experiment import Experiment, build, for_debug
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Step, Timestep, Trajectory
 from mbrl_jax.world_models import drama

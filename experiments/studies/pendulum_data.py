@@ -64,7 +64,7 @@ def episodes(seed: int, num_random: int, num_controlled: int, noise: float) -> S
 def main() -> None:
     """Write the file and print the returns."""
     from mbrl_jax import datasets
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if not _OUT.value or not _RANDOM.value + _CONTROLLED.value:
         raise ConfigError("--out and at least one episode are needed; see --help")

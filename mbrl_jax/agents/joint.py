@@ -44,6 +44,7 @@ from mbrl_jax.types import (
     Windows,
     WorldModel,
     bind,
+    bounded,
     part,
 )
 
@@ -52,16 +53,12 @@ from mbrl_jax.types import (
 class Config:
     """How world model and behaviour share one gradient."""
 
-    num_starts: int = 0  # M rows that the behaviour's own update gets; 0: all of the batch
-    clip_norm: float = 0.0  # global norm of both gradients together; 0: each learner clips its own
+    # M rows that the behaviour's own update gets; 0: all of the batch
+    num_starts: int = bounded(0, low=0)
+    # global norm of both gradients together; 0: each learner clips its own
+    clip_norm: float = bounded(0.0, low=0)
     acting: ActingConfig = ActingConfig()
     annotate: Any = part("mbrl_jax.agents", None)  # a config that makes a `parts.Annotate`
-
-    def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        self.acting.validate()
-        if self.num_starts < 0 or self.clip_norm < 0:
-            raise ValueError("num_starts and clip_norm must not be negative")
 
     def check_batch(self, rows: int) -> None:
         """Raise ValueError where a batch of so many rows (B · L) has too few starts."""
@@ -84,7 +81,6 @@ class Config:
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
     ) -> Agent:
         """Compose the agent. Raises ValueError for parts without a gradient to share."""
-        self.validate()
         _check(world_model, behaviour)
         parts = make_parts(self, spec, world_model, behaviour, replay)
         learns = {"all": _learn, "model": learn_model}
@@ -114,14 +110,17 @@ def _learn(
     """One joint gradient, each learner's step, then what the behaviour trains apart."""
     replay, batch = draw_batch(parts, state, key, replay)
     world_model, behaviour = parts.world_model, parts.behaviour
+    model_loss, shaping = world_model.loss, behaviour.representation_loss
+    assert model_loss is not None and world_model.apply is not None
+    assert shaping is not None and behaviour.apply is not None
 
     def total(params):
         of_model, of_behaviour = params
-        loss, (entries, stats, metrics) = world_model.loss(
+        loss, (entries, stats, metrics) = model_loss(
             of_model, state.world_model.stats, named(key, "model"), batch
         )
         model = bind(world_model, state.world_model._replace(params=of_model))
-        more, (behaviour_stats, behaviour_metrics) = behaviour.representation_loss(
+        more, (behaviour_stats, behaviour_metrics) = shaping(
             of_behaviour, state.behaviour.stats, named(key, "behaviour"), model, entries, batch
         )
         return loss + more, (stats, behaviour_stats, entries, metrics | behaviour_metrics)
@@ -168,6 +167,7 @@ def _update_apart(
     batch: Trajectory,
     iteration: Array,
 ) -> tuple[LearnerState, Metrics]:
+    assert parts.behaviour.update is not None
     windows, rows = batch.timestep.reward.shape
     num_starts = parts.config.num_starts or windows * (rows - 1)
     starts = draw_starts(parts.world_model, named(key, "starts"), entries, batch, num_starts)

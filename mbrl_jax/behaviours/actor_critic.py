@@ -7,7 +7,7 @@ with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from mbrl_jax.types import (
     Prediction,
     PyTree,
     Starts,
+    bounded,
     cached_make,
     number,
     switch,
@@ -41,19 +42,22 @@ from mbrl_jax.types import (
 class Config:
     """Published sizes and numbers by default (specification section 5)."""
 
-    horizon: int = 16
-    actor_width: int = 256
-    critic_width: int = 512
-    layers: int = 3
-    num_bins: int = 255
-    output_gain: float = 0.001  # of actor and critic; 0 starts from the uniform policy exactly
-    gamma: float = number(0.985)
-    lambda_: float = number(0.95)
-    entropy: float = number(3e-4)
-    target_decay: float = number(0.02)  # share of the critic that enters its slow copy
-    range_decay: float = number(0.01)  # share of the batch that enters the return range
-    low_fraction: float = 0.05
-    high_fraction: float = 0.95
+    horizon: int = bounded(16, low=1)
+    actor_width: int = bounded(256, low=1)
+    critic_width: int = bounded(512, low=1)
+    layers: int = bounded(3, low=0)
+    num_bins: int = bounded(255, low=2)
+    # of actor and critic; 0 starts from the uniform policy exactly
+    output_gain: float = bounded(0.001, low=0)
+    gamma: float = number(0.985, low=0, high=1)
+    lambda_: float = number(0.95, low=0, high=1)
+    entropy: float = number(3e-4, low=0)
+    # share of the critic that enters its slow copy
+    target_decay: float = number(0.02, low=0, high=1)
+    # share of the batch that enters the return range
+    range_decay: float = number(0.01, low=0, high=1)
+    low_fraction: float = bounded(0.05, low=0, high=1)
+    high_fraction: float = bounded(0.95, low=0, high=1)
     rewards: Literal["aligned", "shifted"] = switch(
         "aligned",
         published="shifted",
@@ -100,13 +104,13 @@ class Stats(NamedTuple):
     target_critic: PyTree
     low: Array  # [] moving average of the low order statistic of the returns
     high: Array  # []
-    features: running.Running | tuple  # of all features that were imagined; () if not asked for
+    features: Any  # running.Running of all features that were imagined; () if not asked for
 
 
 class Parts(NamedTuple):
     """Static pieces."""
 
-    config: Config
+    config: Any  # Config, or that of a behaviour which shares the nets
     actor: nn.Module
     critic: nn.Module
     optimiser: optax.GradientTransformation
@@ -128,7 +132,7 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
 
     Raises ValueError for real-valued actions.
     """
-    require_discrete(spec)
+    num_actions = require_discrete(spec).num_actions
     mlp = functools.partial(
         Mlp,
         layers=config.layers,
@@ -137,25 +141,26 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
     )
     return Parts(
         config,
-        actor=mlp(spec.action.num_actions, config.actor_width),
+        actor=mlp(num_actions, config.actor_width),
         critic=mlp(config.num_bins, config.critic_width),
         optimiser=config.optimiser.make(steps_of_update),
     )
 
 
-def require_discrete(spec: EnvSpec) -> None:
-    """Raise ValueError for real-valued actions."""
+def require_discrete(spec: EnvSpec) -> DiscreteSpec:
+    """The spec of the action. Raises ValueError where it is no single discrete one."""
     if not isinstance(spec.action, DiscreteSpec):
         raise ValueError(
             "actor_critic, ppo and dreamer act in discrete environments only; this one has "
             "real-valued actions: use behaviour=sac"
         )
+    return spec.action
 
 
 def bind_parts(parts: Parts, update: Callable) -> Behaviour:
     """The record: all but how it learns is the same for every learner of an actor and a critic."""
-    functions = {"init": init, "act": act, "update": update}
-    bound = {name: functools.partial(f, parts) for name, f in functions.items()}
+    functions: dict[str, Callable] = {"init": init, "act": act, "update": update}
+    bound: dict[str, Any] = {name: functools.partial(f, parts) for name, f in functions.items()}
     return Behaviour(initial_carry=tuple, **bound)
 
 

@@ -14,6 +14,8 @@ here yet.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ from mbrl_jax.types import (
     Starts,
     Timestep,
     Trajectory,
+    bounded,
     cached_make,
     number,
 )
@@ -45,13 +48,14 @@ from mbrl_jax.types import (
 class Config(actor_critic.Config):
     """DreamerV3's numbers; sizes as of its preset "12m"."""
 
-    horizon: int = 15
-    critic_width: int = 256
-    output_gain: float = 0.01  # of the actor; the critic begins at exactly 0
-    gamma: float = number(1.0 - 1.0 / 333.0)
+    horizon: int = bounded(15, low=1)
+    critic_width: int = bounded(256, low=1)
+    output_gain: float = bounded(0.01, low=0)  # of the actor; the critic begins at exactly 0
+    gamma: float = number(1.0 - 1.0 / 333.0, low=0, high=1)
     bins: distributions.Bins = "symexp"  # of the critic
-    last_rows: int = 0  # K newest rows of each window to imagine from and to learn on; 0: all
-    replay_scale: float = number(0.3)  # of the critic's loss on replayed rows
+    # K newest rows of each window to imagine from and to learn on; 0: all
+    last_rows: int = bounded(0, low=0)
+    replay_scale: float = number(0.3, low=0)  # of the critic's loss on replayed rows
     optimiser: optim.Config = optim.Config()
 
     def make(self, spec: EnvSpec) -> Behaviour:
@@ -62,7 +66,7 @@ class Config(actor_critic.Config):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions; raises ValueError for real-valued actions or a merged seam."""
-    require_discrete(spec)
+    num_actions = require_discrete(spec).num_actions
     if spec.seam == "merged":
         raise ValueError(
             "dreamer learns from the last row of every episode, which a merged seam leaves out; "
@@ -72,20 +76,20 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     gain = fan_in_truncated(config.output_gain)
     parts = Parts(
         config,
-        actor=mlp(spec.action.num_actions, config.actor_width, output_init=gain),
+        actor=mlp(num_actions, config.actor_width, output_init=gain),
         critic=mlp(config.num_bins, config.critic_width, output_init=fan_in_truncated(0.0)),
         optimiser=config.optimiser.make(),
         bins=config.bins,
         quantile=jnp.quantile,
         slow_targets="values",
     )
-    functions = {
+    functions: dict[str, Callable] = {
         "init": actor_critic.init,
         "act": actor_critic.act,
         "representation_loss": representation_loss,
         "apply": apply,
     }
-    bound = {name: functools.partial(f, parts) for name, f in functions.items()}
+    bound: dict[str, Any] = {name: functools.partial(f, parts) for name, f in functions.items()}
     return Behaviour(initial_carry=tuple, learns_from="entries", **bound)
 
 

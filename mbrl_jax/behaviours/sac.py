@@ -18,14 +18,14 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mbrl_jax.behaviours import tanh_normal
-from mbrl_jax.envs.spec import zero_action
+from mbrl_jax.envs.spec import action_size, zero_action
 from mbrl_jax.types import (
     Array,
     Behaviour,
@@ -39,6 +39,7 @@ from mbrl_jax.types import (
     Starts,
     Timestep,
     Transition,
+    bounded,
     cached_make,
     number,
 )
@@ -51,25 +52,28 @@ MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
 class Config:
     """Soft actor-critic; the number of gradient steps is the leading axis of the batch."""
 
-    layers: int = 2  # hidden layers of actor and critics
-    width: int = 256
-    gamma: float = number(0.99)
-    actor_learning_rate: float = number(3e-4)
-    critic_learning_rate: float = number(3e-4)
-    temperature_learning_rate: float = number(3e-4)
-    target_decay: float = number(0.005, "share of the critic that enters its target copy a step")
-    target_entropy: float | None = None  # None: minus the size of the action
-    init_temperature: float = number(1.0)
+    layers: int = bounded(2, low=0)  # hidden layers of actor and critics
+    width: int = bounded(256, low=1)
+    gamma: float = number(0.99, low=0, high=1)
+    actor_learning_rate: float = number(3e-4, low=0)
+    critic_learning_rate: float = number(3e-4, low=0)
+    temperature_learning_rate: float = number(3e-4, low=0)
+    target_decay: float = number(
+        0.005, "share of the critic that enters its target copy a step", low=0, high=1
+    )
+    # None: minus the size of the action
+    target_entropy: float | None = bounded(None, low=-math.inf)
+    init_temperature: float = number(1.0, above=0)
     learn_temperature: bool = True  # False: it stays at init_temperature
-    critics: int = 2  # N, of which the minimum counts; SAC-N and EDAC: 10 to 500
-    diversity: float = number(0.0, "η of EDAC, weight of what critics' action gradients share")
+    critics: int = bounded(2, low=1)  # N, of which the minimum counts; SAC-N and EDAC: 10 to 500
+    diversity: float = number(
+        0.0, "η of EDAC, weight of what critics' action gradients share", low=0
+    )
 
     def validate(self) -> None:
         """Raise ValueError for too few critics."""
-        if self.critics < (2 if self.diversifies else 1):
-            raise ValueError(
-                f"critics={self.critics} is too few: one at the least, and two with diversity"
-            )
+        if self.diversifies and self.critics < 2:
+            raise ValueError(f"critics={self.critics} is too few: diversity needs two")
 
     @property
     def diversifies(self) -> bool:
@@ -121,7 +125,7 @@ def init(config: Config, spec: EnvSpec, key: Key, features: Array) -> LearnerSta
 
     The actor's last layer is 0, so the untrained policy is tanh of N(0, 1) everywhere.
     """
-    size, width = spec.action.size, features.shape[-1]
+    size, width = action_size(spec.action), features.shape[-1]
     hidden = [config.width] * config.layers
     actor = init_mlp(jax.random.fold_in(key, ACTOR), (width, *hidden, 2 * size))
     actor[-1] = jax.tree.map(jnp.zeros_like, actor[-1])
@@ -161,7 +165,7 @@ def update(
     del starts, iteration
     embed = functools.partial(observation_features, model, spec)
     noise = jax.random.normal(
-        jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, spec.action.size)
+        jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, action_size(spec.action))
     )
     rows = Rows(
         features=embed(jax.random.fold_in(key, OBSERVE), batch.observation),
@@ -184,7 +188,9 @@ def observation_features(model: BoundModel, spec: EnvSpec, key: Key, observation
     action = zero_action(spec.action)
 
     def single(key, observation):
-        timestep = Timestep(observation, 0.0, is_first=True, is_last=False, is_terminal=False)
+        row: dict[str, Any] = {"reward": 0.0, "is_first": True}
+        row |= {"is_last": False, "is_terminal": False}
+        timestep = Timestep(observation, **row)
         latent = model.observe(key, model.initial_latent(), timestep, action)
         return model.features(latent)
 
@@ -221,7 +227,9 @@ def loss(
     action, log_prob = _sample(params["actor"], rows.features, rows.noise[:, 1])
     value = jnp.min(critic(frozen["critic"], rows.features, action), axis=0)
     entropy = -_mean(jax.lax.stop_gradient(log_prob), rows.valid)
-    wanted = -float(spec.action.size) if config.target_entropy is None else config.target_entropy
+    wanted = (
+        -float(action_size(spec.action)) if config.target_entropy is None else config.target_entropy
+    )
     losses = {
         "critic_loss": jnp.sum(jax.vmap(critic_loss, (0, None, None))(values, target, rows.valid)),
         "actor_loss": _mean(temperature * log_prob - value, rows.valid),
@@ -240,7 +248,9 @@ def loss(
         metrics["alignment"] = alignment(params["critic"], rows)
         # ½ as on the critics, so that η means what it does in the published sum of squares.
         losses["diversity_loss"] = 0.5 * config.diversity * metrics["alignment"]
-    return sum(losses.values()), {f"behaviour/{name}": x for name, x in metrics.items()}
+    return cast(Array, sum(losses.values())), {
+        f"behaviour/{name}": x for name, x in metrics.items()
+    }
 
 
 def soft_target(

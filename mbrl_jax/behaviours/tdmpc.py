@@ -19,7 +19,7 @@ Reference: Hansen, Su & Wang 2024, https://arxiv.org/abs/2310.16828
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,10 @@ from mbrl_jax import distributions, optim, returns
 from mbrl_jax.acting import observe_from_nothing
 from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.behaviours.planning import mppi
+from mbrl_jax.envs.spec import action_size
 from mbrl_jax.imagination import follow_actions, imagine_rollout
 from mbrl_jax.keys import named
-from mbrl_jax.networks.simnorm import NormedMlp
+from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,
@@ -46,6 +47,7 @@ from mbrl_jax.types import (
     PyTree,
     Starts,
     Trajectory,
+    bounded,
     cached_make,
     number,
     switch,
@@ -68,18 +70,24 @@ class Config:
 
     plan: bool = True  # False: the policy acts alone
     planner: mppi.Config = mppi.Config()
-    num_critics: int = 5
-    width: int = 512
-    layers: int = 2
-    num_bins: int = 101
-    bin_limit: float = number(10.0, "symlog of the largest value that bins reach")
-    dropout: float = 0.01  # behind the first linear layer of a critic
-    gamma: float = number(0.99, "`discount_for` gives the published one")
-    rho: float = number(0.5, "weight of a row for each row since its latent was encoded")
-    value_scale: float = number(0.1)
-    entropy: float = number(1e-4)
-    target_decay: float = number(0.01, "share of the critics that enters their targets")
-    range_decay: float = number(0.01, "share of the batch that enters the range of Q")
+    num_critics: int = bounded(5, low=2)
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=0)
+    num_bins: int = bounded(101, low=2)
+    bin_limit: float = number(10.0, "symlog of the largest value that bins reach", above=0)
+    dropout: float = bounded(0.01, low=0, below=1)  # behind the first linear layer of a critic
+    gamma: float = number(0.99, "`discount_for` gives the published one", low=0, high=1)
+    rho: float = number(
+        0.5, "weight of a row for each row since its latent was encoded", low=0, high=1
+    )
+    value_scale: float = number(0.1, low=0)
+    entropy: float = number(1e-4, low=0)
+    target_decay: float = number(
+        0.01, "share of the critics that enters their targets", low=0, high=1
+    )
+    range_decay: float = number(
+        0.01, "share of the batch that enters the range of Q", low=0, high=1
+    )
     entropy_of: Literal["action", "normal"] = switch(
         "action",
         published="normal",
@@ -123,7 +131,7 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError where actions are not bounded."""
     parts = make_parts(config, spec)
     functions = (init, initial_carry, act, update, representation_loss, apply)
-    bound = {f.__name__: functools.partial(f, parts) for f in functions}
+    bound: dict[str, Any] = {f.__name__: functools.partial(f, parts) for f in functions}
     dream = functools.partial(act_alone, parts)
     return Behaviour(**bound, dream=dream, learns_from="entries")
 
@@ -134,8 +142,6 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
         raise ValueError(  # noqa: TRY004
             f"behaviour=tdmpc needs bounded real actions, not {spec.action}"
         )
-    if config.num_critics < 2:
-        raise ValueError(f"num_critics={config.num_critics} must be at least 2")
     config.planner.validate()
     mlp = functools.partial(NormedMlp, width=config.width, layers=config.layers)
     critic = mlp(config.num_bins, zero_output=True, dropout=config.dropout)
@@ -146,7 +152,7 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
 
 def init(parts: Parts, key: Key, features: Array) -> LearnerState:
     """Fresh critics and policy for features [F]; at first every Q is 0."""
-    both = jnp.concatenate([features, jnp.zeros((parts.spec.action.size,))])
+    both = jnp.concatenate([features, jnp.zeros((action_size(parts.spec.action),))])
     keys = jax.random.split(named(key, "critics"), parts.config.num_critics)
     params = {
         "critics": jax.vmap(lambda k: parts.critic.init(k, both)["params"])(keys),
@@ -179,7 +185,7 @@ def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tu
     )
     if parts.config.entropy_of == "normal":
         log_prob = (jax.scipy.stats.norm.logpdf(noise) - log_std).sum(axis=-1)
-    return action, -parts.spec.action.size * log_prob
+    return action, -action_size(parts.spec.action) * log_prob
 
 
 def q_logits(parts: Parts, critics: PyTree, features: Array, action: Array, key=None) -> Array:
@@ -206,7 +212,7 @@ def two_values(parts: Parts, critics: PyTree, key: Key, features: Array, action:
 
 def initial_carry(parts: Parts) -> Array:
     """The mean [H, A] from which the first plan of an episode begins."""
-    return jnp.zeros((parts.config.planner.horizon, parts.spec.action.size))
+    return jnp.zeros((parts.config.planner.horizon, action_size(parts.spec.action)))
 
 
 def act(

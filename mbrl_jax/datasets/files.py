@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbrl_jax.train import files
-from mbrl_jax.train.paths import as_path
+from mbrl_jax.runs import files
+from mbrl_jax.runs.layout import as_path
 
 METADATA = "metadata/"  # in front of the names of what describes a file
 

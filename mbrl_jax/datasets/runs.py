@@ -16,7 +16,7 @@ from mbrl_jax.datasets.rows import (
     fit_observation,
     from_lanes,
 )
-from mbrl_jax.train import checkpoint, host_arrays, replay_log, restore
+from mbrl_jax.runs import checkpoint, host_arrays, replay_log, restore
 from mbrl_jax.types import EnvSpec, Step, Timestep
 
 UNBOUNDED: tuple[tuple[float, ...], ...] = ((), ())  # stored actions lie in [-1, 1] already

@@ -114,11 +114,10 @@ def _check_imagine(model: WorldModel, spec: EnvSpec, state: LearnerState, key: K
 
 def _check_update(model: WorldModel, state: LearnerState, key: Key, batch: Trajectory) -> PyTree:
     """L6 for all updates; the entries of the main one."""
-    assert model.update is not None
     updated, entries, metrics = jax.jit(model.update)(state, key, batch)
     assert_same_structure(updated, state, "L6 update keeps the state's structure")
     assert_metrics(metrics, "L6")
-    row = jax.eval_shape(lambda x: jax.vmap(model.latent_at, (0, None))(x, 0), entries)
+    row = jax.eval_shape(lambda x: jax.vmap(model.latent_at, (0, None))(x, jnp.int32(0)), entries)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), row)
     assert_same_structure(one, model.initial_latent(), "L6 entries of update give latents")
     for name, named_update in model.updates.items():
@@ -136,7 +135,7 @@ def _latents(model: WorldModel, entries: PyTree, length: int) -> PyTree:
 
 def _check_gradient(model: WorldModel, state: LearnerState, key: Key, batch: Trajectory) -> None:
     """L9: what the loss hands on lets a gradient through to the parameters."""
-    assert model.loss is not None
+    batch = jax.tree.map(lambda x: x[:1, :3], batch)  # an episode's first rows: little to compute
     length = batch.timestep.reward.shape[1] - 1
 
     def through(params: PyTree) -> tuple[Array, Array]:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.train import checkpoint, files, metrics, preflight, replay_log, restore, workdir
-from mbrl_jax.train.config import ConfigError, difference
-from mbrl_jax.train.experiment import Experiment, build
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment.config import difference
+from mbrl_jax.experiment.experiment import Experiment, build
+from mbrl_jax.runs import checkpoint, files, metrics, replay_log, restore, workdir
+from mbrl_jax.train import preflight
 from mbrl_jax.train.runtime import versions
 
 META = "meta.json"

@@ -12,16 +12,17 @@ import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
+from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.keys import at, lane_seeds, named
-from mbrl_jax.loops import play
+from mbrl_jax.loops import host, play, seeds
 from mbrl_jax.loops.phases import Due, Phase, exploration
 from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
-from mbrl_jax.train import host_loop, seeds, work
-from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.runs.checkpoint import template_like
+from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.experiment import Experiment, System, load_fixed
-from mbrl_jax.train.members import Members, systems
-from mbrl_jax.train.report import OPEN_LOOP_ROWS, draws
+from mbrl_jax.train.report import draws
 from mbrl_jax.types import (
     AgentState,
     HostEnvironment,
@@ -78,8 +79,8 @@ class HostPrograms:
         pace = exploration(self._experiment.phases[0])
         timestep = self._timesteps(self._experiment.num_envs)
         storage, counters, position, _ = state.replay
-        learning = host_loop.Learning(state.agent, counters)
-        acting, stored = Acting(state.replay, state.carry), host_loop.Stored(storage, position)
+        learning = host.Learning(state.agent, counters)
+        acting, stored = Acting(state.replay, state.carry), host.Stored(storage, position)
         lanes = self._num_lanes(self._experiment.eval_episodes)
         turn = jax.ShapeDtypeStruct((), jnp.int32)
         learns = {
@@ -133,14 +134,14 @@ class HostPrograms:
         keys = jax.jit(jax.vmap(lambda key: at(key, "resumed", iteration)))(keys)
         env = self._open(keys, self._experiment.num_envs)
         timestep = seeds.local(state.timestep)
-        self._env, timestep = host_loop.restart(env, self.system.env.spec, timestep)
+        self._env, timestep = host.restart(env, self.system.env.spec, timestep)
         episode = jax.tree.map(np.zeros_like, seeds.local(state.episode))
         return self._stored(state._replace(timestep=timestep, episode=episode))
 
     def chunk(
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
-        """Run `host_loop.run_chunk`: (state, metrics on the host, seconds without compiling)."""
+        """Run `host.run_chunk`: (state, metrics on the host, seconds without compiling)."""
         program = self._compiled.get(("act",))
         learns = {due.name: self._compiled.get(_learn_name(due)) for due in phase.dues}
         learn = {
@@ -154,7 +155,7 @@ class HostPrograms:
         began = time.perf_counter()
         timestep, episode = seeds.local((state.timestep, state.episode))
         state = state._replace(timestep=timestep, episode=episode)
-        state, metrics = host_loop.run_chunk(
+        state, metrics = host.run_chunk(
             self.system.env.spec, act, learn, self._settle, self._env, state, phase, start, stop
         )
         names = {name: x for update in learns.values() for name, x in update.out_info[1].items()}

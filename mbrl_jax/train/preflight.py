@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.envs.spec import example_observation, first_timestep
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.seeds import seed_mesh
 from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.train import memory, work
-from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.seeds import seed_mesh
 from mbrl_jax.types import HostEnvironments, PyTree
 
 # Share of the speed of a large product that an update reaches; see `expected_hours`.

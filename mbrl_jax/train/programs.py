@@ -10,15 +10,15 @@ import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.evaluate import quality
-from mbrl_jax.loops import play
+from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.members import Members, systems
+from mbrl_jax.loops import host, play, seeds
 from mbrl_jax.loops.phases import Cadence, Phase, Static, cadence, static
 from mbrl_jax.loops.steps import Evaluation, TrainState
-from mbrl_jax.train import host_loop, seeds, work
-from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.runs.checkpoint import template_like
+from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.experiment import Experiment, System, load_fixed
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.members import Members, systems
 from mbrl_jax.train.report import draws, open_loop_of_seed
 from mbrl_jax.types import AgentState, HostEnvironments, Step
 
@@ -108,7 +108,7 @@ class Programs:
     def chunk(
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
-        """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
+        """Run `fused.chunk`: (state, metrics on the host, seconds without compiling)."""
         args = state, cadence(phase), np.uint32(start), np.uint32(stop), self.fixed
         program = self._compiled.get(("chunk", static(phase)), *args)
         began = time.perf_counter()
@@ -125,7 +125,7 @@ class Programs:
         max_steps: int,
         protocol: str = "clean",
     ) -> Evaluation:
-        """Run `loop.evaluate`: Evaluation [S, E] on the host; other protocols lane by lane."""
+        """Run `fused.evaluate`: Evaluation [S, E] on the host; other protocols lane by lane."""
         if protocol != "clean":
             args = (num_episodes, explore, agent, keys, max_steps, protocol)
             return self._stepped.evaluate(*args)
@@ -154,7 +154,7 @@ class Programs:
             system = self._system_of(numbers)
             env, (_, world_model, agent, replay, _) = stepped.on_host(system.env), system
             parts = (env, agent, world_model, replay, self._experiment.num_envs)
-            return system._replace(env=env, entry=host_loop.make_entry_points(*parts))
+            return system._replace(env=env, entry=host.make_entry_points(*parts))
 
         return HostPrograms(self._experiment, system_of({}), self.members, system_of)
 

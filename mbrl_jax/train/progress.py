@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.runs.shown import shown
 from mbrl_jax.train import preflight
-from mbrl_jax.train.experiment import Experiment
 from mbrl_jax.train.host_programs import PUBLISHED_LANES
-from mbrl_jax.train.members import Members
 from mbrl_jax.train.report import human_normalised
-from mbrl_jax.train.shown import shown
 
 _CHUNKS = 20  # newest ones, over which the time of an update is taken
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from mbrl_jax.envs import atari
 from mbrl_jax.evaluate import scores
-from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS, OpenLoop, open_loop
 from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.loops.steps import Evaluation
-from mbrl_jax.train import config, files
-from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.runs import files
 from mbrl_jax.types import AgentState, ArraySpec
 
-OPEN_LOOP_ROWS = 12
 MAX_EXAMPLES = 4
 
 

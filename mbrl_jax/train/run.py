@@ -8,25 +8,18 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, System
+from mbrl_jax.experiment.members import Inside, Members
+from mbrl_jax.loops import seeds
 from mbrl_jax.loops.steps import Evaluation, TrainState
-from mbrl_jax.train import (
-    checkpoint,
-    config,
-    files,
-    preemption,
-    preflight,
-    restore,
-    runtime,
-    seeds,
-    workdir,
-)
-from mbrl_jax.train.experiment import Experiment, System
+from mbrl_jax.runs import checkpoint, files, restore, workdir
+from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
+from mbrl_jax.runs.replay_log import Segment
+from mbrl_jax.train import preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.members import Inside, Members
-from mbrl_jax.train.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
-from mbrl_jax.train.replay_log import Segment
 from mbrl_jax.train.report import draws, write_evaluation, write_pictures
 from mbrl_jax.train.trained import build_system, evaluate_seeds, keys_of, restore_state
 from mbrl_jax.train.training import Judges, train

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 
 from mbrl_jax.evaluate import quality
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, System, build
 from mbrl_jax.keys import named
 from mbrl_jax.loops.play import Film
 from mbrl_jax.loops.steps import Evaluation
-from mbrl_jax.train import config, restore, workdir
-from mbrl_jax.train.experiment import Experiment, System, build
+from mbrl_jax.runs import restore, workdir
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from mbrl_jax.agents.parts import CAUSE, cause_of
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops import seeds
+from mbrl_jax.loops.host import LanesFailed
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.loops.steps import Evaluation, TrainState
-from mbrl_jax.train import checkpoint, config, preemption, seeds
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.host_loop import LanesFailed
+from mbrl_jax.runs import checkpoint
+from mbrl_jax.runs.metrics import MetricsWriter
+from mbrl_jax.train import preemption
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.metrics import MetricsWriter
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.train.progress import Reporter
 from mbrl_jax.types import AgentState

@@ -140,7 +140,8 @@ class _WorldModel(NamedTuple):
     decode: Callable[[LearnerState, PyTree], PyTree] | None
     loss: ModelLoss | None = None
     apply: Apply | None = None  # None: no gradient (least squares, Gaussian processes, …)
-    update: ModelUpdate | None = None  # derived from `loss` and `apply` unless given
+    # derived from `loss` and `apply` unless given; never None in a record that was made
+    update: ModelUpdate = None  # type: ignore[assignment]
     updates: Mapping[str, NamedModelUpdate] = NOTHING
     markov: bool = False  # stored observations may be observed again, as first rows
 
@@ -209,7 +210,7 @@ class BoundModel(NamedTuple):
 
 def bind(model: WorldModel, state: LearnerState) -> BoundModel:
     """Bind one learner state to the functions of `model`."""
-    bound = {
+    bound: dict[str, Any] = {
         name: None if (f := getattr(model, name)) is None else functools.partial(f, state)
         for name in ("observe", "observe_sequence", "imagine", "predict", "features", "decode")
     }

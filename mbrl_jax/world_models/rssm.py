@@ -14,7 +14,7 @@ going on is predicted without γ, as everywhere here; the published head learns 
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,13 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, optim
-from mbrl_jax.envs.spec import action_size, action_vector, example_observation, zero_action
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    example_observation,
+    only_array,
+    zero_action,
+)
 from mbrl_jax.keys import named
 from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.networks.block_gru import RMS_EPS, BlockGru
@@ -41,39 +47,40 @@ from mbrl_jax.types import (
     Timestep,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
     number,
     switch,
 )
 
-BINS = "symexp"  # of rewards
+BINS: distributions.Bins = "symexp"  # of rewards
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Published numbers by default, at the sizes of the published preset "12m" for vectors."""
 
-    deter: int = 2048
-    hidden: int = 256
-    groups: int = 32
-    classes: int = 16
-    blocks: int = 8
-    gru_layers: int = 1
-    prior_layers: int = 2
-    posterior_layers: int = 1
+    deter: int = bounded(2048, low=1)
+    hidden: int = bounded(256, low=1)
+    groups: int = bounded(32, low=1)
+    classes: int = bounded(16, low=1)
+    blocks: int = bounded(8, low=1)
+    gru_layers: int = bounded(1, low=1)
+    prior_layers: int = bounded(2, low=0)
+    posterior_layers: int = bounded(1, low=0)
     encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Dense(256, 3)
     decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Dense(256, 3)
-    head_layers: int = 1
-    head_width: int = 256
-    num_bins: int = 255
+    head_layers: int = bounded(1, low=0)
+    head_width: int = bounded(256, low=1)
+    num_bins: int = bounded(255, low=2)
     reconstruction: Kind = "symlog"
-    unimix: float = number(0.01)
+    unimix: float = number(0.01, low=0, high=1)
     # Nats below which the KL of a row has no gradient. On small tasks a step carries less than one
     # nat given the past, and 1 would switch the prior off.
-    free_nats: float = number(1.0)
-    dynamics_scale: float = number(1.0)
-    representation_scale: float = number(0.1)
-    reward_scale: float = number(1.0)
+    free_nats: float = number(1.0, low=0)
+    dynamics_scale: float = number(1.0, low=0)
+    representation_scale: float = number(0.1, low=0)
+    reward_scale: float = number(1.0, low=0)
     unled: Literal["masked", "counted"] = switch(
         "masked",
         published="counted",
@@ -125,6 +132,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
             "rssm forgets everything on first rows, so it cannot predict the rewards and ends that "
             "a merged seam puts there; set env.protocol.seam=separate"
         )
+    observation = only_array(spec, "model=rssm")
     mlp = functools.partial(Mlp, hidden_init=fan_in_truncated(), eps=RMS_EPS)
     head = functools.partial(mlp, width=config.head_width, layers=config.head_layers)
     inner = functools.partial(mlp, width=config.hidden, output_init=fan_in_truncated())
@@ -132,13 +140,13 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     parts = Parts(
         config,
         spec,
-        encoder=config.encoder.make(spec.observation),
+        encoder=config.encoder.make(observation),
         gru=BlockGru(config.deter, config.hidden, config.blocks, config.gru_layers),
         prior=inner(size, layers=config.prior_layers),
         posterior=inner(size, layers=config.posterior_layers),
         reward=head(config.num_bins, output_init=fan_in_truncated(0.0)),
         termination=head(1, output_init=fan_in_truncated()),
-        decoder=config.decoder.make(spec.observation),
+        decoder=config.decoder.make(observation),
         optimiser=config.optimiser.make(),
     )
     functions = (
@@ -203,7 +211,8 @@ def _categoricals(parts: Parts, params: PyTree, name: str, x: Array) -> Array:
 
 def _encode(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
     """Tokens [..., E], and the new statistics of the encoder."""
-    x = reconstruction.to_input(parts.config.reconstruction, parts.spec.observation, observation)
+    spec = only_array(parts.spec, "model=rssm")
+    x = reconstruction.to_input(parts.config.reconstruction, spec, observation)
     return apply_with_stats(parts.encoder, params["encoder"], stats["encoder"], x, train)
 
 
@@ -342,14 +351,17 @@ def loss(
     )
     terms = {
         "reconstruction": reconstruction.loss(
-            config.reconstruction, parts.spec.observation, raw, timestep.observation
+            config.reconstruction,
+            only_array(parts.spec, "model=rssm"),
+            raw,
+            timestep.observation,
         ),
         "reward": config.reward_scale * distributions.masked_mean(reward, led_to),
         "termination": distributions.masked_mean(terminal, led_to),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,
     }
-    total = sum(terms.values())
+    total = cast(Array, sum(terms.values()))
     entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
     values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
     metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}

@@ -17,6 +17,7 @@ https://github.com/nzolman/sindy-rl, uses pysindy 1.7.5.
 
 import dataclasses
 import functools
+from typing import cast
 
 import jax.numpy as jnp
 
@@ -30,6 +31,7 @@ from mbrl_jax.types import (
     Metrics,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
 )
 from mbrl_jax.world_models import markov, sparse_regression
@@ -43,7 +45,7 @@ class Config:
     reward: sparse_regression.Config = sparse_regression.Config(threshold=5e-2, ridge=1e-5)
     # (cosine, sine) of the same angle, by their places in the observation: predictions are put
     # back on the circle
-    circles: tuple[tuple[int, int], ...] = ()
+    circles: tuple[tuple[int, int], ...] = bounded((), low=0)
 
     def make(self, spec: EnvSpec) -> WorldModel:
         """The record; see the module."""
@@ -54,10 +56,8 @@ class Config:
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment.
 
-    Raises ValueError for numbers that mean nothing.
+    Raises ValueError for circles that lie outside the observation.
     """
-    config.dynamics.validate()
-    config.reward.validate()
     if not set(sum(config.circles, ())) <= set(range(flat_size(spec.observation))):
         raise ValueError(f"circles={config.circles} lie outside {spec.observation}")
     return markov.make(
@@ -118,7 +118,7 @@ def update(
         errors = jnp.where(rows.valid > 0, jnp.square(errors).mean(-1), 0.0)
         metrics[f"model/{name}_mse"] = (jnp.sum(errors), number)
         metrics[f"model/{name}_terms"] = (_terms(params[name]), one)
-    metrics["model/terms"] = (sum(map(_terms, params.values())), one)
+    metrics["model/terms"] = (cast(Array, sum(map(_terms, params.values()))), one)
     return state._replace(params=params), metrics
 
 

@@ -21,8 +21,7 @@ those of its code (https://github.com/nicklashansen/tdmpc2).
 
 import dataclasses
 import functools
-import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +29,15 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, optim
-from mbrl_jax.envs.spec import action_size, action_vector, require_separate_seam
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    flat_size,
+    only_array,
+    require_separate_seam,
+)
 from mbrl_jax.keys import named
-from mbrl_jax.networks.simnorm import NormedMlp
+from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,
@@ -46,6 +51,7 @@ from mbrl_jax.types import (
     Timestep,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
     number,
 )
@@ -55,20 +61,24 @@ from mbrl_jax.types import (
 class Config:
     """Published sizes (5 million parameters with the behaviour) and numbers by default."""
 
-    latent: int = 512  # numbers of z
-    group: int = 8  # of them share a softmax
-    width: int = 512
-    layers: int = 2  # hidden ones, of dynamics and heads
-    encoder_width: int = 256
-    encoder_layers: int = 1
-    num_bins: int = 101
-    bin_limit: float = number(10.0, "symlog of the largest reward that bins reach")
-    rho: float = number(0.5, "weight of a row for each row since the latent was encoded")
-    consistency_scale: float = number(20.0)
-    reward_scale: float = number(0.1)
+    latent: int = bounded(512, low=1)  # numbers of z
+    group: int = bounded(8, low=1)  # of them share a softmax
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=0)  # hidden ones, of dynamics and heads
+    encoder_width: int = bounded(256, low=1)
+    encoder_layers: int = bounded(1, low=0)
+    num_bins: int = bounded(101, low=2)
+    bin_limit: float = number(10.0, "symlog of the largest reward that bins reach", above=0)
+    rho: float = number(
+        0.5, "weight of a row for each row since the latent was encoded", low=0, high=1
+    )
+    consistency_scale: float = number(20.0, low=0)
+    reward_scale: float = number(0.1, low=0)
     termination: bool = False  # True: learn whether the episode goes on; False: it always does
-    termination_scale: float = number(1.0)
-    encoder_rate: float = number(0.3, "the encoder's learning rate, as a share of the others'")
+    termination_scale: float = number(1.0, low=0)
+    encoder_rate: float = number(
+        0.3, "the encoder's learning rate, as a share of the others'", low=0
+    )
     optimiser: optim.Config = optim.Config("adam", 3e-4, clip_norm=20.0, warmup=0, eps=1e-8)
 
     def make(self, spec: EnvSpec) -> WorldModel:
@@ -143,7 +153,7 @@ def init(parts: Parts, key: Key) -> LearnerState:
     """Fresh parameters and optimiser state."""
     z = jnp.zeros((parts.config.latent,))
     both = jnp.zeros((parts.config.latent + action_size(parts.spec.action),))
-    observation = jnp.zeros((math.prod(parts.spec.observation.shape),))
+    observation = jnp.zeros((flat_size(parts.spec.observation),))
     examples = {"encoder": observation, "dynamics": both, "reward": both, "termination": z}
     params = {
         name: net.init(named(key, name), examples[name])["params"]
@@ -163,7 +173,8 @@ def initial_latent(parts: Parts) -> Latent:
 def encode(parts: Parts, params: PyTree, timestep: Timestep) -> Latent:
     """Latents of real rows with any leading axes."""
     observation = timestep.observation.astype(jnp.float32)
-    lead = observation.shape[: observation.ndim - len(parts.spec.observation.shape)]
+    spec = only_array(parts.spec, "model=tdmpc")
+    lead = observation.shape[: observation.ndim - len(spec.shape)]
     z = apply_net(parts, params, "encoder", observation.reshape(*lead, -1))
     reward = jnp.asarray(timestep.reward, jnp.float32)
     return Latent(z, reward, jnp.zeros_like(reward))
@@ -209,7 +220,7 @@ def observe_sequence(
     return encode(parts, state.params, trajectory.timestep)
 
 
-def latent_at(entries: Latent, t: Array) -> Latent:
+def latent_at(entries: Latent, t: Array | int) -> Latent:
     """The latent of row t."""
     return jax.tree.map(lambda x: x[t], entries)
 
@@ -285,7 +296,7 @@ def loss(
         count = jnp.maximum(rows.valid.sum(), 1.0)
         mean = jnp.where(rows.valid > 0, nll, 0.0).sum() / count
         terms["termination"] = (config.termination_scale, mean)
-    total = sum(scale * value for scale, value in terms.values())
+    total = cast(Array, sum(scale * value for scale, value in terms.values()))
     values = {"loss": total} | {name: value for name, (_, value) in terms.items()}
     metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
     return total, (rolled.latents, stats, metrics)

@@ -1,4 +1,4 @@
-"""TD-MPC2's behaviour: what plans score, critics' targets, the policy apart, both ways of acting."""
+"""TD-MPC2's behaviour: what plans score, targets of critics, the policy apart, how it acts."""
 
 import dataclasses
 import functools

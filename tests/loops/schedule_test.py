@@ -9,13 +9,15 @@ import pytest
 
 from mbrl_jax import datasets
 from mbrl_jax.envs import stepped
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import build
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.loops import host as host_loop
 from mbrl_jax.loops.phases import Due, Phase, cadence, static
 from mbrl_jax.replay import fixed
-from mbrl_jax.train import config, host_loop, run
-from mbrl_jax.train.experiment import build
+from mbrl_jax.runs.metrics import read_metrics
+from mbrl_jax.train import run
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.members import Members
-from mbrl_jax.train.metrics import read_metrics
 from mbrl_jax.train.programs import Programs
 from tests import small
 

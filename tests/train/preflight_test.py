@@ -6,12 +6,13 @@ import jax
 import pytest
 
 from experiments import drama_catch, drama_pong_small
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import build, with_steps
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import fixed, mixture
-from mbrl_jax.train import config, memory, preflight, progress, run, work
-from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.experiment import build, with_steps
-from mbrl_jax.train.members import Members
+from mbrl_jax.train import memory, preflight, progress, run, work
 from mbrl_jax.train.memory import Memory
 from tests import small
 

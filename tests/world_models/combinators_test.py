@@ -203,7 +203,7 @@ def test_penalties_known_rewards_and_ends_meet_in_one_prediction():
 
     real, imagined, same, reward = run(jax.random.key(1))
     assert (real.reward, real.discount) == (7.0, 0.0)  # what really arrived, without a penalty
-    spread = same.uncertainty["pairwise"]
+    spread = same.extras["pairwise"]
     assert (spread > 0).all()
     np.testing.assert_allclose(imagined.extras["penalty"], 0.5 * spread, rtol=1e-5)
     np.testing.assert_allclose(imagined.reward, reward - 0.5 * spread, rtol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 from mbrl_jax import optim, testing
 from mbrl_jax.distributions import bernoulli_nll, two_hot_loss
-from mbrl_jax.networks.simnorm import simnorm
+from mbrl_jax.networks.norms import simnorm
 from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, EnvSpec
 from mbrl_jax.world_models import tdmpc
 

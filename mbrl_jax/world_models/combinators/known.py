@@ -68,7 +68,8 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     model = config.model.make(spec)
     if model.decode is None:
         raise ValueError("known rewards and ends read observations; this world model decodes none")
-    parts = Parts(model, *(name and find(name) for name in (config.reward, config.ends)))
+    reward, ends = (find(name) if name else None for name in (config.reward, config.ends))
+    parts = Parts(model, reward, ends)
     functions = (initial_latent, observe, observe_sequence, latent_at, imagine, predict)
     bound = {f.__name__: functools.partial(f, parts) for f in (*functions, features, decode)}
     return with_learning(
@@ -131,6 +132,7 @@ def latent_at(parts: Parts, entries: Latent, t: Array) -> Latent:
 def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action: PyTree) -> Latent:
     """One imagined row of the wrapped model, and what the known functions say of it."""
     inner = parts.model.imagine(state, key, latent.inner, action)
+    assert parts.model.decode is not None
     before, after = (parts.model.decode(state, one) for one in (latent.inner, inner))
     reward, discount = jnp.zeros(()), jnp.ones(())
     if parts.reward is not None:
@@ -157,6 +159,7 @@ def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
 
 def decode(parts: Parts, state: LearnerState, latent: Latent) -> PyTree:
     """The wrapped model's observation."""
+    assert parts.model.decode is not None
     return parts.model.decode(state, latent.inner)
 
 
@@ -164,6 +167,7 @@ def loss(
     parts: Parts, params: PyTree, stats: PyTree, key: Key, batch: Trajectory
 ) -> tuple[Array, tuple[Latent, PyTree, Metrics]]:
     """The wrapped model's loss, with entries of this one."""
+    assert parts.model.loss is not None
     total, (entries, stats, metrics) = parts.model.loss(params, stats, key, batch)
     return total, (Latent(entries, *_arrived(batch.timestep)), stats, metrics)
 
