@@ -117,6 +117,7 @@ class Config:
 @functools.cache
 def make(config: Config) -> HostEnvironments:
     """Describe a game, as it is played in training and in evaluation."""
+    assert isinstance(config.protocol, Protocol)  # see `Config.__post_init__`
     evaluated = dataclasses.replace(config, protocol=config.protocol.for_evaluation)
     return environments(make_adaptor(config), make_adaptor(evaluated))
 
@@ -125,6 +126,7 @@ def make_adaptor(config: Config) -> Adaptor:
     """Adapt a game: channels last, a lost life as the protocol says."""
     task = require_task(config.name, [name for name in known_tasks() if is_atari(name)])
     protocol = config.protocol
+    assert isinstance(protocol, Protocol)
     protocol.validate()
     options = {
         "img_height": protocol.size,

@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mbrl_jax.errors import ConfigError
+from mbrl_jax.errors import ConfigError, UnknownField
 from mbrl_jax.experiment import rooms, schema
 from mbrl_jax.experiment.annotations import (
     choices,
@@ -152,7 +152,7 @@ def _not_a_value(target: _Target, classes: Sequence[type], text: str) -> ConfigE
     return ConfigError(f"{target.path} is a config and cannot be {text!r}: {', or '.join(ways)}")
 
 
-def _unknown(target: _Target, children: dict, keys: Sequence[str], root: Any) -> ConfigError:
+def _unknown(target: _Target, children: dict, keys: Sequence[str], root: Any) -> UnknownField:
     """Name the path that does not exist, and the nearest ones that do."""
     wrong = ".".join(([target.path] if target.path else []) + [keys[0]])
     if not children:
@@ -160,13 +160,14 @@ def _unknown(target: _Target, children: dict, keys: Sequence[str], root: Any) ->
             now = f"{target.path} is none; set it to {' or '.join(map(name, classes))} first"
         else:
             now = f"{target.path} is a value without fields"
-        return ConfigError(f"unknown field {wrong}: {now}")
+        return UnknownField(f"unknown field {wrong}: {now}")
     near = [children[k].path for k in difflib.get_close_matches(keys[0], children, n=3)]
     same = [path for path in flatten(root) if path.split(".")[-1] == keys[-1]]
     near += [path for path in same[:3] if path not in near]
     advice = f": did you mean {' or '.join(near)}?" if near else ""
     owner = target.path or name(type(target.value))
-    return ConfigError(f"unknown field {wrong}{advice} ({owner} has {', '.join(sorted(children))})")
+    there = ", ".join(sorted(children))
+    return UnknownField(f"unknown field {wrong}{advice} ({owner} has {there})")
 
 
 def _example(config: Any) -> str:

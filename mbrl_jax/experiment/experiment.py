@@ -1,10 +1,12 @@
 """An experiment is a value: frozen configs that say what to build and how long to run it."""
 
+import contextlib
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax.errors import UnknownField
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment import config
 from mbrl_jax.loops import fused, host, seeds
@@ -179,8 +181,13 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
 
 
 def for_debug(experiment: Experiment) -> Experiment:
-    """The same experiment in seconds: short phases, small nets, few episodes."""
-    experiment = config.override(experiment, experiment.debug)
+    """The same experiment in seconds: short phases, small nets, few episodes.
+
+    Assignments of `debug` to a part that was exchanged for another one are left out.
+    """
+    for assignment in experiment.debug:
+        with contextlib.suppress(UnknownField):
+            experiment = config.override(experiment, [assignment])
     warmup = experiment.least_rows + 4
     phases = tuple(
         dataclasses.replace(phase, iterations=_debug_length(phase) if phase.learn else warmup)

@@ -151,7 +151,7 @@ def chunk(
         return state, jax.tree.map(jnp.add, total, metrics)
 
     def step(state, iteration):
-        metrics = {}
+        metrics: Metrics = {}
         if phase.collect:
             state, metrics = collect(parts, state, pace.exploration, iteration)
         else:

@@ -11,7 +11,7 @@ step meanwhile or not.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -213,7 +213,7 @@ def run_chunk(
     return state, totals
 
 
-def _due(phase: Phase, iteration: int) -> Iterator[tuple[str, np.ndarray | None]]:
+def _due(phase: Phase, iteration: int) -> Iterator[tuple[str, np.int32 | None]]:
     """(name, turn) of each update that runs in an iteration."""
     for due in phase.dues if phase.learn else ():
         if iteration % due.every == 0:
@@ -264,5 +264,6 @@ def restart(
         return answers.pop() if answers else env.receive()
 
     # `send` comes before `receive`, so the first actions are the ones that are ignored.
-    cut = timestep._replace(is_last=np.ones_like(timestep.is_last))
+    ended: Any = np.ones_like(timestep.is_last)
+    cut = timestep._replace(is_last=ended)
     return env._replace(send=send, receive=receive), cut

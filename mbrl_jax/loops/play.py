@@ -1,7 +1,7 @@
 """Playing episodes in lanes on the host: to be counted, to be filmed, to be looked at."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,14 +27,16 @@ def play_episodes(
     timestep = env.reset()
     seeds, lanes = timestep.reward.shape
     quota = np.array([len(range(lane, num_episodes, lanes)) for lane in range(lanes)])
-    result, played = _nothing_played(seeds, num_episodes), np.zeros((seeds, lanes), np.int32)
-    for _, over, running in _steps(env, act, carry, timestep, max_steps):
+    result = _nothing_played(seeds, num_episodes, timestep)
+    played = np.zeros((seeds, lanes), np.int32)
+    steps = _steps(env, act, carry, timestep, max_steps)
+    while (played < quota).any():
+        _, over, running = next(steps)
         over = over & (played < quota)
         for seed, lane in np.argwhere(over):
             _note(result, (seed, played[seed, lane] * lanes + lane), running, (seed, lane))
         played += over
-        if (played >= quota).all():
-            return result
+    return result
 
 
 def play_first_episodes(
@@ -53,14 +55,16 @@ def play_first_episodes(
     """
     timestep = env.reset()
     seeds = len(timestep.reward)
-    result, played = _nothing_played(seeds, num_episodes), np.zeros(seeds, np.int32)
-    for _, over, running in _steps(env, act, carry, timestep, max_steps):
+    result = _nothing_played(seeds, num_episodes, timestep)
+    played = np.zeros(seeds, np.int32)
+    steps = _steps(env, act, carry, timestep, max_steps)
+    while (played < num_episodes).any():
+        _, over, running = next(steps)
         for seed, lane in np.argwhere(over):
             if played[seed] < num_episodes:
                 _note(result, (seed, played[seed]), running, (seed, lane))
                 played[seed] += 1
-        if (played >= num_episodes).all():
-            return result
+    return result
 
 
 class Film(NamedTuple):
@@ -81,16 +85,17 @@ def play_film(env: HostEnvironment, act: Callable, carry: PyTree, max_steps: int
     first = env.reset()
     reels = [_Reel(observation[0]) for observation in first.observation]
     films: dict[int, Film] = {}
-    for timestep, over, running in _steps(env, act, carry, first, max_steps):
+    steps = _steps(env, act, carry, first, max_steps)
+    while len(films) < len(reels):
+        timestep, over, running = next(steps)
         for seed, reel in enumerate(reels):
             if seed in films:
                 continue
             reel.add(timestep.observation[seed, 0], is_end=over[seed, 0])
             if over[seed, 0]:
-                numbers = (x[seed, 0].item() for x in running)
+                numbers = (x[seed, 0].item() for x in running[:3])
                 films[seed] = Film(np.stack(reel.frames), reel.every, *numbers)
-        if len(films) == len(reels):
-            return [films[seed] for seed in range(len(reels))]
+    return [films[seed] for seed in range(len(reels))]
 
 
 class _Reel:
@@ -115,7 +120,8 @@ def _steps(
     Yields after each step: (the rows it led to, whether an episode is over there, the episodes so
     far).
     """
-    episode_return = np.zeros(timestep.reward.shape)
+    none = np.zeros(timestep.reward.shape)
+    episode_return, extras = none, dict.fromkeys(timestep.extras, none)
     length, step = np.zeros(timestep.reward.shape, np.int32), 0
     while True:
         carry, action = act(carry, timestep, np.int32(step))
@@ -124,22 +130,26 @@ def _steps(
         begun = ~timestep.is_first
         episode_return = np.where(begun, episode_return + timestep.reward, 0.0)
         length = np.where(begun, length + 1, 0)
+        extras = {n: np.where(begun, extras[n] + x, 0.0) for n, x in timestep.extras.items()}
         cut = (length >= max_steps) & ~timestep.is_last
-        running = Evaluation(episode_return, length, timestep.is_last)
-        yield timestep, timestep.is_last | cut, running
+        running: Any = (episode_return, length, timestep.is_last, extras)
+        yield timestep, np.asarray(timestep.is_last | cut), Evaluation(*running)
         if cut.any():
             timestep = env.reset(cut)
             episode_return, length = np.where(cut, 0.0, episode_return), np.where(cut, 0, length)
+            extras = {n: np.where(cut, 0.0, x) for n, x in extras.items()}
 
 
-def _nothing_played(seeds: int, num_episodes: int) -> Evaluation:
+def _nothing_played(seeds: int, num_episodes: int, timestep: Timestep) -> Evaluation:
     shape = (seeds, num_episodes)
-    return Evaluation(np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
+    extras: Any = {name: np.zeros(shape, np.float32) for name in timestep.extras}
+    columns: Any = [np.zeros(shape, dtype) for dtype in (np.float32, np.int32, bool)]
+    return Evaluation(*columns)._replace(extras=extras)
 
 
 def _note(result: Evaluation, place: tuple, running: Evaluation, lane: tuple) -> None:
     """Write down the episode that is over in a lane."""
-    for column, now in zip(result, running, strict=True):
+    for column, now in zip(jax.tree.leaves(result), jax.tree.leaves(running), strict=True):
         column[place] = now[lane]
 
 

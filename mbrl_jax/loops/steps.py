@@ -5,7 +5,7 @@ same for all seeds: conditionals on it stay real conditionals under the seed vma
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,7 @@ from mbrl_jax.types import (
     Agent,
     AgentState,
     Array,
-    Environment,
     EnvSpec,
-    HostEnvironments,
     Key,
     Metrics,
     PyTree,
@@ -34,7 +32,7 @@ from mbrl_jax.types import (
 class Parts(NamedTuple):
     """Static pieces of the loop."""
 
-    env: Environment | HostEnvironments
+    env: Any  # Environment, or HostEnvironments
     agent: Agent
     replay: Replay
     num_envs: int

@@ -156,7 +156,7 @@ def _small_state(folder: Path, wanted: Wanted) -> PyTree:
             parts[low] = load_leaves(folder / part["state"])
     placed = []
     for name, leaf in zip(host_arrays.names(template), leaves, strict=True):
-        rows = np.concatenate([parts[low][name] for low in sorted(parts)])
+        rows = np.concatenate([_leaf(parts[low], name, leaf) for low in sorted(parts)])
         shape, dtype = host_arrays.shape_and_dtype(leaf)
         rows = rows.view(dtype) if rows.dtype.kind == "V" else rows
         if rows.shape[1:] != shape or rows.dtype != dtype:
@@ -165,6 +165,22 @@ def _small_state(folder: Path, wanted: Wanted) -> PyTree:
             raise _Refused(f"it has {len(rows)} seeds and not {wanted.num_seeds}")
         placed.append(host_arrays.put(leaf, rows, min(parts)))
     return jax.tree.unflatten(treedef, placed)
+
+
+# Leaves of the state, by their names now and in checkpoints of before.
+_RENAMED = {"carry.memory.extras.disagreement": "carry.memory.disagreement"}
+_ADDED = "carry.memory.extras."  # what a model says beside: 0 on every row that was really seen
+
+
+def _leaf(saved: dict[str, np.ndarray], name: str, template: jax.ShapeDtypeStruct) -> np.ndarray:
+    """A leaf [seeds of a file, …] of a checkpoint, which may be older than its name."""
+    old = _RENAMED.get(name, name)
+    if name in saved or old in saved:
+        return saved[name if name in saved else old]
+    if not name.startswith(_ADDED):
+        raise _Refused(f"it has no {name}")
+    shape, dtype = host_arrays.shape_and_dtype(template)
+    return np.zeros((len(next(iter(saved.values()))), *shape), dtype)
 
 
 def _rows(workdir: Path, wanted: Wanted, segments: list[Segment], total: int) -> PyTree:

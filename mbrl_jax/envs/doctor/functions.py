@@ -4,7 +4,6 @@
 same arguments are tried again, in another company, and after another trace.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.envs.doctor.rows import Finding, Played, check_shapes, error, ok, reason, warning
+from mbrl_jax.envs.doctor.rows import (
+    Finding,
+    Played,
+    as_vectors,
+    check_shapes,
+    error,
+    observation_bytes,
+    ok,
+    reason,
+    warning,
+)
 from mbrl_jax.envs.spec import random_action, zero_action
 from mbrl_jax.keys import at, named
 from mbrl_jax.types import DiscreteSpec, Environment, EnvSpec, Key, PyTree, Timestep
@@ -39,7 +48,7 @@ def play(env: Environment, steps: int, seed: int) -> Played:
     if found:
         return Played(found, None)
     findings = [ok("jit and vmap", "reset and step can be traced, mapped and looped over")]
-    steps = min(steps, max(MAX_BYTES // (LANES * _bytes(env.spec)), 2))
+    steps = min(steps, max(MAX_BYTES // (LANES * observation_bytes(env.spec)), 2))
     key = jax.random.key(seed)
     try:
         rows, endings = _rollout(env, steps)(key)
@@ -54,10 +63,6 @@ def play(env: Environment, steps: int, seed: int) -> Played:
     except Exception as caught:  # whatever a user's own code may raise
         return Played([error("jit and vmap", f"it fails while it runs: {reason(caught)}")], None)
     return Played(findings, rows)
-
-
-def _bytes(spec: EnvSpec) -> int:
-    return math.prod(spec.observation.shape) * jnp.dtype(spec.observation.dtype).itemsize
 
 
 # ------------------------------------------------------------------------------------------ traces
@@ -96,7 +101,7 @@ def check_traced(env: Environment) -> list[Finding]:
 def _changed(before: PyTree, after: PyTree) -> str:
     """Where two trees of shapes differ, in words; "" where they do not."""
     (old, tree), (new, other) = (jax.tree.flatten_with_path(t) for t in (before, after))
-    if tree != other:
+    if str(tree) != str(other):
         return "its structure is another one"
     text = lambda x: f"{x.dtype} {x.shape}"  # noqa: E731
     return "; ".join(
@@ -160,7 +165,7 @@ def _check_repeated(rows: Timestep, again: Timestep, others: Timestep) -> list[F
                 "random from the key, and keep nothing in Python variables or NumPy's generator",
             )
         ]
-    first = [np.asarray(r.observation[0]) for r in (rows, others)]
+    first = [as_vectors(r.observation, 2)[0] for r in (rows, others)]
     if (first[0] == first[0][:1]).all() and _equal(*first):
         return [
             ok("determinism", "the same keys give the same rows; every episode begins alike"),
@@ -213,7 +218,7 @@ def _check_ends(env: Environment, key: Key, endings: Ending, rows: Timestep) -> 
 
     each = jax.vmap(jax.vmap(end, (None, 0)), (0, None))
     last, follows = jax.device_get(jax.jit(each)(keys, endings))  # [K, L], [K, L, A]
-    before = np.asarray(jax.device_get(endings.observation))
+    before = as_vectors(jax.device_get(endings.observation), 1)
     return [*_check_following(follows, last.is_last), *_check_last(last, before, rows)]
 
 
@@ -236,7 +241,7 @@ def _check_following(follows: Timestep, is_last: np.ndarray) -> list[Finding]:
 def _check_last(last: Timestep, before: np.ndarray, rows: Timestep) -> list[Finding]:
     """Ends [K keys, L lanes] with the same keys: what a reset made depends on the key alone."""
     lanes = last.is_last.all(0)
-    shown, before = np.asarray(last.observation)[:, lanes], before[lanes]
+    shown, before = as_vectors(last.observation, 2)[:, lanes], before[lanes]
     told_apart = len(before) > 1 and not (before == before[:1]).all()
     if not told_apart or not (shown == shown[:, :1]).all():
         seen = "come of the states before them" if told_apart else "were too few and alike to judge"
@@ -250,7 +255,7 @@ def _check_last(last: Timestep, before: np.ndarray, rows: Timestep) -> list[Find
                 "it resets by itself)",
             )
         ]
-    if (shown[0, 0] == np.asarray(rows.observation)[rows.is_first]).all():
+    if (shown[0, 0] == as_vectors(rows.observation, 2)[rows.is_first]).all():
         return [
             warning(
                 "last observation",

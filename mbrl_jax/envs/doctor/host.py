@@ -7,20 +7,30 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from mbrl_jax.envs.doctor.rows import (
     Finding,
     Played,
     Rows,
+    as_vectors,
     check_seen_last,
     check_shapes,
     error,
+    observation_bytes,
     ok,
     reason,
     warning,
 )
-from mbrl_jax.types import DiscreteSpec, EnvSpec, HostEnvironment, HostEnvironments, Timestep
+from mbrl_jax.types import (
+    DiscreteSpec,
+    EnvSpec,
+    HostEnvironment,
+    HostEnvironments,
+    MultiDiscreteSpec,
+    Timestep,
+)
 
 SHAPE = (2, 2)  # lanes [S, N]
 REPEATED = 200  # rows that are played again
@@ -42,8 +52,7 @@ class _Rollout(NamedTuple):
 
 def play(env: HostEnvironments, steps: int, seed: int) -> Played:
     """Open lanes and step them: [rows, 4 lanes]."""
-    size = int(np.prod(env.spec.observation.shape)) * np.dtype(env.spec.observation.dtype).itemsize
-    steps = min(steps, max(MAX_BYTES // (4 * size), 2))
+    steps = min(steps, max(MAX_BYTES // (4 * observation_bytes(env.spec)), 2))
     short = min(steps, REPEATED)
     seeds = np.random.default_rng(seed).integers(0, 2**31, (2, *SHAPE), dtype=np.int32)
     try:
@@ -80,7 +89,7 @@ def _rollout(env: HostEnvironments, seeds: np.ndarray, seed: int, steps: int) ->
             handed = [*handed[-1:], row]  # the newest two, as they were handed out
             copies.append(_flat(row))
     kept = _same(_flat(handed[0]), copies[-2])
-    return _Rollout(Timestep(*(np.stack(x) for x in zip(*copies, strict=True))), kept)
+    return _Rollout(jax.tree.map(lambda *x: np.stack(x), *copies), kept)
 
 
 def _step(lanes: HostEnvironment, actions: np.ndarray) -> Timestep:
@@ -91,9 +100,13 @@ def _step(lanes: HostEnvironment, actions: np.ndarray) -> Timestep:
 def _actions(spec: EnvSpec, seed: int) -> Callable[[], np.ndarray]:
     """Draws uniform actions [S, N]."""
     rng = np.random.default_rng(seed)
-    if isinstance(spec.action, DiscreteSpec):
-        return lambda: rng.integers(0, spec.action.num_actions, SHAPE, dtype=np.int32)
-    return lambda: rng.uniform(-1, 1, (*SHAPE, spec.action.size)).astype(np.float32)
+    action = spec.action
+    if isinstance(action, DiscreteSpec):
+        return lambda: rng.integers(0, action.num_actions, SHAPE, dtype=np.int32)
+    if isinstance(action, MultiDiscreteSpec):
+        shape = (*SHAPE, len(action.num_actions))
+        return lambda: rng.integers(0, action.num_actions, shape, dtype=np.int32)
+    return lambda: rng.uniform(-1, 1, (*SHAPE, action.size)).astype(np.float32)
 
 
 def _require_shapes(spec: EnvSpec, row: Timestep) -> None:
@@ -104,11 +117,11 @@ def _require_shapes(spec: EnvSpec, row: Timestep) -> None:
 def _flat(row: Timestep) -> Timestep:
     """A copy with lanes [L]."""
     count = SHAPE[0] * SHAPE[1]
-    return Timestep(*(np.array(x).reshape((count, *np.shape(x)[2:])) for x in row))
+    return jax.tree.map(lambda x: np.array(x).reshape((count, *np.shape(x)[2:])), row)
 
 
 def _same(one: Timestep, other: Timestep) -> bool:
-    pairs = zip(one, other, strict=True)
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
 
 
@@ -126,7 +139,7 @@ def _check_kept(played: _Rollout) -> list[Finding]:
 
 def _check_repeated(rows: Timestep, again: Timestep, others: Timestep) -> list[Finding]:
     """The same seeds, and other ones, with the same actions."""
-    begun = Timestep(*(x[: len(again.reward)] for x in rows))
+    begun = jax.tree.map(lambda x: x[: len(again.reward)], rows)
     if not _same(begun, again):
         return [
             error(
@@ -148,10 +161,10 @@ def _check_repeated(rows: Timestep, again: Timestep, others: Timestep) -> list[F
 
 def _check_lanes(rows: Timestep) -> list[Finding]:
     """Lanes with seeds and actions of their own."""
-    observation = np.asarray(rows.observation)
+    observation = as_vectors(rows.observation, 2)
     if (observation == observation[:1, :1]).all():  # told elsewhere
         return []
-    if all((np.asarray(x) == np.asarray(x)[:, :1]).all() for x in rows):
+    if all((np.asarray(x) == np.asarray(x)[:, :1]).all() for x in jax.tree.leaves(rows)):
         return [
             error(
                 "lanes",
@@ -172,9 +185,8 @@ def _check_some_reset(env: HostEnvironments, seeds: np.ndarray, seed: int) -> li
         _require_shapes(env.spec, after)
         after = _flat(after)
     stayed = ~chosen.reshape(-1)
-    if not after.is_first[0] or not all(
-        np.array_equal(a[stayed], b[stayed]) for a, b in zip(before, after, strict=True)
-    ):
+    keep = lambda rows: jax.tree.map(lambda x: x[stayed], rows)  # noqa: E731
+    if not after.is_first[0] or not _same(keep(before), keep(after)):
         return [
             error(
                 "lanes",

@@ -3,11 +3,14 @@
 `R` rows of `L` lanes; NumPy arrays [R, L, …]. See `mbrl_jax.envs.spec` for the convention.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
-from mbrl_jax.types import EnvSpec, Timestep
+from mbrl_jax.envs.spec import spec_tree
+from mbrl_jax.types import ArraySpec, EnvSpec, Timestep
 
 HUGE = 1e4  # rewards beyond it
 LARGE = 100.0  # numbers of an observation beyond it
@@ -62,20 +65,48 @@ def check_shapes(spec: EnvSpec, leading: tuple[int, ...], timestep: Any) -> list
     """Findings where a timestep [*leading] has not the structure, shapes and dtypes of `spec`."""
     if not isinstance(timestep, Timestep):
         return [error("dtypes", f"a row is a {type(timestep).__name__} and not a Timestep")]
-    wanted = dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool"))
-    wanted |= {
-        "observation": (spec.observation.shape, spec.observation.dtype),
-        "reward": ((), "float32"),
-    }
+    flag: Any = ArraySpec((), "bool")
+    number: Any = ArraySpec((), "float32")
+    wanted = Timestep(
+        observation=spec_tree(spec.observation),
+        reward=number,
+        is_first=flag,
+        is_last=flag,
+        is_terminal=flag,
+        extras=dict.fromkeys(spec.extras, number),
+    )
+    there, missing = _named(timestep), _named(wanted).keys() - _named(timestep).keys()
+    if missing or len(there) > len(_named(wanted)):
+        names = " and ".join(f"{sorted(x)}" for x in (there, _named(wanted)))
+        return [error("dtypes", f"the leaves of a row and those of the spec differ: {names}")]
     found = []
-    for name, (shape, dtype) in wanted.items():
-        value, shape = getattr(timestep, name), (*leading, *shape)
+    for name, leaf in _named(wanted).items():
+        value, shape = there[name], (*leading, *leaf.shape)
         has = (tuple(np.shape(value)), str(getattr(value, "dtype", type(value).__name__)))
-        if has != (shape, dtype):
+        if has != (shape, leaf.dtype):
             found.append(
-                error("dtypes", f"{name} is {has[1]} {has[0]} and should be {dtype} {shape}")
+                error("dtypes", f"{name} is {has[1]} {has[0]} and should be {leaf.dtype} {shape}")
             )
     return found
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by their names: "reward", "observation", "observation['camera']", …."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in leaves}
+
+
+def observation_bytes(spec: EnvSpec) -> int:
+    """Size of one observation, all leaves."""
+    leaves = jax.tree.leaves(spec_tree(spec.observation))
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+def as_vectors(observation: Any, num_axes: int) -> np.ndarray:
+    """Observations of any leaves as vectors [..., D] behind `num_axes` leading axes."""
+    leaves = [np.asarray(x) for x in jax.tree.leaves(observation)]
+    flat = [x.reshape(*x.shape[:num_axes], -1) for x in leaves]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=-1)
 
 
 def check_rows(rows: Rows) -> list[Finding]:
@@ -89,7 +120,7 @@ def check_rows(rows: Rows) -> list[Finding]:
 
 def check_flags(rows: Rows) -> list[Finding]:
     """The order of `is_first`, `is_last` and `is_terminal`."""
-    _, _, first, last, terminal = rows.timestep
+    _, _, first, last, terminal, _ = rows.timestep
     found = [
         error("end flags", sentence)
         for wrong, sentence in _wrong_flags(rows.spec.seam, first, last, terminal)
@@ -138,7 +169,7 @@ def _wrong_flags(seam: str, first, last, terminal) -> list[tuple[np.ndarray, str
 
 def episode_lengths(rows: Rows) -> np.ndarray:
     """Steps of every complete episode, all lanes."""
-    _, _, first, last, _ = rows.timestep
+    _, _, first, last, _, _ = rows.timestep
     ends = first if rows.spec.seam == "merged" else last
     lengths = []
     for lane_first, lane_ends in zip(first.T, ends.T, strict=True):
@@ -152,7 +183,7 @@ def episode_lengths(rows: Rows) -> np.ndarray:
 
 def check_episodes(rows: Rows) -> list[Finding]:
     """How long they are, and how they end."""
-    lengths, (_, _, first, last, terminal) = episode_lengths(rows), rows.timestep
+    lengths, (_, _, first, last, terminal, _) = episode_lengths(rows), rows.timestep
     if not len(lengths):
         return [
             warning(
@@ -191,7 +222,7 @@ def check_episodes(rows: Rows) -> list[Finding]:
 
 def check_rewards(rows: Rows) -> list[Finding]:
     """Finite, of a size to be learned, none with a reset."""
-    _, reward, first, _, _ = rows.timestep
+    _, reward, first, _, _, _ = rows.timestep
     bad = ~np.isfinite(reward)
     if bad.any():
         row, lane = (int(i[0]) for i in np.nonzero(bad))
@@ -235,8 +266,16 @@ def check_rewards(rows: Rows) -> list[Finding]:
 
 
 def check_observations(rows: Rows) -> list[Finding]:
-    """Finite, in their range, not always the same."""
-    observation = np.asarray(rows.timestep.observation)
+    """Finite, in their range, not always the same: every leaf."""
+    return [
+        finding
+        for name, leaf in _named(rows.timestep.observation).items()
+        for finding in _check_leaf(rows, f"observations{name}", np.asarray(leaf))
+    ]
+
+
+def _check_leaf(rows: Rows, topic: str, observation: np.ndarray) -> list[Finding]:
+    """One leaf [R, L, …] of all observations."""
     if observation.dtype.kind == "V":  # bfloat16 and its like
         observation = observation.astype(np.float32)
     is_float = np.issubdtype(observation.dtype, np.floating)
@@ -244,29 +283,28 @@ def check_observations(rows: Rows) -> list[Finding]:
         row = int(np.nonzero(~np.isfinite(observation))[0][0])
         return [
             error(
-                "observations",
+                topic,
                 f"an observation is not finite (first in row {row}): the seed would be frozen "
                 "there; look for a division by what can be 0, or a quantity that grows for ever",
             )
         ]
     low, high = observation.min(), observation.max()
-    found = _out_of_range(rows, float(low), float(high), is_float)
+    is_image = observation.ndim - 2 >= 2
+    found = _out_of_range(rows, topic, float(low), float(high), is_float, is_image)
     if (observation == observation[:1, :1]).all():
-        found.append(
-            warning("observations", "every observation is the same: nothing can be told from them")
-        )
-    return found or [
-        ok("observations", f"they are finite and lie between {low:.4g} and {high:.4g}")
-    ]
+        found.append(warning(topic, "every observation is the same: nothing can be told from them"))
+    return found or [ok(topic, f"they are finite and lie between {low:.4g} and {high:.4g}")]
 
 
-def _out_of_range(rows: Rows, low: float, high: float, is_float: bool) -> list[Finding]:
-    topic, seen = "observations", f"they lie between {low:.4g} and {high:.4g}"
+def _out_of_range(
+    rows: Rows, topic: str, low: float, high: float, is_float: bool, is_image: bool
+) -> list[Finding]:
+    seen = f"they lie between {low:.4g} and {high:.4g}"
     if rows.limits is not None and (low < rows.limits[0] or high > rows.limits[1]):
         return [
             error(topic, f"{seen}, beyond their range of {rows.limits[0]:g} to {rows.limits[1]:g}")
         ]
-    if len(rows.spec.observation.shape) >= 2 and is_float and (low < 0 or high > 1):
+    if is_image and is_float and (low < 0 or high > 1):
         return [
             warning(
                 topic,
@@ -274,7 +312,7 @@ def _out_of_range(rows: Rows, low: float, high: float, is_float: bool) -> list[F
                 "between 0 and 1: rescale them, or emit uint8",
             )
         ]
-    if len(rows.spec.observation.shape) < 2 and max(abs(low), abs(high)) > LARGE:
+    if not is_image and max(abs(low), abs(high)) > LARGE:
         return [
             warning(
                 topic,
@@ -286,14 +324,13 @@ def _out_of_range(rows: Rows, low: float, high: float, is_float: bool) -> list[F
 
 def check_seen_last(rows: Rows) -> list[Finding]:
     """Whether last observations are those of the next episode, as far as rows alone can tell."""
-    observation, _, _, last, _ = rows.timestep
     if rows.spec.seam == "merged":
         return []
+    observation, last = as_vectors(rows.timestep.observation, 2), rows.timestep.is_last
     ends = last[:-1].copy()
     if ends.sum() < 2 or (observation == observation[:1, :1]).all():
         return []
-    axes = tuple(range(2, observation.ndim))
-    same = (observation[:-1] == observation[1:]).all(axes)
+    same = (observation[:-1] == observation[1:]).all(-1)
     usual = same[~ends].mean() if (~ends).any() else 1.0
     if same[ends].all() and usual < 0.5:
         return [
