@@ -43,7 +43,7 @@ class Config:
         """Raise ValueError for an odd state_size."""
         if self.state_size % 2:
             raise ValueError(
-                f"state_size {self.state_size} is no multiple of 2, "
+                f"state_size {self.state_size} is no positive multiple of 2, "
                 "but states come in conjugate pairs"
             )
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax.envs.spec import require_sized
 from mbrl_jax.errors import UnknownField
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment import config
@@ -82,6 +83,8 @@ class Experiment:
             raise ValueError(
                 f"eval_every={self.eval_every} must be a multiple of log_every={self.log_every}"
             )
+        if self.eval_every and not self.eval_episodes:
+            raise ValueError(f"eval_every={self.eval_every} needs eval_episodes of at least 1")
         known = {name for name, _ in self.data}
         if (read := getattr(self.replay, "data", None)) is not None and read not in known:
             raise ValueError(
@@ -122,6 +125,7 @@ class System(NamedTuple):
 def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
+    require_sized(env.spec)
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
     replay = experiment.make_replay(env.spec)

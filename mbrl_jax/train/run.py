@@ -34,6 +34,7 @@ class Result(NamedTuple):
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
     causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
     members: Members  # what each of the S is
+    updates: int  # of each seed
 
 
 def run(
@@ -135,6 +136,7 @@ def _run(
     ):
         if meta["iteration"] < experiment.iterations:
             preflight.require_room(plan, programs)
+        programs.require_traced()  # what fails at the end of a run fails before it is saved
         state = train(experiment, programs, state, meta, writer, saver, reporter, judges)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
@@ -195,7 +197,10 @@ def _finish(
         pictures = write_pictures(path, experiment, predictions, rows)
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members)
+    updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
+    return Result(
+        last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members, updates
+    )
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):
