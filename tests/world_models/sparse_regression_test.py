@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.experiment.config import validate
 from mbrl_jax.world_models import sparse_regression
 from mbrl_jax.world_models.sparse_regression import Config
 
