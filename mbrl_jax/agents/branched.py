@@ -96,7 +96,8 @@ class Config:
         real = replay.make(num_envs, tuple(self.streams().items()))
         rows = self.num_starts * self.branch_length
         whole = max(self.buffer.capacity // rows, 1) * rows  # an append never wraps
-        return dataclasses.replace(self.buffer, rows_per_update=rows, capacity=whole).make(real, spec)
+        buffer = dataclasses.replace(self.buffer, rows_per_update=rows, capacity=whole)
+        return buffer.make(real, spec)
 
     def make(
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
