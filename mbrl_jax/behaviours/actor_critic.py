@@ -151,8 +151,9 @@ def require_discrete(spec: EnvSpec) -> DiscreteSpec:
     """The spec of the action. Raises ValueError where it is no single discrete one."""
     if not isinstance(spec.action, DiscreteSpec):
         raise ValueError(
-            "actor_critic, ppo and dreamer act in discrete environments only; this one has "
-            "real-valued actions: use behaviour=sac"
+            "this behaviour acts in environments with one discrete choice, and this one has "
+            f"{spec.action}: use behaviour=sac with agent=branched and model=ensemble, or "
+            "behaviour=tdmpc with agent=joint and model=tdmpc"
         )
     return spec.action
 

@@ -38,7 +38,7 @@ REAL_ROWS, MODEL_ROWS = 0, 1  # purposes of the key of `sample`
 class Config:
     """Sizes of the model buffer and of the batches that mix it with real rows."""
 
-    # imagined transitions kept; a multiple of rows_per_update
+    # Imagined transitions kept; `agents.branched` rounds it down to whole updates.
     capacity: int = bounded(100_000, low=1)
     # Imagined transitions that one agent update hands back; `agents.branched` fills in
     # num_starts · branch_length.

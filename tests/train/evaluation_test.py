@@ -16,7 +16,7 @@ from mbrl_jax.evaluate import quality
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import build
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.loops import host, play, seeds
+from mbrl_jax.loops import play, seeds
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.train import progress, report, run, trained
 from mbrl_jax.train.programs import make_programs
@@ -189,7 +189,7 @@ def test_a_film_shows_an_episode_from_its_first_row_to_its_last():
 
 @pytest.mark.parametrize(("length", "every"), [(7, 1), (8, 2), (14, 2), (15, 4), (50, 8)])
 def test_of_a_long_episode_every_kth_frame_is_kept_and_the_last(monkeypatch, length, every):
-    monkeypatch.setattr(host, "MAX_FRAMES", 8)
+    monkeypatch.setattr("mbrl_jax.loops.play.MAX_FRAMES", 8)
     (film,) = play.play_film(scripted([[length]]), no_action, None, 1_000)
     shown = film.frames[:, 0].tolist()
     assert film.every == every and len(shown) <= 8
