@@ -79,6 +79,8 @@ def run(
         keys = members.keys()
         with contextlib.closing(make_programs(experiment, system, members)) as programs:
             programs.compile_ahead(keys, fresh=resumed is None)
+            if resumed is None:  # what would fail at the end fails before anything is saved
+                programs.require_traced()
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
 
 
@@ -136,7 +138,6 @@ def _run(
     ):
         if meta["iteration"] < experiment.iterations:
             preflight.require_room(plan, programs)
-        programs.require_traced()  # what fails at the end of a run fails before it is saved
         state = train(experiment, programs, state, meta, writer, saver, reporter, judges)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
