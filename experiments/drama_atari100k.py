@@ -17,12 +17,13 @@ The other backbones: --set=model.core=mamba and --set=model.core=storm, the othe
 --set=behaviour=ppo. The games: `mbrl_jax.envs.atari.ATARI_100K`.
 """
 
-from mbrl_jax import acting, agent
+from mbrl_jax import acting
+from mbrl_jax.agents import apart
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs import atari
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import ring, samplers
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.loop import Phase
 from mbrl_jax.world_models import drama
 
 
@@ -43,11 +44,13 @@ def get_experiment() -> Experiment:
             capacity=100_000,
             batch_size=16,
             length=127,  # windows of 128 frames
-            context_length=8,
             sampler=samplers.DynamicFrequency(),
         ),
-        agent=agent.Config(
-            num_starts=1024, starts="contexts", acting=acting.Config(latent="prior", rows=16)
+        agent=apart.Config(
+            num_starts=1024,
+            starts="contexts",
+            context_length=8,
+            acting=acting.Config(latent="prior", rows=16),
         ),
         phases=(
             Phase(1_032, learn=False, random_share=1.0),
@@ -76,7 +79,7 @@ def get_experiment() -> Experiment:
             "replay.capacity=200",
             "replay.batch_size=2",
             "replay.length=7",
-            "replay.context_length=4",
+            "agent.context_length=4",
             "agent.num_starts=8",
             "agent.acting.rows=4",
         ),

@@ -14,14 +14,15 @@ of them for 500 steps and half of them for 1,400 more. Without those, some seeds
 catch in one of the five columns; their model then expects none there, and so never tries.
 """
 
-from mbrl_jax import agent, optim
+from mbrl_jax import optim
+from mbrl_jax.agents import apart
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay import ring
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.loop import Phase
 from mbrl_jax.world_models import drama
 
 
@@ -61,7 +62,7 @@ def get_experiment() -> Experiment:
             optimiser=adam(1e-3, 100.0),
         ),
         replay=ring.Config(capacity=10_000, batch_size=16, length=16),
-        agent=agent.Config(num_starts=128),
+        agent=apart.Config(num_starts=128),
         phases=(
             Phase(500, learn=False, random_share=1.0),
             Phase(1_400, random_share=0.5),

@@ -24,13 +24,13 @@ later or not at all, and some lose again what they have learned.
 import dataclasses
 
 from experiments import drama_catch
-from mbrl_jax import agent
+from mbrl_jax.agents import apart
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay import ring
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.loop import Phase
 
 
 def get_experiment() -> Experiment:
@@ -75,7 +75,7 @@ def get_experiment() -> Experiment:
         model=model,
         behaviour=behaviour,
         replay=ring.Config(capacity=10_000, batch_size=32, length=24),
-        agent=agent.Config(num_starts=256),
+        agent=apart.Config(num_starts=256),
         phases=(
             Phase(100, learn=False, random_share=1.0),
             Phase(2_400, random_share=1.0),

@@ -21,13 +21,13 @@ Other games: Asterix-MinAtar, Freeway-MinAtar, SpaceInvaders-MinAtar, Seaquest-M
 import dataclasses
 
 from experiments import drama_catch
-from mbrl_jax import agent
+from mbrl_jax.agents import apart
 from mbrl_jax.behaviours import ppo
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay import samplers
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.loop import Phase
 
 
 def get_experiment() -> Experiment:
@@ -65,7 +65,7 @@ def get_experiment() -> Experiment:
         replay=dataclasses.replace(
             base.replay, capacity=100_000, sampler=samplers.DynamicFrequency()
         ),
-        agent=agent.Config(num_starts=64),
+        agent=apart.Config(num_starts=64),
         phases=(
             Phase(2_000, learn=False),
             Phase(28_000, learn_every=4, random_share=0.1),

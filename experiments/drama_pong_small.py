@@ -16,10 +16,10 @@ import dataclasses
 from experiments import drama_catch
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs import atari
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay import ring
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.loop import Phase
 from mbrl_jax.world_models import drama
 
 

@@ -9,12 +9,12 @@ An ensemble of probabilistic networks and soft actor-critic: nothing in common w
 records, the replay, the loop and the launcher.
 """
 
-from mbrl_jax import agent
+from mbrl_jax.agents import branched
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs import gymnax
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import dyna, ring
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.loop import Phase
 from mbrl_jax.world_models import ensemble
 
 
@@ -33,8 +33,11 @@ def get_experiment() -> Experiment:
             temperature_learning_rate=1e-3,
         ),
         replay=ring.Config(capacity=10_000, batch_size=128, length=1),
-        model_buffer=dyna.Config(capacity=12_800, batch_size=128, num_batches=4),
-        agent=agent.Config(num_starts=64, branch_length=1),
+        agent=branched.Config(
+            num_starts=64,
+            branch_length=1,
+            buffer=dyna.Config(capacity=12_800, batch_size=128, num_batches=4),
+        ),
         phases=(Phase(500, learn=False), Phase(5_500)),
         log_every=200,
         checkpoint_every=1_000,
@@ -45,8 +48,8 @@ def get_experiment() -> Experiment:
             "behaviour.width=8",
             "replay.batch_size=8",
             "agent.num_starts=4",
-            "model_buffer.capacity=16",
-            "model_buffer.batch_size=8",
-            "model_buffer.real_fraction=0.25",
+            "agent.buffer.capacity=16",
+            "agent.buffer.batch_size=8",
+            "agent.buffer.real_fraction=0.25",
         ),
     )

@@ -27,7 +27,8 @@ _RANGE = flags.DEFINE_list("range", None, "LOW,HIGH: numbers that an observation
 
 def main() -> None:
     """Print the findings; exit with 1 if one is an error."""
-    from mbrl_jax.train import config, runtime
+    from mbrl_jax.experiment import config
+    from mbrl_jax.train import runtime
 
     if (_ENV.value is None) == (_EXPERIMENT.value is None):
         raise config.ConfigError("give one of --env and --experiment; see --help")
@@ -36,22 +37,22 @@ def main() -> None:
     limits = _limits()
     runtime.configure_runtime(quick_compile=True)
     runtime.require_devices()
-    from mbrl_jax.envs import check
+    from mbrl_jax.envs import doctor
     from mbrl_jax.train.progress import print_findings
 
-    found = check.check(_environment(), steps=_STEPS.value, seed=_SEED.value, limits=limits)
+    found = doctor.check(_environment(), steps=_STEPS.value, seed=_SEED.value, limits=limits)
     print_findings(found, _ENV.value or _EXPERIMENT.value)
-    sys.exit(1 if check.count_errors(found) else 0)
+    sys.exit(1 if doctor.count_errors(found) else 0)
 
 
 def _environment():
     if _EXPERIMENT.value is None:
         if _SET.value:
-            from mbrl_jax.train.config import ConfigError
+            from mbrl_jax.errors import ConfigError
 
             raise ConfigError("--set changes fields of an --experiment, and there is none")
         return launch_flags.load_environment(_ENV.value)
-    from mbrl_jax.train import config
+    from mbrl_jax.experiment import config
 
     return config.override(launch_flags.load_experiment(_EXPERIMENT.value), _SET.value).env
 
@@ -59,7 +60,7 @@ def _environment():
 def _limits() -> tuple[float, float] | None:
     if _RANGE.value is None:
         return None
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     try:
         low, high = map(float, _RANGE.value)

@@ -4,6 +4,7 @@
     python -m launch.evaluate --workdir=runs/catch --checkpoint=best
     python -m launch.evaluate --workdir=runs/pong --protocol=published --gif=pong.gif
     python -m launch.evaluate --workdir=runs/catch --quality --random_share=0.1
+    python -m launch.evaluate --workdir=runs/planner --set=behaviour.plan=false
 
 `--protocol` says which episodes count. clean: every lane plays a number that is fixed before.
 published: the first to end in any of 32 lanes, as in Drama's own evaluation; short episodes are
@@ -13,6 +14,9 @@ favoured, so that its mean is biased and good only for comparison with published
 ends of episodes, calibration of the discount and reconstruction (mbrl_jax/evaluate/quality.py).
 It is measured on the rows of the policy's own actions, sampled as in training; `--random_share` of
 them at random show it beside that path, where a policy that improves will go.
+
+`--set=path=value` (repeatable) judges the run under another setting than it was trained with, where
+the trained state keeps its shapes: a planner's policy alone, or another variant of the environment.
 """
 
 from absl import flags
@@ -40,15 +44,17 @@ _HORIZON = flags.DEFINE_integer("horizon", 15, "Rows ahead that --quality predic
 _RANDOM_SHARE = flags.DEFINE_float(
     "random_share", 0.0, "Share of random actions in the rows that --quality predicts.", 0.0, 1.0
 )
+_SET = flags.DEFINE_multi_string("set", [], "path=value, for this evaluation alone; repeatable.")
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
 
-_OF_EPISODES = ("num_episodes", "protocol", "gif", "explore")
+_OF_EPISODES = ("num_episodes", "protocol", "gif", "explore", "set")
 _OF_QUALITY = ("horizon", "random_share")
 
 
 def main() -> None:
     """Evaluate all seeds and print a row for each."""
-    from mbrl_jax.train import config, runtime
+    from mbrl_jax.experiment import config
+    from mbrl_jax.train import runtime
 
     if not _WORKDIR.value:
         raise config.ConfigError("--workdir is missing; see --help")
@@ -67,18 +73,20 @@ def main() -> None:
         launch_flags.load_experiment(_EXPERIMENT.value)
     if _QUALITY.value:
         return _measure()
-    run = restore_run(_WORKDIR.value, _CHECKPOINT.value)
+    run = restore_run(_WORKDIR.value, _CHECKPOINT.value, _SET.value)
     if _GIF.value is not None:
         print_films(film_seeds(*run, _GIF.value))
     evaluation = evaluate_seeds(*run, _NUM_EPISODES.value, _EXPLORE.value, _PROTOCOL.value)
-    print_evaluation(evaluation, run[0], _WORKDIR.value, _PROTOCOL.value)
+    judged = " ".join((_WORKDIR.value, *_SET.value))
+    print_evaluation(evaluation, run[0], judged, _PROTOCOL.value)
 
 
 def _measure() -> None:
     """Measure the world model, print a table, write `quality.json`."""
+    from mbrl_jax.errors import ConfigError
     from mbrl_jax.evaluate import quality
-    from mbrl_jax.train import trained, workdir
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.runs import workdir
+    from mbrl_jax.train import trained
     from mbrl_jax.train.progress import print_quality
     from mbrl_jax.train.report import write_quality
 

@@ -28,7 +28,7 @@ def run_main(main: Callable[[], None]) -> None:
             fail(f"unexpected argument {rest[1]!r}; every setting is a flag: --name=value")
     except flags.Error as error:
         fail(f"{error}; see --help")
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
     from mbrl_jax.train.preemption import PREEMPTED, Preempted
 
     try:
@@ -52,8 +52,8 @@ def run_main(main: Callable[[], None]) -> None:
 
 def fail(sentence: str, status: int = 1) -> None:
     """Print one sentence as the last line and exit."""
+    from mbrl_jax.runs.shown import shown
     from mbrl_jax.train import runtime
-    from mbrl_jax.train.shown import shown
 
     print(f"error: {shown(' '.join(sentence.split()))}", file=sys.stderr, flush=True)
     if runtime.is_joined():  # an orderly exit would wait for the other processes
@@ -64,7 +64,7 @@ def fail(sentence: str, status: int = 1) -> None:
 
 def load_experiment(name: str):
     """`get_experiment()` of an experiment: a name, a dotted module, or a path to a .py file."""
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if name.endswith(".py"):
         module = _load_file(Path(name))
@@ -77,12 +77,13 @@ def load_experiment(name: str):
 
 def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, debug: bool):
     """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
-    from mbrl_jax.train.config import override
-    from mbrl_jax.train.experiment import for_debug, with_steps
+    from mbrl_jax.experiment.config import check_ranges, override
+    from mbrl_jax.experiment.experiment import for_debug, with_steps
 
     if debug:
         experiment = for_debug(experiment)
     experiment = override(experiment, settings)
+    check_ranges(experiment)  # --steps divides by some of them
     return experiment if steps is None else with_steps(experiment, steps)
 
 
@@ -91,7 +92,7 @@ def load_environment(text: str):
 
     Raises ConfigError where there is no such environment, file, module or function.
     """
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     family, colon, name = text.partition(":")
     if colon and family in FAMILIES:
@@ -118,7 +119,7 @@ def load_environment(text: str):
 def _named_environment(name: str):
     """The config of a bare name: of gymnax, else of EnvPool."""
     from mbrl_jax.envs import atari, envpool, gymnax
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if name in (known := gymnax.known_names()):
         return gymnax.Config(name)
@@ -138,7 +139,7 @@ def experiment_names() -> list[str]:
 
 
 def _load_file(path: Path, flag: str = "experiment"):
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if not path.is_file():
         raise ConfigError(f"--{flag}={path}: there is no such file")
@@ -150,7 +151,7 @@ def _load_file(path: Path, flag: str = "experiment"):
 
 
 def _load_module(name: str):
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     known = experiment_names()
     if name in known:

@@ -24,7 +24,8 @@ _EXPERIMENT = flags.DEFINE_string(
 
 def main() -> None:
     """Restore, predict, draw."""
-    from mbrl_jax.train import config, runtime
+    from mbrl_jax.experiment import config
+    from mbrl_jax.train import runtime
 
     for flag in (_WORKDIR, _OUT):
         if not flag.value:

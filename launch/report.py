@@ -27,15 +27,15 @@ _EXPERIMENT = flags.DEFINE_string(
 
 def main() -> None:
     """Read the runs, write the page and the Markdown, print the latter."""
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if bool(_WORKDIRS.value) == bool(_SWEEP.value):
         raise ConfigError("give one of --workdirs and --sweep; see --help")
     bases = _bases()  # first: it may define types of the runs' configurations
-    from mbrl_jax.train.shown import shown
-    from mbrl_jax.train.workdir import as_path
-    from mbrl_jax.view import records
-    from mbrl_jax.view.report import make_report, write_report
+    from mbrl_jax.report import records
+    from mbrl_jax.report.report import make_report, write_report
+    from mbrl_jax.runs.shown import shown
+    from mbrl_jax.runs.workdir import as_path
 
     if _SWEEP.value:
         root = as_path(_SWEEP.value)
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _bases() -> dict:
     """Experiments from which commands are reconstructed: those that ship, and the named one."""
-    from mbrl_jax.view.commands import Base
+    from mbrl_jax.report.commands import Base
 
     names = launch_flags.experiment_names()
     found = [Base(name, launch_flags.load_experiment(name)) for name in names]

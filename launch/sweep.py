@@ -69,23 +69,23 @@ _ONLY_SLURM = ("time", "partition", "gpus", "cpus", "mem", "grace", "slurm")
 
 def main() -> None:
     """Plan, and do what the flags say with the plan."""
-    from mbrl_jax.train import sweep
+    from mbrl_jax.sweeps import plan
 
     root = _root()
     if _STATUS.value:
         _print_status(root)
         return
     _check_flags()
-    common, before = _common(), sweep.read_manifest(root)
+    common, before = _common(), plan.read_manifest(root)
     sizes = _check_configurations(common)
     common = common._replace(seeds_per_program=_seeds_per_program(common, sizes, before))
-    members = sweep.plan_members(common, sizes)
-    sweep.merge(root, before, common, members)  # refused before anything is shown or written
+    members = plan.plan_members(common, sizes)
+    plan.merge(root, before, common, members)  # refused before anything is shown or written
     tasks = [_task(common, member, root) for member in members]
     if _DRY_RUN.value:
         _print_plan(tasks)
         return
-    sweep.add_members(root, common, members)
+    plan.add_members(root, common, members)
     left = [t for t, m in zip(tasks, members, strict=True) if not _is_done(root, m)]
     if len(left) < len(tasks):
         print(f"{len(tasks) - len(left)} of {len(tasks)} members are done already")
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def _root() -> Path:
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if not _ROOT.value:
         raise ConfigError("--root is missing; see --help")
@@ -108,7 +108,7 @@ def _root() -> Path:
 
 def _check_flags() -> None:
     """Raise ConfigError for flags that are missing or do not go together."""
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if not _EXPERIMENT.value:
         raise ConfigError("--experiment is missing; see --help")
@@ -121,7 +121,7 @@ def _check_flags() -> None:
 
 
 def _common():
-    from mbrl_jax.train.sweep import Common
+    from mbrl_jax.sweeps.plan import Common
 
     experiment = _EXPERIMENT.value
     if experiment.endswith(".py"):  # a task may run in another directory
@@ -139,8 +139,8 @@ def _common():
 
 def _seeds_per_program(common, configurations, before) -> int | None:
     """The number of the flag, None for all; "fit" is what the sweep has, or else what fits."""
-    from launch import packing
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.sweeps import packing
 
     text = _SEEDS_PER_PROGRAM.value
     if text is None or text.isdecimal() and int(text):
@@ -150,7 +150,7 @@ def _seeds_per_program(common, configurations, before) -> int | None:
     if before is not None:
         return before["common"].get("seeds_per_program")
     if _EXECUTOR.value == "slurm":
-        from launch import slurm
+        from mbrl_jax.sweeps import slurm
 
         fit = packing.seeds_that_fit(common, configurations, slurm.srun(_parameters()))
     else:
@@ -160,15 +160,15 @@ def _seeds_per_program(common, configurations, before) -> int | None:
 
 
 def _configurations() -> list[tuple[str, ...]]:
-    from mbrl_jax.train import sweep
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.sweeps import plan
 
-    grids = [sweep.parse_grid(grid) for grid in _GRID.value]
+    grids = [plan.parse_grid(grid) for grid in _GRID.value]
     if _FILE.value is None:
-        return sweep.configurations(grids)
+        return plan.configurations(grids)
     try:
         text = Path(_FILE.value).read_text(encoding="utf-8")
-        return sweep.configurations(grids, sweep.parse_lines(text))
+        return plan.configurations(grids, plan.parse_lines(text))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--file={_FILE.value} cannot be read ({error})") from error
     except ConfigError as error:
@@ -182,15 +182,16 @@ def _check_configurations(common) -> dict[tuple[str, ...], tuple[int, int]]:
     """
     import jax
 
-    from mbrl_jax.train import config, sweep
-    from mbrl_jax.train.members import Members, parse_inside
+    from mbrl_jax.experiment import config
+    from mbrl_jax.experiment.members import Members, parse_inside
+    from mbrl_jax.sweeps import plan
 
     jax.config.update("jax_platforms", "cpu")  # the accelerators are for the members
     Members(common.seed, common.num_seeds)
     base = launch_flags.load_experiment(common.experiment)
     sizes, seen = {}, {}
     for settings in _configurations():
-        name = sweep.member_name(settings)
+        name = plan.member_name(settings)
         try:
             experiment = _build((*common.settings, *settings), base)
             parse_inside(experiment, common.inside)
@@ -206,8 +207,9 @@ def _check_configurations(common) -> dict[tuple[str, ...], tuple[int, int]]:
 
 def _build(settings: tuple[str, ...], base):
     """The experiment of a member. Raises ConfigError where it cannot be built."""
-    from mbrl_jax.train.config import ConfigError, validate
-    from mbrl_jax.train.experiment import build
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.experiment.config import validate
+    from mbrl_jax.experiment.experiment import build
 
     experiment = launch_flags.adjust_experiment(base, settings, _STEPS.value, _DEBUG.value)
     validate(experiment)
@@ -219,8 +221,8 @@ def _build(settings: tuple[str, ...], base):
 
 
 def _task(common, member, root: Path):
-    from launch.supervise import Task
-    from mbrl_jax.train.sweep import train_command
+    from mbrl_jax.sweeps.plan import train_command
+    from mbrl_jax.sweeps.supervise import Task
 
     workdir = root.absolute() / member.name
     command = train_command(sys.executable, common, member, workdir)
@@ -228,7 +230,7 @@ def _task(common, member, root: Path):
 
 
 def _is_done(root: Path, member) -> bool:
-    from mbrl_jax.train.sweep_status import is_done
+    from mbrl_jax.sweeps.status import is_done
 
     return is_done(root, member)
 
@@ -237,18 +239,18 @@ def _is_done(root: Path, member) -> bool:
 
 
 def _print_status(root: Path) -> None:
-    from mbrl_jax.train import sweep, sweep_status
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.sweeps import plan, status
 
-    manifest = sweep.read_manifest(root)
+    manifest = plan.read_manifest(root)
     if manifest is None:
-        raise ConfigError(f"{root} holds no sweep: there is no {sweep.MANIFEST} in it")
-    rows = [sweep_status.member_status(root, member) for member in sweep.members_of(manifest)]
-    sweep_status.print_status(root, rows)
+        raise ConfigError(f"{root} holds no sweep: there is no {plan.MANIFEST} in it")
+    rows = [status.member_status(root, member) for member in plan.members_of(manifest)]
+    status.print_status(root, rows)
 
 
 def _parameters() -> dict:
-    from launch import slurm
+    from mbrl_jax.sweeps import slurm
 
     return slurm.make_parameters(
         time=_TIME.value,
@@ -264,7 +266,7 @@ def _parameters() -> dict:
 
 def _print_plan(tasks) -> None:
     if _EXECUTOR.value == "slurm":
-        from launch import slurm
+        from mbrl_jax.sweeps import slurm
 
         print("\n".join(slurm.describe(_parameters(), len(tasks))))
     for index, task in enumerate(tasks):
@@ -273,7 +275,7 @@ def _print_plan(tasks) -> None:
 
 def _submit(root: Path, tasks) -> None:
     """Submit what is not in the queue already."""
-    from launch import slurm
+    from mbrl_jax.sweeps import slurm
 
     parameters = _parameters()
     waiting = slurm.queued(root)
@@ -291,9 +293,9 @@ def _submit(root: Path, tasks) -> None:
 
 def _run_here(root: Path, tasks) -> None:
     """Run the members on this machine, and end with the status that tells how it went."""
-    from launch import supervise
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.sweep_status import kept_by
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.sweeps import supervise
+    from mbrl_jax.sweeps.status import kept_by
 
     for task in tasks:
         if keeper := kept_by(Path(task.workdir)):
@@ -320,7 +322,7 @@ class Console:
 
     def __init__(self):
         """Say nothing yet."""
-        from launch.supervise import Lines
+        from mbrl_jax.sweeps.supervise import Lines
 
         self._lines, self._next = Lines(), 0.0
 
@@ -344,7 +346,7 @@ class Console:
         """Draw the live line, once a second."""
         if not sys.stdout.isatty() or time.monotonic() < self._next:
             return
-        from mbrl_jax.train.sweep_status import progress
+        from mbrl_jax.sweeps.status import progress
 
         self.clear()
         self._next = time.monotonic() + 1.0

@@ -2,7 +2,7 @@
 
     python -m launch.switches --experiment=drama_atari100k
 
-prints a table in Markdown; that of drama_atari100k stands in BUILD.md.
+prints a table in Markdown; that of drama_atari100k stands in experiments/README.md.
 """
 
 from absl import flags
@@ -14,7 +14,7 @@ _EXPERIMENT = flags.DEFINE_string("experiment", "drama_atari100k", "Name of an e
 
 def main() -> None:
     """Print the table."""
-    from mbrl_jax.train import switches
+    from mbrl_jax.experiment import switches
 
     print(switches.table(launch_flags.load_experiment(_EXPERIMENT.value)), end="")
 

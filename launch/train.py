@@ -63,7 +63,8 @@ def main() -> None:
 
 def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
-    from mbrl_jax.train import config, runtime
+    from mbrl_jax.experiment import config
+    from mbrl_jax.train import runtime
 
     if _JSON.value and not _PREFLIGHT.value:
         raise config.ConfigError("--json goes with --preflight only")
@@ -109,15 +110,16 @@ def train() -> None:
 
 def _parent():
     """Configuration of the run that is forked."""
-    from mbrl_jax.train import fork, workdir
+    from mbrl_jax.runs import workdir
+    from mbrl_jax.train import fork
 
     return workdir.read_config(fork.parse_origin(_FORK.value).path)
 
 
 def _members(experiment):
     """The members that the flags describe: of a fork, those of its parent."""
-    from mbrl_jax.train import config
-    from mbrl_jax.train.members import Members, parse_inside
+    from mbrl_jax.experiment import config
+    from mbrl_jax.experiment.members import Members, parse_inside
 
     inside = parse_inside(experiment, _SWEEP_INSIDE.value)
     asked = Members(_SEED.value, _NUM_SEEDS.value, inside, _FIRST_SEED.value)

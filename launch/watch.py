@@ -28,7 +28,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Serve the page until Ctrl-C."""
-    from mbrl_jax.view import server, view
+    from mbrl_jax.watch import server, view
 
     workdir = _workdir()
     strips = _strips(workdir) if _OPEN_LOOP.value else None
@@ -45,8 +45,8 @@ def main() -> None:
 
 def _workdir() -> Path:
     """The directory of the run. Raises ConfigError where there is none."""
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.paths import as_path
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.runs.layout import as_path
 
     if not _WORKDIR.value:
         raise ConfigError("--workdir is missing; see --help")
@@ -65,9 +65,14 @@ def _workdir() -> Path:
 
 def _strips(workdir: Path):
     """Who draws; the process ends with this one, and imports `launch` wherever this was started."""
-    from mbrl_jax.view.strips import Strips
+    from mbrl_jax.watch.strips import Strips
 
-    starter = (sys.executable, str(_ROOT / "launch" / "start.py"), str(os.getpid()), "all")
+    starter = (
+        sys.executable,
+        str(_ROOT / "mbrl_jax" / "sweeps" / "start.py"),
+        str(os.getpid()),
+        "all",
+    )
     draw = [sys.executable, "-m", "launch.open_loop", f"--workdir={workdir.resolve()}"]
     if _EXPERIMENT.value:
         draw.append(f"--experiment={_EXPERIMENT.value}")

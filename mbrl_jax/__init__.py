@@ -13,23 +13,23 @@ import importlib
 __version__ = "0.1.0"
 
 _NAMES = {
-    "Experiment": "mbrl_jax.train.experiment",
-    "Phase": "mbrl_jax.train.loop",
-    "build": "mbrl_jax.train.experiment",
+    "Experiment": "mbrl_jax.experiment.experiment",
+    "Due": "mbrl_jax.loops.phases",
+    "Phase": "mbrl_jax.loops.phases",
+    "build": "mbrl_jax.experiment.experiment",
     "evaluate_run": "mbrl_jax.train.trained",
     "film_run": "mbrl_jax.train.trained",
     "load_policy": "mbrl_jax.train.trained",
-    "load_published": "mbrl_jax.train.published",
-    "load_published_agent": "mbrl_jax.train.published",
-    "make_agent": "mbrl_jax.agent",
-    "over_seeds": "mbrl_jax.train.seeds",
-    "read_metrics": "mbrl_jax.train.metrics",
+    "load_published": "mbrl_jax.world_models.drama.published_files",
+    "load_published_agent": "mbrl_jax.world_models.drama.published_files",
+    "over_seeds": "mbrl_jax.loops.seeds",
+    "read_metrics": "mbrl_jax.runs.metrics",
     "restore_run": "mbrl_jax.train.trained",
     "run": "mbrl_jax.train.run",
-    "seed_keys": "mbrl_jax.train.seeds",
+    "seed_keys": "mbrl_jax.loops.seeds",
 }
 _MODULES = (
-    *("agent", "behaviours", "cores", "distributions", "envs", "evaluate", "imagination"),
+    *("agents", "behaviours", "cores", "distributions", "envs", "evaluate", "imagination"),
     *("networks", "optim", "replay", "returns", "ssm", "testing", "train", "types"),
     "world_models",
 )

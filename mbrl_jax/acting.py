@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.envs.spec import ActionSpec, example_row, random_action, zero_action
+from mbrl_jax.envs.spec import example_row, random_action, zero_action
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
+    ActionSpec,
     Agent,
     AgentCarry,
     Array,
@@ -42,21 +43,17 @@ class Config:
         0,
         published=16,
         better=0,
+        low=0,
         why="rows of the episode that are seen anew for each action; 0 remembers all of it, in the "
         "core's state, and costs one step",
     )
-
-    def validate(self) -> None:
-        """Raise ValueError for a negative number of rows."""
-        if self.rows < 0:
-            raise ValueError(f"acting.rows={self.rows} must be positive, or 0 for whole episodes")
 
 
 class Window(NamedTuple):
     """The newest rows of an episode; the newest of all has no action yet."""
 
     rows: Step  # [C]
-    count: Array  # [] int32 of those that are there, from the front
+    count: Array  # type: ignore[assignment]  # [] int32 of those that are there, from the front
 
 
 def empty(config: Config, spec: EnvSpec, initial_latent: PyTree) -> PyTree:

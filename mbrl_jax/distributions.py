@@ -3,12 +3,19 @@
 Logits and log-probabilities keep the classes on the last axis. Everything is float32.
 """
 
+from typing import Literal
+
+import chex
 import jax
 import jax.numpy as jnp
 
 from mbrl_jax.types import Array, Key
 
 TWO_HOT_LIMIT = 20.0  # bins cover symlog values in [-20, 20]: rewards up to 4.8e8
+# What two-hot bins stand for: "symlog" numbers, whose mean goes through symexp (STORM, Drama, the
+# first DreamerV3), or the "symexp" of evenly spaced ones, whose mean is the answer (DreamerV3 since
+# 2024).
+Bins = Literal["symlog", "symexp"]
 
 
 def unimix_log_probs(logits: Array, unimix: float) -> Array:
@@ -35,6 +42,7 @@ def sample_one_hot(key: Key, log_probs: Array) -> Array:
 
 def categorical_kl(log_p: Array, log_q: Array) -> Array:
     """KL(p ‖ q) [...] in nats of categoricals given by log-probabilities [..., C]."""
+    chex.assert_equal_shape((log_p, log_q))
     return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
@@ -43,13 +51,36 @@ def categorical_entropy(log_probs: Array) -> Array:
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
 
 
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean [] of the entries of x [...] where mask [...] (bool); 0 if there are none."""
+    return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def free_kl_losses(
+    log_posterior: Array, log_prior: Array, mask: Array, free_nats: float
+) -> tuple[Array, Array, Array]:
+    """(dynamics, representation, raw KL) [] of log-probabilities [..., groups, classes].
+
+    DreamerV3's form (arXiv 2301.04104, equation 3): the KL of *each row*, summed over groups, is
+    clipped from below by `free_nats`, and only then averaged over the rows of mask [...] (bool).
+    A row under the floor has no gradient, whatever the others have.
+    """
+    stop = jax.lax.stop_gradient
+    raw = categorical_kl(stop(log_posterior), log_prior).sum(axis=-1)
+    back = categorical_kl(log_posterior, stop(log_prior)).sum(axis=-1)
+    dynamics, representation = (jnp.maximum(free_nats, kl) for kl in (raw, back))
+    means = [masked_mean(x, mask) for x in (dynamics, representation, raw)]
+    return means[0], means[1], means[2]
+
+
 def kl_losses(
     log_posterior: Array, log_prior: Array, weight: Array, free_nats: float
 ) -> tuple[Array, Array, Array]:
     """(dynamics, representation, raw KL) [] of log-probabilities [..., groups, classes].
 
     KL summed over groups, weighted mean over rows, and *then* clipped from below by `free_nats`:
-    under the floor the whole term has no gradient (specification, trap 6).
+    under the floor the whole term has no gradient (specification, trap 6). `free_kl_losses` clips
+    row by row.
     """
     stop = jax.lax.stop_gradient
 
@@ -73,30 +104,61 @@ def symexp(x: Array) -> Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-def two_hot(x: Array, num_bins: int) -> Array:
-    """Two-hot encoding [..., num_bins] of symlog(x): its mass lies on the two neighbouring bins.
+def symexp_bins(num_bins: int, limit: float = TWO_HOT_LIMIT) -> Array:
+    """symexp of `num_bins` evenly spaced numbers over ±`limit`: [num_bins], exactly symmetric."""
+    bins = symexp(jnp.linspace(-limit, limit, num_bins))
+    return (bins - bins[::-1]) / 2.0
 
-    The bins are evenly spaced, so the index is computed and not searched.
-    """
-    spacing = 2.0 * TWO_HOT_LIMIT / (num_bins - 1)
-    scaled = (jnp.clip(symlog(x), -TWO_HOT_LIMIT, TWO_HOT_LIMIT) + TWO_HOT_LIMIT) / spacing
+
+def _symlog_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
+    # Evenly spaced bins: the index is computed and not searched.
+    spacing = 2.0 * limit / (num_bins - 1)
+    scaled = (jnp.clip(symlog(x), -limit, limit) + limit) / spacing
     lower = jnp.clip(jnp.floor(scaled), 0, num_bins - 2)
     upper_weight = (scaled - lower)[..., None]
-    index = lower.astype(jnp.int32)
+    return lower.astype(jnp.int32), upper_weight
+
+
+def _symexp_position(x: Array, num_bins: int, limit: float) -> tuple[Array, Array]:
+    bins = symexp_bins(num_bins, limit)
+    x = jnp.clip(x, bins[0], bins[-1])
+    lower = jnp.clip((bins <= x[..., None]).sum(axis=-1) - 1, 0, num_bins - 2)
+    upper_weight = (x - bins[lower]) / (bins[lower + 1] - bins[lower])
+    return lower, upper_weight[..., None]
+
+
+def two_hot(x: Array, num_bins: int, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
+    """Two-hot encoding [..., num_bins] of x [...]: its mass lies on the two neighbouring bins.
+
+    The shares are linear in what the bins stand for: in symlog(x), or in x itself for "symexp".
+    The bins are evenly spaced in symlog over ±`limit`.
+    """
+    position = _symlog_position if bins == "symlog" else _symexp_position
+    index, upper_weight = position(x, num_bins, limit)
     low = jax.nn.one_hot(index, num_bins, dtype=jnp.float32)
     high = jax.nn.one_hot(index + 1, num_bins, dtype=jnp.float32)
     return low * (1.0 - upper_weight) + high * upper_weight
 
 
-def two_hot_mean(logits: Array) -> Array:
-    """The number [...] that logits [..., num_bins] stand for: symexp of the mean bin."""
-    bins = jnp.linspace(-TWO_HOT_LIMIT, TWO_HOT_LIMIT, logits.shape[-1])
-    return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * bins).sum(axis=-1))
+def two_hot_mean(logits: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT) -> Array:
+    """The number [...] that logits [..., num_bins] stand for: symexp of the mean bin, or the mean.
+
+    Of "symexp" bins the two of a pair ±b are taken together, so that equal logits give exactly 0,
+    where a plain sum would leave the rounding of numbers up to 4.8e8.
+    """
+    if bins == "symlog":
+        evenly = jnp.linspace(-limit, limit, logits.shape[-1])
+        return symexp((jax.nn.softmax(logits.astype(jnp.float32), axis=-1) * evenly).sum(axis=-1))
+    probs, half = jax.nn.softmax(logits.astype(jnp.float32), axis=-1), logits.shape[-1] // 2
+    surplus = probs[..., -half:] - probs[..., :half][..., ::-1]
+    return (surplus * symexp_bins(logits.shape[-1], limit)[-half:]).sum(axis=-1)
 
 
-def two_hot_loss(logits: Array, target: Array) -> Array:
+def two_hot_loss(
+    logits: Array, target: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
+) -> Array:
     """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
-    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1]))
+    code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins, limit))
     return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
 
 

@@ -15,27 +15,31 @@ def imagine_rollout(
     start: PyTree,
     horizon: int,
     extract: Callable = lambda latent: latent,
+    carry: PyTree = (),
 ) -> tuple[PyTree, PyTree]:
     """Let `policy` act in the world model; single stream, `vmap` adds starts.
 
     Args:
       model: the bound world model.
-      policy: (key, latent) -> action.
+      policy: (key, carry, latent) -> (carry, action).
       key: consumed; step t uses `split(key, horizon)[t]`.
       start: the latent to start from.
       horizon: H, number of imagined actions.
       extract: what to keep of each latent. Of whole latents XLA stores what is read afterwards.
+      carry: what the policy remembers before the first action, as `Behaviour.initial_carry` gives.
 
     Returns:
       (extracted [H+1], actions [H]): row 0 belongs to `start`, row t + 1 follows action t.
     """
 
-    def body(latent, step_key):
+    def body(state, step_key):
+        carry, latent = state
         policy_key, model_key = jax.random.split(step_key)
-        action = policy(policy_key, latent)
-        return model.imagine(model_key, latent, action), (extract(latent), action)
+        carry, action = policy(policy_key, carry, latent)
+        return (carry, model.imagine(model_key, latent, action)), (extract(latent), action)
 
-    last, (kept, actions) = jax.lax.scan(body, start, jax.random.split(key, horizon))
+    keys = jax.random.split(key, horizon)
+    (_, last), (kept, actions) = jax.lax.scan(body, (carry, start), keys)
     kept = jax.tree.map(lambda rows, end: jnp.concatenate([rows, end[None]]), kept, extract(last))
     return kept, actions
 

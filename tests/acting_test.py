@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax import acting, agent
+from mbrl_jax import acting
+from mbrl_jax.agents import apart
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.replay import ring
 from mbrl_jax.types import (
@@ -53,7 +54,7 @@ def _unused(*args):
     raise NotImplementedError
 
 
-MODEL = WorldModel(*(_unused for _ in WorldModel._fields))._replace(
+MODEL = WorldModel(*[_unused] * 9, update=_unused)._replace(
     init=lambda key: LearnerState(jax.random.uniform(key), (), ()),
     initial_latent=lambda: (jnp.zeros(()), jnp.zeros(())),
     observe=_observe,
@@ -125,8 +126,8 @@ BEHAVIOUR = Behaviour(
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_blind_acting_begins_at_random_and_does_not_see_the_newest_row(rows):
-    settings = agent.Config(acting=acting.Config("prior", rows))
-    made = agent.make_agent(settings, SPEC, MODEL, BEHAVIOUR, None)
+    settings = apart.Config(acting=acting.Config("prior", rows))
+    made = settings.make(SPEC, MODEL, BEHAVIOUR, None)
     act = jax.jit(functools.partial(made.act, explore=True))
     state = made.init(jax.random.key(0))
     first, second = list(_rows())[:2]
@@ -148,14 +149,13 @@ def test_contexts_of_their_own_begin_one_expected_step_behind_their_last_row():
         seen["starts"] = starts
         return state, {"behaviour/loss": (starts.weight.sum(), jnp.ones(()))}
 
-    replay = ring.Config(capacity=20, batch_size=2, length=3, num_contexts=6, context_length=4)
-    replay = replay.make(1)
+    settings = apart.Config(num_starts=6, starts="contexts", context_length=4)
+    replay = settings.make_replay(ring.Config(capacity=20, batch_size=2, length=3), 1, SPEC)
     state = replay.init(example_row(SPEC))
     rows = list(_rows(first=(0,)))
     for row in rows:
         state = replay.add(state, jax.tree.map(lambda x: x[None], row))
-    settings = agent.Config(num_starts=6, starts="contexts")
-    made = agent.make_agent(settings, SPEC, MODEL, BEHAVIOUR._replace(update=update), replay)
+    made = settings.make(SPEC, MODEL, BEHAVIOUR._replace(update=update), replay)
     made.update(made.init(jax.random.key(0)), jax.random.key(1), state, 0)
     possible = []
     for begin in range(7):
@@ -171,7 +171,4 @@ def test_contexts_of_their_own_begin_one_expected_step_behind_their_last_row():
 
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="acting.rows=-1"):
-        agent.make_agent(agent.Config(acting=acting.Config(rows=-1)), SPEC, MODEL, BEHAVIOUR, None)
-    both = agent.Config(branch_length=2, starts="contexts")
-    with pytest.raises(ValueError, match="leave agent.starts"):
-        agent.make_agent(both, SPEC, MODEL, BEHAVIOUR, None)
+        apart.Config(acting=acting.Config(rows=-1)).make(SPEC, MODEL, BEHAVIOUR, None)

@@ -10,8 +10,9 @@ from jax._src import compiler
 
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
+from mbrl_jax.experiment import config
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import config, host_programs, programs, runtime, trained
+from mbrl_jax.train import host_programs, programs, runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
@@ -78,7 +79,7 @@ def programs_kept(quick_compile):
 
     def keep(jitted):
         owner = jitted.__self__
-        system = owner._system  # kept beside them, so that its id stays its own
+        system = owner.system  # kept beside them, so that its id stays its own
         key = type(owner), id(system), repr(owner.members)
         return compiled.setdefault(key, (_Kept(jitted), system))[0]
 

@@ -96,6 +96,41 @@ def test_no_weighted_row_gives_no_kl_and_no_nan():
     assert distributions.kl_losses(*_golden_kl(), jnp.zeros(1), 0.0)[2] == 0.0
 
 
+def _free_rows():
+    """Three rows of KL 0.936, 0 and more than 1, and their prior."""
+    posterior, prior = _golden_kl()
+    rows = jnp.concatenate([posterior, prior, 3.0 * posterior - 2.0 * prior])
+    return jax.nn.log_softmax(rows), jnp.broadcast_to(prior, rows.shape)
+
+
+def test_free_nats_of_dreamer_act_on_each_row_and_then_comes_the_mean():
+    rows, prior = _free_rows()
+    each = np.asarray(distributions.categorical_kl(rows, prior).sum(-1))
+    losses = distributions.free_kl_losses(rows, prior, jnp.ones(3, bool), 1.0)
+    clipped = np.maximum(each, 1.0).mean()
+    np.testing.assert_allclose(losses, [clipped, clipped, each.mean()], rtol=1e-5)
+    assert clipped > max(1.0, each.mean()) + 0.1  # what a floor under the mean would give
+
+
+def test_a_row_under_its_free_nats_has_no_gradient_whatever_the_others_have():
+    rows, prior = _free_rows()
+    mask = jnp.ones(3, bool)
+    loss = lambda rows, prior, i: distributions.free_kl_losses(rows, prior, mask, 1.0)[i]  # noqa: E731
+    for which, trained in ((0, 1), (1, 0)):  # dynamics trains the prior, representation not
+        gradients = jax.grad(loss, (0, 1))(rows, prior, which)
+        moved = np.abs(np.asarray(gradients[trained])).max((1, 2))
+        assert (moved[:2] == 0).all() and moved[2] > 0.05
+        assert np.abs(np.asarray(gradients[1 - trained])).max() == 0.0
+
+
+def test_masked_rows_are_left_out_whatever_they_hold():
+    rows, prior = _free_rows()
+    rows = rows.at[2].set(jnp.nan)
+    losses = distributions.free_kl_losses(rows, prior, jnp.array([True, True, False]), 0.0)
+    np.testing.assert_allclose(losses, 3 * [0.936021 / 2], rtol=1e-5)
+    assert distributions.free_kl_losses(rows, prior, jnp.zeros(3, bool), 1.0)[0] == 0.0
+
+
 # ---------------------------------------------------------------------------------------- sampling
 
 PROBS = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.0, 0.3, 0.0]])
@@ -199,6 +234,55 @@ def test_uniform_logits_lose_ln_255_whatever_the_target(target):
 
 def test_uniform_logits_stand_for_zero():
     np.testing.assert_allclose(distributions.two_hot_mean(jnp.zeros(BINS)), 0.0, atol=1e-5)
+
+
+def test_symexp_bins_are_symmetric_and_spaced_in_symlog():
+    bins = np.asarray(distributions.symexp_bins(BINS))
+    np.testing.assert_array_equal(bins, -bins[::-1])
+    assert bins[127] == 0.0
+    np.testing.assert_allclose(
+        np.asarray(distributions.symlog(bins)), np.linspace(-20, 20, BINS), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_shares_of_symexp_bins_are_linear_in_the_number_itself():
+    bins = np.asarray(distributions.symexp_bins(BINS), np.float64)
+    code = np.asarray(distributions.two_hot(jnp.float32(100.0), BINS, "symexp"))
+    lower = np.searchsorted(bins, 100.0) - 1
+    share = (100.0 - bins[lower]) / (bins[lower + 1] - bins[lower])
+    np.testing.assert_array_equal(np.flatnonzero(code), [lower, lower + 1])
+    np.testing.assert_allclose(code[[lower, lower + 1]], [1 - share, share], atol=1e-4)
+    np.testing.assert_allclose((code * bins).sum(), 100.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_bins", [63, BINS, 256])
+def test_round_trip_of_symexp_bins_golden(num_bins):
+    there = lambda x: jnp.log(distributions.two_hot(x, num_bins, "symexp"))  # noqa: E731
+    back = jax.jit(lambda x: distributions.two_hot_mean(there(x), "symexp"))
+    x = np.concatenate([-np.logspace(4, -3, 50), [0.0], np.logspace(-3, 4, 50)])
+    np.testing.assert_allclose(back(x.astype(np.float32)), x, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_bins", [9, BINS, 256])
+def test_equal_logits_over_symexp_bins_stand_for_exactly_zero(num_bins):
+    mean = jax.jit(lambda logits: distributions.two_hot_mean(logits, "symexp"))
+    np.testing.assert_array_equal(mean(np.full((3, num_bins), 0.7, np.float32)), np.zeros(3))
+
+
+@pytest.mark.parametrize("target, bin_", [(1e30, BINS - 1), (-jnp.inf, 0)])
+def test_numbers_beyond_the_symexp_bins_lie_in_an_outer_one(target, bin_):
+    code = distributions.two_hot(jnp.float32(target), BINS, "symexp")
+    assert float(code[bin_]) == 1.0 and float(code.sum()) == 1.0
+
+
+def test_loss_over_symexp_bins_is_the_cross_entropy_with_their_code():
+    logits, target = jnp.linspace(-1.0, 1.0, 63), jnp.float32(-7.7)
+    code = distributions.two_hot(target, 63, "symexp")
+    expected = -(code * jax.nn.log_softmax(logits)).sum()
+    np.testing.assert_allclose(
+        distributions.two_hot_loss(logits, target, "symexp"), expected, rtol=1e-6
+    )
+    assert not np.allclose(distributions.two_hot_loss(logits, target), expected)
 
 
 def test_no_gradient_flows_into_the_target_of_the_two_hot_loss():

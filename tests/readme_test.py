@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mbrl_jax
-from mbrl_jax.train.experiment import for_debug
+from mbrl_jax.experiment.experiment import for_debug
 from mbrl_jax.train.run import run
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -2,7 +2,7 @@
 # Lint and tests, in a virtual environment that is made on the first call.
 #
 #   bash tests/run.sh                            everything but what is marked slow
-#   bash tests/run.sh tests/train -k config      any arguments of pytest
+#   bash tests/run.sh tests/experiment -k config any arguments of pytest
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/environment.sh"
 cd "$root"

@@ -10,13 +10,15 @@ import pytest
 from matplotlib import cbook
 
 from launch import flags as launch_flags
+from mbrl_jax.errors import ConfigError
 from mbrl_jax.evaluate import plots
-from mbrl_jax.train import config, progress, workdir
-from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.loop import Evaluation
-from mbrl_jax.train.members import Members
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.loops.steps import Evaluation
+from mbrl_jax.runs import workdir
+from mbrl_jax.runs.shown import shown
+from mbrl_jax.train import progress
 from mbrl_jax.train.run import Result
-from mbrl_jax.train.shown import shown
 from tests import small
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +31,7 @@ ATTRIBUTES = {
     *("pickle.load", "pickle.loads", "pd.read_pickle", "pandas.read_pickle"),
 }
 # Its unpickler knows the names of tensors and nothing else: `test_the_one_unpickler …` below.
-READER = ROOT / "mbrl_jax" / "train" / "published.py"
+READER = ROOT / "mbrl_jax" / "world_models" / "drama" / "published_files.py"
 
 
 def dangers(tree: ast.AST) -> list[str]:
@@ -99,8 +101,15 @@ def test_the_one_unpickler_chooses_by_itself_what_it_makes():
     "tag",
     [
         *("builtins:eval", "os:system", "subprocess:Popen", "functools:partial", "sys:modules"),
-        *("mbrl_jax.train.run:run", "mbrl_jax.types:Timestep", "mbrl_jax.train.config:sys.modules"),
-        *("mbrl_jax.train.published:pickle.Unpickler", "mbrl_jax.agent:Config.validate"),
+        *(
+            "mbrl_jax.train.run:run",
+            "mbrl_jax.types:Timestep",
+            "mbrl_jax.experiment.config:sys.modules",
+        ),
+        *(
+            "mbrl_jax.world_models.drama.published_files:pickle.Unpickler",
+            "mbrl_jax.agent:Config.validate",
+        ),
         *("mbrl_jax.agent:Config.__class__", "mbrl_jax/../evil:Config", "mbrl_jax.:Config"),
         *("antigravity:fly", "this:s", ":Config", "", "a:b:c", "\0:\0"),
     ],
@@ -158,7 +167,7 @@ NAMES = [
 def test_names_are_printed_as_they_are(name, capsys):
     returns = np.ones((1, 2), np.float32)
     played = Evaluation(returns, np.ones((1, 2), np.int32), np.ones((1, 2), bool))
-    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members()), name)
+    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members(), 1), name)
     progress.print_evaluation(played, small.catch(), name, "clean")
     progress.print_findings([("ok", name, name)], name)
     with pytest.raises(SystemExit):

@@ -4,8 +4,8 @@ import dataclasses
 
 from experiments import drama_catch, mbpo_pendulum
 from mbrl_jax.cores import gru
-from mbrl_jax.train import config
-from mbrl_jax.train.experiment import Experiment, for_debug
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, for_debug
 
 
 def catch() -> Experiment:

@@ -21,17 +21,18 @@ import numpy as np
 
 from experiments import drama_pong_small
 from experiments.benchmarks import timing
-from mbrl_jax import agent
+from mbrl_jax.agents import apart
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs import atari
 from mbrl_jax.envs import envpool as lanes
 from mbrl_jax.envs.envpool import is_atari
 from mbrl_jax.envs.spec import random_action
+from mbrl_jax.experiment.experiment import Experiment, build, for_debug
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.steps import Episode, account
 from mbrl_jax.replay import ring
-from mbrl_jax.train import loop
-from mbrl_jax.train.experiment import Experiment, build, for_debug
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.members import Members
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import EnvSpec
 from mbrl_jax.world_models import drama
@@ -77,12 +78,12 @@ def _our_loop(adaptor: lanes.Adaptor, seeds_of_lanes: np.ndarray, actions: np.nd
     env = lanes.open_pool(adaptor, seeds_of_lanes)
     env.reset()
     zeros = np.zeros(seeds_of_lanes.shape)
-    holder = [loop.Episode(zeros, zeros.astype(np.int32))]
+    holder = [Episode(zeros, zeros.astype(np.int32))]
 
     def run():
         for action in actions:
             env.send(action)
-            holder[0], _ = loop.account(adaptor.spec, holder[0], env.receive())
+            holder[0], _ = account(adaptor.spec, holder[0], env.receive())
 
     return run
 
@@ -133,22 +134,22 @@ def published() -> Experiment:
         model=drama.Config(),
         behaviour=actor_critic.Config(),
         replay=ring.Config(),
-        agent=agent.Config(),
-        phases=(loop.Phase(1_032, learn=False), loop.Phase(100)),
+        agent=apart.Config(),
+        phases=(Phase(1_032, learn=False), Phase(100)),
     )
 
 
 def measure_iteration(experiment: Experiment, rows: int, rounds: int) -> list[dict[str, Any]]:
     """Two rows: an iteration that only collects, and an update by itself."""
     collecting, updating = (
-        loop.Phase(1, learn=False, random_share=1.0),
-        loop.Phase(1, collect=False),
+        Phase(1, learn=False, random_share=1.0),
+        Phase(1, collect=False),
     )
     members = Members()
     with contextlib.closing(HostPrograms(experiment, build(experiment), members)) as programs:
         keys = members.keys()
         programs.compile_ahead(keys, fresh=True)
-        least = experiment.real_replay.least_rows(experiment.num_envs)
+        least = experiment.least_rows
         holder = [programs.chunk(collecting, programs.init(keys), 0, least)[0]]
 
         def call(phase, number):

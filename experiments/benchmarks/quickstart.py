@@ -21,7 +21,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments.benchmarks import timing
-from mbrl_jax.train.metrics import last_fifth, read_metrics
+from mbrl_jax.runs.metrics import last_fifth, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("commit", "round", "wall_s", "cpu_s", "times_ours", "last_fifth", "greedy")

@@ -24,8 +24,8 @@ import numpy as np
 from experiments import drama_catch
 from experiments.benchmarks import seeds as seeds_benchmark
 from experiments.benchmarks import timing
-from mbrl_jax.train import seeds
-from mbrl_jax.train.experiment import for_debug
+from mbrl_jax.experiment.experiment import for_debug
+from mbrl_jax.loops import seeds
 from mbrl_jax.train.runtime import configure_runtime
 
 COLUMNS = (

@@ -22,9 +22,10 @@ from experiments import drama_catch, drama_minatar
 from experiments.benchmarks import timing
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import action_size
+from mbrl_jax.experiment.experiment import Experiment, build, for_debug
+from mbrl_jax.loops import seeds
+from mbrl_jax.loops.phases import Phase, cadence, static
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import loop, seeds
-from mbrl_jax.train.experiment import Experiment, build, for_debug
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Step, Timestep, Trajectory
 from mbrl_jax.world_models import drama
@@ -80,22 +81,22 @@ def agent_program(experiment: Experiment, num_seeds: int):
     Returns (program, CPU-seconds of compiling, state after enough rows to learn from, those rows).
     """
     entry = build(experiment).entry
-    chunk = functools.partial(entry.chunk, True)
-    mapped = seeds.over_seeds(chunk, num_seeds, num_shared=3, donate=True)
+    chunk = functools.partial(entry.chunk, static(Phase(1)))
+    mapped = seeds.over_seeds(chunk, num_seeds, num_shared=4, donate=True)
     state = seeds.over_seeds(entry.init, num_seeds)(seeds.seed_keys(0, seeds.padded(num_seeds)))
-    collect = loop.cadence(loop.Phase(1, learn=False, random_share=1.0))
-    rows = experiment.real_replay.least_rows(experiment.num_envs) + 64
-    bounds = collect, jnp.int32(0), jnp.int32(rows)
+    collect = cadence(Phase(1, learn=False, random_share=1.0))
+    rows = experiment.least_rows + 64
+    bounds = collect, jnp.int32(0), jnp.int32(rows), {}
     compiled, compile_cpu = timing.timed_compile(mapped, state, *bounds)
     return compiled, compile_cpu, compiled(state, *bounds)[0], rows
 
 
 def _agent(experiment: Experiment, num_seeds: int):
     compiled, compile_cpu, state, rows = agent_program(experiment, num_seeds)
-    train, holder = loop.cadence(loop.Phase(1)), [state]
+    train, holder = cadence(Phase(1)), [state]
 
     def run():
-        holder[0], metrics = compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + 1))
+        holder[0], metrics = compiled(holder[0], train, jnp.int32(rows), jnp.int32(rows + 1), {})
         return metrics
 
     return run, compile_cpu

@@ -29,11 +29,12 @@ import numpy as np
 from experiments import drama_atari100k, drama_catch
 from experiments.benchmarks import timing
 from mbrl_jax.envs.spec import example_row
+from mbrl_jax.experiment.experiment import for_debug
+from mbrl_jax.loops import seeds
+from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.replay import ring
-from mbrl_jax.train import checkpoint, metrics, seeds
+from mbrl_jax.runs import checkpoint, metrics
 from mbrl_jax.train import run as run_module
-from mbrl_jax.train.experiment import for_debug
-from mbrl_jax.train.loop import TrainState
 from mbrl_jax.train.progress import Quiet
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec

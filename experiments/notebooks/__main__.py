@@ -24,8 +24,8 @@ _QUICK = flags.DEFINE_bool("quick", False, "Small sizes, with which nothing is l
 def main() -> None:
     """Run what the flags ask for; exit with 1 if a notebook failed."""
     from experiments.notebooks import execute
+    from mbrl_jax.errors import ConfigError
     from mbrl_jax.train import runtime
-    from mbrl_jax.train.config import ConfigError
 
     if _WRITE.value and _QUICK.value:
         raise ConfigError("--write is for outputs that were computed in full: leave out --quick")
@@ -46,7 +46,7 @@ def _run(name: str) -> bool:
     import nbformat
 
     from experiments.notebooks import execute
-    from mbrl_jax.train.shown import shown
+    from mbrl_jax.runs.shown import shown
 
     done = execute.execute(name, _QUICK.value)
     time = f"{done.seconds:.0f} s, {done.cpu_seconds:.0f} CPU-seconds"

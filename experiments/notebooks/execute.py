@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl_jax.train.config import ConfigError
+from mbrl_jax.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parent
 TAG = "parameters"  # of the cell whose values `--quick` changes

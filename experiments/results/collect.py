@@ -23,9 +23,9 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where to write; default: beside t
 def main() -> None:
     """Read the runs, write the table and the picture, print the summary."""
     from experiments.results.rows import FOLDER, write_csv
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.metrics import read_metrics
-    from mbrl_jax.view.records import read_runs
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.report.records import read_runs
+    from mbrl_jax.runs.metrics import read_metrics
 
     if not NAME.value or not _WORKDIRS.value:
         raise ConfigError("--name and --workdirs are needed; see --help")
@@ -52,7 +52,7 @@ def main() -> None:
 def _draw(runs: Sequence[Any], rows: Sequence[dict[str, Any]], name: str, path: Path) -> None:
     """A picture of every seed, or of every configuration on every task if there are several."""
     from mbrl_jax.evaluate import comparison, plots
-    from mbrl_jax.view.groups import group_runs
+    from mbrl_jax.report.groups import group_runs
 
     grouping = group_runs(runs)
     pools = [(group.label, pool) for group in grouping.groups for pool in group.pools]

@@ -25,7 +25,7 @@ _METRICS = flags.DEFINE_list("metrics", [], "Names of metrics, as metrics.jsonl 
 def main() -> None:
     """Read the runs, write the table."""
     from experiments.results.rows import FOLDER, read_labelled
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if not NAME.value or not _RUNS.value or not _METRICS.value:
         raise ConfigError("--name, --run and --metrics are needed; see --help")
@@ -43,8 +43,8 @@ def collected(runs: Sequence[tuple[str, Path]], metrics: Sequence[str]) -> Itera
 
     Raises ConfigError for a run without these metrics, and for a line that is there twice.
     """
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.metrics import read_metrics
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.runs.metrics import read_metrics
 
     found: dict[str, dict[tuple[int, int], list[str]]] = {}
     for label, workdir in runs:

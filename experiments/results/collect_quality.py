@@ -30,7 +30,7 @@ HEADS = (
 def main() -> None:
     """Add the files, print the table."""
     from experiments.results.rows import FOLDER, read_labelled
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     if not NAME.value:
         raise ConfigError("--name is needed; see --help")
@@ -48,7 +48,7 @@ def main() -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Measurements, one on each line; raises ConfigError where it has none or something else."""
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -32,8 +32,8 @@ _RESOLUTION = flags.DEFINE_float("resolution", 0.0, "Differences of means that d
 def main() -> None:
     """Read the sweep, write the table and the rows, print the summary."""
     from experiments.results import rows
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.metrics import read_metrics
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.runs.metrics import read_metrics
 
     if not _SWEEP.value or not NAME.value or not _MINUTES.value:
         raise ConfigError("--sweep, --name and --cpu_minutes are needed; see --help")
@@ -58,7 +58,7 @@ def main() -> None:
 
 def read_minutes(texts: Sequence[str]) -> dict[str, float]:
     """`[TEXT:]MINUTES`, …: minutes by text, "" for all; raises ConfigError where there are none."""
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     minutes = {}
     for where, _, value in (text.rpartition(":") for text in texts):
@@ -71,7 +71,7 @@ def read_minutes(texts: Sequence[str]) -> dict[str, float]:
 
 def minutes_of(minutes: Mapping[str, float], settings: Sequence[str]) -> float:
     """Of the last text that a setting has; raises ConfigError where none does."""
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     fitting = [value for text, value in minutes.items() if any(text in own for own in settings)]
     if not fitting:
@@ -88,17 +88,17 @@ def recorded(
     are finished. Raises ConfigError for a sweep of `--debug`, which a row cannot name, for one of
     packed seeds with numbers that vary inside, or where there is no sweep.
     """
-    from mbrl_jax.train import sweep
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.view import records
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.report import records
+    from mbrl_jax.sweeps import plan
 
     runs = records.read_sweep(root)
-    manifest = sweep.read_manifest(root)
+    manifest = plan.read_manifest(root)
     common = manifest["common"]
     if common["debug"]:
         raise ConfigError(f"{root} is a sweep of --debug, whose numbers are no results")
     packed: dict[tuple[str, ...], list[Any]] = {}
-    for run, member in zip(runs, sweep.members_of(manifest), strict=True):
+    for run, member in zip(runs, plan.members_of(manifest), strict=True):
         packed.setdefault(tuple(member.settings), []).append((member.first_seed, run))
     for settings, parts in packed.items():
         own = [run for _, run in sorted(parts, key=lambda part: part[0])]
@@ -127,7 +127,7 @@ def recorded(
 def _measures(runs: Sequence[Any], resolution: float) -> dict[str, Any] | None:
     """What was measured of the runs of a row; None unless all finished and every seed has it."""
     from experiments.results.rows import GREEDY, TRAINING, WHOLE, measured
-    from mbrl_jax.train.metrics import read_metrics
+    from mbrl_jax.runs.metrics import read_metrics
 
     lanes = [lane for run in runs for lane in run.lanes]
     training = [lane.training for lane in lanes]
@@ -157,7 +157,7 @@ def replace_metrics(
     Raises ConfigError where the file is another table.
     """
     from experiments.results import rows
-    from mbrl_jax.train.config import ConfigError
+    from mbrl_jax.errors import ConfigError
 
     kept = []
     if path.exists():

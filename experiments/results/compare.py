@@ -28,8 +28,8 @@ _BASE = flags.DEFINE_string("base", None, "Row that the others are compared with
 def main() -> None:
     """Read the rows and print the table."""
     from experiments.results import rows
-    from mbrl_jax.train.config import ConfigError
-    from mbrl_jax.train.shown import shown
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.runs.shown import shown
 
     table = rows.read_rows()
     if _BASE.value is not None and _BASE.value not in table:

@@ -49,8 +49,9 @@ class Finding(NamedTuple):
 def main() -> None:
     """List the rows, or run one and exit with 1 if it falls outside."""
     from experiments.results import rows
-    from mbrl_jax.train import config, workdir
-    from mbrl_jax.train.shown import shown
+    from mbrl_jax.experiment import config
+    from mbrl_jax.runs import workdir
+    from mbrl_jax.runs.shown import shown
 
     table = rows.read_rows(_TABLE.value or rows.TABLE)
     if _LIST.value:
@@ -110,7 +111,7 @@ def command(row, seed: int, workdir: Path) -> list[str]:
 def rerun(row, seed: int, workdir: Path) -> dict[str, list[float | None]]:
     """Run one seed of a row; {measure: score of each member}."""
     from experiments.results import rows
-    from mbrl_jax.train.shown import shown
+    from mbrl_jax.runs.shown import shown
 
     arguments = command(row, seed, workdir)
     line = shlex.join(["python", "-m", "launch.train", *arguments])
@@ -124,7 +125,7 @@ def train(arguments: Sequence[str]) -> None:
 
     What stops it is told by itself; this process then ends with its status.
     """
-    start = [str(ROOT / "launch" / "start.py"), str(os.getpid()), "all"]
+    start = [str(ROOT / "mbrl_jax" / "sweeps" / "start.py"), str(os.getpid()), "all"]
     training = [sys.executable, "-m", "launch.train", *arguments]
     status = subprocess.run([sys.executable, *start, *training], cwd=ROOT, check=False).returncode
     if status:

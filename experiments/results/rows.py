@@ -27,8 +27,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.metrics import last_fifth, mean_return, read_metrics
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.runs.metrics import last_fifth, mean_return, read_metrics
 
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "rows.jsonl"

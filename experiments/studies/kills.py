@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags, logging
 
-from mbrl_jax.train import checkpoint, files, replay_log
+from mbrl_jax.runs import checkpoint, files, replay_log
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 20  # iterations between saves: one is under way much of the time

@@ -24,9 +24,10 @@ _LANES = flags.DEFINE_integer("lanes", 100, "Episodes.")
 
 def main() -> None:
     """Play every seed of the newest checkpoint and print a row for each."""
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.experiment.config import with_numbers
+    from mbrl_jax.experiment.experiment import build
     from mbrl_jax.train import trained
-    from mbrl_jax.train.config import ConfigError, with_numbers
-    from mbrl_jax.train.experiment import build
 
     if not _WORKDIR.value or not all(text.isdecimal() for text in _RANDOM_ROWS.value):
         raise ConfigError("--workdir and numbers as --random_rows are needed; see --help")

@@ -7,7 +7,7 @@ with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from mbrl_jax.types import (
     Prediction,
     PyTree,
     Starts,
+    bounded,
     cached_make,
     number,
     switch,
@@ -41,19 +42,22 @@ from mbrl_jax.types import (
 class Config:
     """Published sizes and numbers by default (specification section 5)."""
 
-    horizon: int = 16
-    actor_width: int = 256
-    critic_width: int = 512
-    layers: int = 3
-    num_bins: int = 255
-    output_gain: float = 0.001  # of actor and critic; 0 starts from the uniform policy exactly
-    gamma: float = number(0.985)
-    lambda_: float = number(0.95)
-    entropy: float = number(3e-4)
-    target_decay: float = number(0.02)  # share of the critic that enters its slow copy
-    range_decay: float = number(0.01)  # share of the batch that enters the return range
-    low_fraction: float = 0.05
-    high_fraction: float = 0.95
+    horizon: int = bounded(16, low=1)
+    actor_width: int = bounded(256, low=1)
+    critic_width: int = bounded(512, low=1)
+    layers: int = bounded(3, low=0)
+    num_bins: int = bounded(255, low=2)
+    # of actor and critic; 0 starts from the uniform policy exactly
+    output_gain: float = bounded(0.001, low=0)
+    gamma: float = number(0.985, low=0, high=1)
+    lambda_: float = number(0.95, low=0, high=1)
+    entropy: float = number(3e-4, low=0)
+    # share of the critic that enters its slow copy
+    target_decay: float = number(0.02, low=0, high=1)
+    # share of the batch that enters the return range
+    range_decay: float = number(0.01, low=0, high=1)
+    low_fraction: float = bounded(0.05, low=0, high=1)
+    high_fraction: float = bounded(0.95, low=0, high=1)
     rewards: Literal["aligned", "shifted"] = switch(
         "aligned",
         published="shifted",
@@ -100,16 +104,21 @@ class Stats(NamedTuple):
     target_critic: PyTree
     low: Array  # [] moving average of the low order statistic of the returns
     high: Array  # []
-    features: running.Running | tuple  # of all features that were imagined; () if not asked for
+    features: Any  # running.Running of all features that were imagined; () if not asked for
 
 
 class Parts(NamedTuple):
     """Static pieces."""
 
-    config: Config
+    config: Any  # Config, or that of a behaviour which shares the nets
     actor: nn.Module
     critic: nn.Module
     optimiser: optax.GradientTransformation
+    bins: distributions.Bins = "symlog"  # of the critic
+    # (returns [...], fraction) -> [] for the range of returns
+    quantile: Callable[[Array, float], Array] = returns.order_statistic
+    # what the second term of the critic pulls to: the λ-returns of its slow copy, or its values
+    slow_targets: Literal["returns", "values"] = "returns"
 
 
 @cached_make
@@ -123,11 +132,7 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
 
     Raises ValueError for real-valued actions.
     """
-    if not isinstance(spec.action, DiscreteSpec):
-        raise ValueError(
-            "actor_critic and ppo act in discrete environments only; this one has real-valued "
-            "actions: use behaviour=sac"
-        )
+    num_actions = require_discrete(spec).num_actions
     mlp = functools.partial(
         Mlp,
         layers=config.layers,
@@ -136,16 +141,27 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
     )
     return Parts(
         config,
-        actor=mlp(spec.action.num_actions, config.actor_width),
+        actor=mlp(num_actions, config.actor_width),
         critic=mlp(config.num_bins, config.critic_width),
         optimiser=config.optimiser.make(steps_of_update),
     )
 
 
+def require_discrete(spec: EnvSpec) -> DiscreteSpec:
+    """The spec of the action. Raises ValueError where it is no single discrete one."""
+    if not isinstance(spec.action, DiscreteSpec):
+        raise ValueError(
+            "this behaviour acts in environments with one discrete choice, and this one has "
+            f"{spec.action}: use behaviour=sac with agent=branched and model=ensemble, or "
+            "behaviour=tdmpc with agent=joint and model=tdmpc"
+        )
+    return spec.action
+
+
 def bind_parts(parts: Parts, update: Callable) -> Behaviour:
     """The record: all but how it learns is the same for every learner of an actor and a critic."""
-    functions = {"init": init, "act": act, "update": update}
-    bound = {name: functools.partial(f, parts) for name, f in functions.items()}
+    functions: dict[str, Callable] = {"init": init, "act": act, "update": update}
+    bound: dict[str, Any] = {name: functools.partial(f, parts) for name, f in functions.items()}
     return Behaviour(initial_carry=tuple, **bound)
 
 
@@ -211,8 +227,8 @@ def imagine(
 
     state = take_in(state, jax.vmap(model.features)(starts.latent))
 
-    def policy(policy_key, latent):
-        return act(parts, state, policy_key, (), latent, model, explore=True)[1]
+    def policy(policy_key, carry, latent):
+        return act(parts, state, policy_key, carry, latent, model, explore=True)
 
     def rollout(rollout_key, latent):
         return imagine_rollout(model, policy, rollout_key, latent, parts.config.horizon)
@@ -231,7 +247,7 @@ class Targets(NamedTuple):
 
     advantage: Array  # [M, H] divided by max(1, range of returns)
     live: Array  # [M, H] λ-returns with the values of the critic
-    slow: Array  # [M, H] with those of its slow copy
+    slow: Array  # [M, H] with those of its slow copy, or those values: `Parts.slow_targets`
     weight: Array  # [M, H] probability that the step was reached
 
 
@@ -242,7 +258,7 @@ def make_targets(
 
     Advantages are divided by max(1, range of returns); returns come from the live critic for the
     actor and the first critic term, and from the slow critic for the second (specification
-    section 5).
+    section 5), unless that one pulls to the slow critic's own values.
 
     Args:
       parts: static pieces.
@@ -267,15 +283,17 @@ def make_targets(
 
     slow_logits = parts.critic.apply({"params": stats.target_critic}, imagined.features)
     # Live and slow critic go through values and returns together.
-    both = jax.lax.stop_gradient(distributions.two_hot_mean(jnp.stack([logits, slow_logits])))
+    both = distributions.two_hot_mean(jnp.stack([logits, slow_logits]), parts.bins)
+    both = jax.lax.stop_gradient(both)
     values = both[0]
-    live, slow = jax.vmap(lambda_returns)(both)
+    if parts.slow_targets == "returns":
+        live, slow = jax.vmap(lambda_returns)(both)
+    else:
+        live, slow = lambda_returns(values), both[1][:, :-1]
 
     rate = config.range_decay
-    low = optim.moving_average(stats.low, returns.order_statistic(live, config.low_fraction), rate)
-    high = optim.moving_average(
-        stats.high, returns.order_statistic(live, config.high_fraction), rate
-    )
+    low = optim.moving_average(stats.low, parts.quantile(live, config.low_fraction), rate)
+    high = optim.moving_average(stats.high, parts.quantile(live, config.high_fraction), rate)
     advantage = (live - values[:, :-1]) / jnp.maximum(1.0, high - low)
     weight = jnp.ones_like(reward)
     if config.weigh_reached:
@@ -292,6 +310,14 @@ def loss(
     parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
 ) -> tuple[Array, tuple[Stats, Metrics]]:
     """Actor and critic loss [] over imagined rollouts; each step weighs its `Targets.weight`."""
+    total, (_, stats, metrics) = loss_and_targets(parts, params, stats, imagined)
+    return total, (stats, metrics)
+
+
+def loss_and_targets(
+    parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
+) -> tuple[Array, tuple[Targets, Stats, Metrics]]:
+    """The same, with what it was trained towards."""
     features = jax.lax.stop_gradient(imagined.features)
     logits = parts.critic.apply({"params": params["critic"]}, features)
     targets, stats = make_targets(parts, stats, imagined, logits)
@@ -303,8 +329,8 @@ def loss(
     critic_loss = (
         weight
         * (
-            distributions.two_hot_loss(logits[:, :-1], targets.live)
-            + distributions.two_hot_loss(logits[:, :-1], targets.slow)
+            distributions.two_hot_loss(logits[:, :-1], targets.live, parts.bins)
+            + distributions.two_hot_loss(logits[:, :-1], targets.slow, parts.bins)
         )
     ).mean()
     total = actor_loss + critic_loss
@@ -317,7 +343,7 @@ def loss(
         "return_range": stats.high - stats.low,
     }
     metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
-    return total, (stats, metrics)
+    return total, (targets, stats, metrics)
 
 
 def apply_gradients(

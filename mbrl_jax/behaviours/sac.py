@@ -5,22 +5,27 @@ Model-free in itself: it learns from transitions, real or imagined, that a repla
 temperature loss); gradient steps follow one another in a scan, and each takes one gradient of
 the sum of the three losses, all at the parameters before the step.
 
+With more critics it is SAC-N, and with `diversity` EDAC: the minimum over critics is low where
+they differ, and so off the data, if their gradients by the action do not all point the same way.
+(Of an action of one number that direction is a sign, and the term has no gradient: it is refused.)
+
 References: Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905;
-Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253.
+Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253;
+An et al. 2021 (EDAC), https://arxiv.org/abs/2110.01548.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from mbrl_jax.behaviours import tanh_normal
-from mbrl_jax.envs.spec import zero_action
+from mbrl_jax.envs.spec import action_size, zero_action
 from mbrl_jax.types import (
     Array,
     Behaviour,
@@ -34,29 +39,46 @@ from mbrl_jax.types import (
     Starts,
     Timestep,
     Transition,
+    bounded,
     cached_make,
     number,
 )
 
 ACTOR, CRITIC, OBSERVE, NEXT_OBSERVE, NOISE = range(5)  # purposes of keys
 MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
-NUM_CRITICS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Soft actor-critic; the number of gradient steps is the leading axis of the batch."""
 
-    layers: int = 2  # hidden layers of actor and critics
-    width: int = 256
-    gamma: float = number(0.99)
-    actor_learning_rate: float = number(3e-4)
-    critic_learning_rate: float = number(3e-4)
-    temperature_learning_rate: float = number(3e-4)
-    target_decay: float = number(0.005, "share of the critic that enters its target copy a step")
-    target_entropy: float | None = None  # None: minus the size of the action
-    init_temperature: float = number(1.0)
+    layers: int = bounded(2, low=0)  # hidden layers of actor and critics
+    width: int = bounded(256, low=1)
+    gamma: float = number(0.99, low=0, high=1)
+    actor_learning_rate: float = number(3e-4, low=0)
+    critic_learning_rate: float = number(3e-4, low=0)
+    temperature_learning_rate: float = number(3e-4, low=0)
+    target_decay: float = number(
+        0.005, "share of the critic that enters its target copy a step", low=0, high=1
+    )
+    # None: minus the size of the action
+    target_entropy: float | None = bounded(None, low=-math.inf)
+    init_temperature: float = number(1.0, above=0)
     learn_temperature: bool = True  # False: it stays at init_temperature
+    critics: int = bounded(2, low=1)  # N, of which the minimum counts; SAC-N and EDAC: 10 to 500
+    diversity: float = number(
+        0.0, "η of EDAC, weight of what critics' action gradients share", low=0
+    )
+
+    def validate(self) -> None:
+        """Raise ValueError for too few critics."""
+        if self.diversifies and self.critics < 2:
+            raise ValueError(f"critics={self.critics} is too few: diversity needs two")
+
+    @property
+    def diversifies(self) -> bool:
+        """Whether the term is there at all; a traced number may be anything."""
+        return not (isinstance(self.diversity, int | float) and self.diversity == 0)
 
     def make(self, spec: EnvSpec) -> Behaviour:
         """The record; see the module."""
@@ -82,11 +104,19 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
         raise ValueError(  # noqa: TRY004
             f"Soft actor-critic needs bounded real actions, not {spec.action}."
         )
+    config.validate()
+    if config.diversifies and spec.action.size < 2:
+        raise ValueError(
+            "diversity turns the critics' gradients by the action, which of an action of one "
+            "number have no direction but a sign: leave diversity=0 here"
+        )
     return Behaviour(
         init=functools.partial(init, config, spec),
         initial_carry=tuple,
         act=act,
         update=functools.partial(update, config, spec),
+        learns_from="transitions",
+        reobserves=True,
     )
 
 
@@ -95,11 +125,12 @@ def init(config: Config, spec: EnvSpec, key: Key, features: Array) -> LearnerSta
 
     The actor's last layer is 0, so the untrained policy is tanh of N(0, 1) everywhere.
     """
-    size, width = spec.action.size, features.shape[-1]
+    size, width = action_size(spec.action), features.shape[-1]
     hidden = [config.width] * config.layers
     actor = init_mlp(jax.random.fold_in(key, ACTOR), (width, *hidden, 2 * size))
     actor[-1] = jax.tree.map(jnp.zeros_like, actor[-1])
-    critic = init_mlp(jax.random.fold_in(key, CRITIC), (width + size, *hidden, 1), (NUM_CRITICS,))
+    widths, stack = (width + size, *hidden, 1), (config.critics,)
+    critic = init_mlp(jax.random.fold_in(key, CRITIC), widths, stack)
     params = {
         "actor": actor,
         "critic": critic,
@@ -134,7 +165,7 @@ def update(
     del starts, iteration
     embed = functools.partial(observation_features, model, spec)
     noise = jax.random.normal(
-        jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, spec.action.size)
+        jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, action_size(spec.action))
     )
     rows = Rows(
         features=embed(jax.random.fold_in(key, OBSERVE), batch.observation),
@@ -157,7 +188,9 @@ def observation_features(model: BoundModel, spec: EnvSpec, key: Key, observation
     action = zero_action(spec.action)
 
     def single(key, observation):
-        timestep = Timestep(observation, 0.0, is_first=True, is_last=False, is_terminal=False)
+        row: dict[str, Any] = {"reward": 0.0, "is_first": True}
+        row |= {"is_last": False, "is_terminal": False}
+        timestep = Timestep(observation, **row)
         latent = model.observe(key, model.initial_latent(), timestep, action)
         return model.features(latent)
 
@@ -190,11 +223,13 @@ def loss(
     target = soft_target(
         rows.reward, config.gamma * rows.discount, next_value, next_log_prob, temperature
     )
-    values = critic(params["critic"], rows.features, rows.action)  # [2, B]
+    values = critic(params["critic"], rows.features, rows.action)  # [N, B]
     action, log_prob = _sample(params["actor"], rows.features, rows.noise[:, 1])
     value = jnp.min(critic(frozen["critic"], rows.features, action), axis=0)
     entropy = -_mean(jax.lax.stop_gradient(log_prob), rows.valid)
-    wanted = -float(spec.action.size) if config.target_entropy is None else config.target_entropy
+    wanted = (
+        -float(action_size(spec.action)) if config.target_entropy is None else config.target_entropy
+    )
     losses = {
         "critic_loss": jnp.sum(jax.vmap(critic_loss, (0, None, None))(values, target, rows.valid)),
         "actor_loss": _mean(temperature * log_prob - value, rows.valid),
@@ -209,7 +244,13 @@ def loss(
         "temperature": temperature,
         "valid_rows": jnp.mean(rows.valid),
     }
-    return sum(losses.values()), {f"behaviour/{name}": x for name, x in metrics.items()}
+    if config.diversifies:
+        metrics["alignment"] = alignment(params["critic"], rows)
+        # ½ as on the critics, so that η means what it does in the published sum of squares.
+        losses["diversity_loss"] = 0.5 * config.diversity * metrics["alignment"]
+    return cast(Array, sum(losses.values())), {
+        f"behaviour/{name}": x for name, x in metrics.items()
+    }
 
 
 def soft_target(
@@ -224,6 +265,27 @@ def critic_loss(value: Array, target: Array, valid: Array) -> Array:
     return 0.5 * _mean(jnp.square(value - target), valid)
 
 
+def alignment(critic_params: PyTree, rows: Rows) -> Array:
+    """What the critics' gradients by the action share, `[]` (EDAC, equation 5 and algorithm 1):
+
+    mean_b Σ_{i≠j} <g_i, g_j> / (N - 1),   g_i = ∇_a Q_i(s, a) / ‖∇_a Q_i(s, a)‖
+    """
+    total = lambda member, action: jnp.sum(critic(member, rows.features, action))  # noqa: E731
+    gradient = jax.vmap(jax.grad(total, 1), (0, None))(critic_params, rows.action)  # [N, B, A]
+    return _mean(shared_direction(gradient), rows.valid) / (gradient.shape[0] - 1)
+
+
+def shared_direction(gradient: Array) -> Array:
+    """`Σ_{i≠j} <g_i, g_j>` of gradients `[N, B, A]` scaled to length 1, `[B]`.
+
+    One that is exactly 0 has no direction and counts 0.
+    """
+    square = jnp.sum(jnp.square(gradient), axis=-1, keepdims=True)
+    some = square > 0
+    unit = jnp.where(some, gradient / jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+    return jnp.sum(jnp.square(unit.sum(0)), axis=-1) - jnp.sum(jnp.square(unit), axis=(0, 2))
+
+
 def temperature_loss(log_temperature: Array, entropy: Array, target_entropy: float) -> Array:
     """`-log α (E log π + H̄)`: α grows while the entropy lies below `H̄`."""
     return log_temperature * (entropy - target_entropy)
@@ -236,7 +298,7 @@ def actor(params: PyTree, features: Array) -> tuple[Array, Array]:
 
 
 def critic(params: PyTree, features: Array, action: Array) -> Array:
-    """Both critics as one batched product per layer: `[B, F]`, `[B, A]` to values `[2, B]`."""
+    """All critics as one batched product per layer: `[B, F]`, `[B, A]` to values `[N, B]`."""
     return mlp(params, jnp.concatenate([features, action], axis=-1))[..., 0]
 
 

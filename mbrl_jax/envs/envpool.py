@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mbrl_jax.types import (
@@ -224,7 +225,7 @@ class _Pool:
 
         self._adaptor, self._shape = adaptor, lane_seeds.shape
         count = lane_seeds.size
-        self._pool = envpool.make_gymnasium(
+        self._pool: Any = envpool.make_gymnasium(
             adaptor.task,
             num_envs=count,
             seed=[int(seed) for seed in lane_seeds.reshape(-1)],
@@ -233,7 +234,7 @@ class _Pool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium's, of the space's precision
             self._pool.observation_space  # noqa: B018  (made once, then kept)
-        self._now = None  # the newest Timestep [S · N]
+        self._now: Any = None  # the newest Timestep [S · N], NumPy's
         self._lives = np.zeros(count, np.int32)
         self._merged = adaptor.spec.seam == "merged"
 
@@ -281,22 +282,19 @@ class _Pool:
             self._lives = self._lives.copy()
             self._lives[which] = info["lives"]
         if len(which) == count:
-            no = np.zeros(count, bool)
-            return Timestep(observation, np.zeros(count, np.float32), ~no, no, no)
+            no: Any = np.zeros(count, bool)
+            reward: Any = np.zeros(count, np.float32)
+            return Timestep(observation, reward, ~no, no, no)
         now = self._now
         merged = np.array(now.observation)
         merged[which] = observation
-        return Timestep(
-            merged,
-            np.where(lanes, np.float32(0), now.reward),
-            now.is_first | lanes,
-            now.is_last & ~lanes,
-            now.is_terminal & ~lanes,
+        return now._replace(
+            observation=merged,
+            reward=np.where(lanes, np.float32(0), now.reward),
+            is_first=now.is_first | lanes,
+            is_last=now.is_last & ~lanes,
+            is_terminal=now.is_terminal & ~lanes,
         )
 
     def _shaped(self, flat: Timestep) -> Timestep:
-        observation, *rest = flat
-        return Timestep(
-            observation.reshape(self._shape + observation.shape[1:]),
-            *(x.reshape(self._shape) for x in rest),
-        )
+        return jax.tree.map(lambda x: x.reshape(self._shape + x.shape[1:]), flat)

@@ -5,6 +5,8 @@ true last observation is emitted with `is_last`; the next step ignores its actio
 first row of a new episode with reward 0. Truncation is last without terminal.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,28 +14,40 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.types import (
+    ActionSpec,
     Array,
     ArraySpec,
-    BoundedSpec,
+    DictSpec,
     DiscreteSpec,
     Environment,
     EnvSpec,
     Key,
+    MultiDiscreteSpec,
+    ObservationSpec,
     PyTree,
     Step,
     Timestep,
 )
 
-ActionSpec = DiscreteSpec | BoundedSpec
-
 
 def action_size(spec: ActionSpec) -> int:
     """Length of an action written as a vector."""
+    if isinstance(spec, MultiDiscreteSpec):
+        return sum(spec.num_actions)
     return spec.num_actions if isinstance(spec, DiscreteSpec) else spec.size
 
 
 def action_vector(spec: ActionSpec, action: Array) -> Array:
-    """One-hot [..., A] of discrete actions [...]; bounded actions [..., A] as they are."""
+    """One-hot [..., A] of discrete actions [...]; bounded actions [..., A] as they are.
+
+    Of several discrete choices [..., k] the one-hot vectors stand one behind the other.
+    """
+    if isinstance(spec, MultiDiscreteSpec):
+        choices = [
+            jax.nn.one_hot(action[..., i], num, dtype=jnp.float32)
+            for i, num in enumerate(spec.num_actions)
+        ]
+        return jnp.concatenate(choices, axis=-1)
     if isinstance(spec, DiscreteSpec):
         return jax.nn.one_hot(action, spec.num_actions, dtype=jnp.float32)
     return action
@@ -41,6 +55,8 @@ def action_vector(spec: ActionSpec, action: Array) -> Array:
 
 def zero_action(spec: ActionSpec) -> Array:
     """The action that stands before the first one."""
+    if isinstance(spec, MultiDiscreteSpec):
+        return jnp.zeros((len(spec.num_actions),), jnp.int32)
     if isinstance(spec, DiscreteSpec):
         return jnp.zeros((), jnp.int32)
     return jnp.zeros((spec.size,), jnp.float32)
@@ -48,25 +64,123 @@ def zero_action(spec: ActionSpec) -> Array:
 
 def random_action(spec: ActionSpec, key: Key) -> Array:
     """A uniform action."""
+    if isinstance(spec, MultiDiscreteSpec):
+        shape = (len(spec.num_actions),)
+        return jax.random.randint(key, shape, 0, jnp.asarray(spec.num_actions))
     if isinstance(spec, DiscreteSpec):
         return jax.random.randint(key, (), 0, spec.num_actions)
     return jax.random.uniform(key, (spec.size,), minval=-1.0, maxval=1.0)
 
 
-def example_observation(spec: ArraySpec) -> Array:
+# ----------------------------------------------------------------------------------- observations
+
+
+def observation_spec(observation: PyTree) -> ObservationSpec:
+    """The spec of one observation: an array, or a dictionary of arrays.
+
+    Raises ValueError for any other structure.
+    """
+    if isinstance(observation, dict):
+        if nested := [name for name, leaf in observation.items() if not hasattr(leaf, "dtype")]:
+            raise ValueError(
+                f"observation {nested[0]!r} is no array: write a dictionary without others inside"
+            )
+        return DictSpec(
+            tuple((name, _leaf_spec(observation[name])) for name in sorted(observation))
+        )
+    if not hasattr(observation, "dtype"):
+        kind = type(observation).__name__
+        raise ValueError(f"an observation is an array or a dictionary of arrays, not {kind}")
+    return _leaf_spec(observation)
+
+
+def _leaf_spec(leaf: Array) -> ArraySpec:
+    return ArraySpec(tuple(leaf.shape), str(leaf.dtype))
+
+
+def spec_tree(spec: ObservationSpec) -> PyTree:
+    """Specs of the leaves, in the structure of an observation."""
+    return dict(spec.leaves) if isinstance(spec, DictSpec) else spec
+
+
+def example_observation(spec: ObservationSpec) -> PyTree:
     """Zeros in the shape and dtype of one observation."""
-    return jnp.zeros(spec.shape, spec.dtype)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec_tree(spec))
 
 
-def first_timestep(observation: PyTree) -> Timestep:
-    """The first row of an episode."""
+def flat_size(spec: ObservationSpec) -> int:
+    """D: numbers in one observation."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(spec_tree(spec)))
+
+
+def flat_observation(spec: ObservationSpec, observation: PyTree) -> Array:
+    """All leaves [..., *leaf] as one float32 vector [..., D], in the order of the names."""
+
+    def flat(leaf, x):
+        lead = x.shape[: x.ndim - len(leaf.shape)]
+        return x.reshape(*lead, -1).astype(jnp.float32)
+
+    leaves = jax.tree.leaves(jax.tree.map(flat, spec_tree(spec), observation))
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def from_flat(spec: ObservationSpec, vector: Array) -> PyTree:
+    """An observation of float32 leaves from a vector [D]; undoes `flat_observation`."""
+    leaves, structure = jax.tree.flatten(spec_tree(spec))
+    ends = itertools.accumulate(math.prod(leaf.shape) for leaf in leaves)
+    pieces = jnp.split(vector, list(ends)[:-1])
+    shaped = [piece.reshape(leaf.shape) for leaf, piece in zip(leaves, pieces, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def only_array(spec: EnvSpec, who: str) -> ArraySpec:
+    """The spec of an observation that is one array. Raises ValueError for a dictionary."""
+    if isinstance(spec.observation, DictSpec):
+        names = ", ".join(name for name, _ in spec.observation.leaves)
+        raise ValueError(
+            f"{who} sees one array, and observations here are a dictionary of {names}: "
+            "concatenate them in the environment, or use model=ensemble, which takes all of them"
+        )
+    return spec.observation
+
+
+def require_sized(spec: EnvSpec) -> None:
+    """Raise ValueError for observations or actions without a single number or choice in them."""
+    leaves = spec_tree(spec.observation)
+    for name, leaf in (leaves if isinstance(leaves, dict) else {"": leaves}).items():
+        if math.prod(leaf.shape) < 1:
+            raise ValueError(
+                f"the environment's observation {name + ' ' * bool(name)}has the shape "
+                f"{leaf.shape}, which holds no number: there is nothing to learn from"
+            )
+    choices = getattr(spec.action, "num_actions", None) or (action_size(spec.action),)
+    if min(choices if isinstance(choices, tuple) else (choices,)) < 1:
+        raise ValueError(f"the environment's action is {spec.action}: there is nothing to choose")
+
+
+def require_separate_seam(spec: EnvSpec, who: str) -> None:
+    """Raise ValueError where the last row of an episode is never seen."""
+    if spec.seam == "merged":
+        raise ValueError(
+            f"{who} learns from transitions, which need the last row of every episode; set "
+            "env.protocol.seam=separate"
+        )
+
+
+# ------------------------------------------------------------------------------------------- rows
+
+
+def first_timestep(observation: PyTree, extras: tuple[str, ...] = ()) -> Timestep:
+    """The first row of an episode; `extras`: names of what else the environment says."""
     no, yes = jnp.zeros((), bool), jnp.ones((), bool)
-    return Timestep(observation, jnp.zeros((), jnp.float32), yes, no, no)
+    zeros = {name: jnp.zeros((), jnp.float32) for name in extras}
+    return Timestep(observation, jnp.zeros((), jnp.float32), yes, no, no, zeros)
 
 
 def example_row(spec: EnvSpec) -> Step:
     """One row as the replay stores it, all zeros."""
-    return Step(first_timestep(example_observation(spec.observation)), zero_action(spec.action))
+    timestep = first_timestep(example_observation(spec.observation), spec.extras)
+    return Step(timestep, zero_action(spec.action))
 
 
 class EpisodicState(NamedTuple):
@@ -77,41 +191,51 @@ class EpisodicState(NamedTuple):
 
 
 def make_environment(
-    action: ActionSpec, reset_inner: Callable, step_inner: Callable
+    action: ActionSpec,
+    reset_inner: Callable,
+    step_inner: Callable,
+    extras: tuple[str, ...] = (),
 ) -> Environment:
     """Wrap plain dynamics into the time convention above.
 
     Args:
       action: the action spec.
       reset_inner: (key) -> (state, observation).
-      step_inner: (key, state, action) -> (state, observation, reward, terminated, truncated).
+      step_inner: (key, state, action) -> (state, observation, reward, terminated, truncated), and
+        with `extras` one more: {name: scalar}.
+      extras: names of what else a step says ("cost", "success"); `Timestep.extras`.
 
     Returns:
       An `Environment` whose observation spec is read off `reset_inner` (what an environment
       announces and what it emits may differ).
+
+    Raises ValueError for an observation that is neither an array nor a dictionary of arrays.
     """
     state_shape, observed = jax.eval_shape(reset_inner, jax.random.key(0))
-    spec = EnvSpec(ArraySpec(tuple(observed.shape), str(observed.dtype)), action)
+    spec = EnvSpec(observation_spec(observed), action, extras=extras)
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, observed)
 
     def reset(key):
         inner, observation = reset_inner(key)
         inner = jax.tree.map(lambda x, s: jnp.asarray(x, s.dtype), inner, state_shape)
-        return EpisodicState(inner, jnp.zeros((), bool)), first_timestep(observation)
+        return EpisodicState(inner, jnp.zeros((), bool)), first_timestep(observation, extras)
 
     def step(state, key, act):
         step_key, reset_key = jax.random.split(key)
-        inner, observation, reward, terminated, truncated = step_inner(step_key, state.inner, act)
+        stepped = step_inner(step_key, state.inner, act)
+        inner, observation, reward, terminated, truncated, *said = stepped
         # Dynamics may promote dtypes or shapes of their state; a loop's carry must not change.
         inner = jax.tree.map(
             lambda x, s: jnp.asarray(x, s.dtype).reshape(s.shape), inner, state_shape
         )
         terminated = jnp.asarray(terminated, bool)
         going_on = Timestep(
-            jnp.asarray(observation, spec.observation.dtype),
+            jax.tree.map(lambda x, dtype: jnp.asarray(x, dtype), observation, dtypes),
             jnp.asarray(reward, jnp.float32).reshape(()),
             jnp.zeros((), bool),
             terminated | truncated,
             terminated,
+            {name: jnp.asarray(said[0][name], jnp.float32).reshape(()) for name in extras},
         )
         fresh, first = reset(reset_key)
         choose = lambda new, old: jnp.where(state.is_last, new, old)  # noqa: E731

@@ -4,6 +4,7 @@ For what looks at single rows, such as films; training steps inside of jit.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ class _Lanes:
             lambda key, state, action: env.step(state, at(key, "env", count), action)
         )(keys, *args)
         self._reset, self._step, self._choose = jax.jit(reset), jax.jit(step), jax.jit(_choose)
-        self._count, self._now = 0, None  # _now: (states, rows)
+        self._count = 0
+        self._now: Any = None  # (states, rows)
 
     def reset(self, lanes: np.ndarray | None = None) -> Timestep:
         """Begin new episodes in `lanes` [S, N] (None: in all)."""

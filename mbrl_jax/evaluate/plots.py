@@ -44,7 +44,7 @@ def new_figure(width: float, height: float):
 
 def plain(title: str) -> str:
     """A title as it is: matplotlib takes what stands between two $ for a formula."""
-    from mbrl_jax.train.shown import shown
+    from mbrl_jax.runs.shown import shown
 
     return shown(title).replace("$", r"\$")
 
@@ -66,11 +66,11 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
     Every seed is a thin line; the mean over seeds a thick one, within ± one standard error.
 
     Args:
-      rows: as `mbrl_jax.train.metrics.read_metrics` gives them.
+      rows: as `mbrl_jax.runs.metrics.read_metrics` gives them.
       path: of the PNG to write.
       title: of the figure.
     """
-    from mbrl_jax.train.metrics import last_fifth
+    from mbrl_jax.runs.metrics import last_fifth
 
     figure = new_figure(8.0, 4.8)
     axes = figure.add_subplot()

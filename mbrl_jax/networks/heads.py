@@ -18,12 +18,13 @@ class Mlp(nn.Module):
     hidden_init: Callable = glorot_truncated
     output_init: Callable = glorot_truncated
     output_bias_init: Callable = nn.initializers.zeros
+    eps: float = RMS_EPS
 
     @nn.compact
     def __call__(self, x):
         for _ in range(self.layers):
             x = nn.Dense(self.width, kernel_init=self.hidden_init)(x)
-            x = nn.silu(nn.RMSNorm(epsilon=RMS_EPS)(x))
+            x = nn.silu(nn.RMSNorm(epsilon=self.eps)(x))
         return nn.Dense(
             self.num_outputs, kernel_init=self.output_init, bias_init=self.output_bias_init
         )(x)

@@ -30,6 +30,16 @@ def glorot_truncated(key, shape, dtype=jnp.float32):
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 
+def fan_in_truncated(gain: float = 1.0):
+    """Normal of deviation gain/√fan_in, truncated at ±2 σ'; 0 gives zeros (DreamerV3).
+
+    The axes in front of the last two count as fan, as of a convolution.
+    """
+    if not gain:
+        return nn.initializers.zeros
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+
+
 def orthogonal(gain: float):
     """Orthogonal rows or columns, uniformly distributed, times `gain`; 0 gives zeros.
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.lanes import largest_divisor, take_turns
 from mbrl_jax.networks.norms import Affine, Moments, activate
+from mbrl_jax.ssm.lanes import largest_divisor, take_turns
 from mbrl_jax.types import Array, PyTree
 
 GROUP_ELEMENTS = 2**20  # of the larger map of a layer, in one group of frames on CPU

@@ -13,7 +13,7 @@ _EPSILON = 1e-8  # beside the variance
 class Running(NamedTuple):
     """What was seen so far."""
 
-    count: Array  # []
+    count: Array  # type: ignore[assignment]  # []
     mean: Array  # [F]
     variance: Array  # [F] biased
 

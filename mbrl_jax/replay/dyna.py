@@ -1,10 +1,10 @@
 """Dyna replay: real rows beside a ring of imagined transitions, mixed for the behaviour.
 
 A `Replay` that wraps another one. Imagined rows are made inside the learning branch, where
-storage is read-only, so they travel in two steps: `write_back` puts them into the small `pending`
-leaf of the counters; the next `add`, which runs at every row and outside any branch, flushes them
-into the ring. When nothing is pending the same write lands on scratch rows past the capacity:
-no conditional ever depends on the state of a seed.
+storage is read-only, so they travel in two steps: `extend` puts them into the small `pending`
+leaf of the counters; the next `add` or `settle`, one of which runs at every row and outside any
+branch, flushes them into the ring. When nothing is pending the same write lands on scratch rows
+past the capacity: no conditional ever depends on the state of a seed.
 
 Reference: Janner et al. 2019, "When to Trust Your Model" (MBPO), https://arxiv.org/abs/1906.08253
 """
@@ -27,6 +27,7 @@ from mbrl_jax.types import (
     RowStore,
     Step,
     Transition,
+    bounded,
     cached_make,
 )
 
@@ -37,13 +38,14 @@ REAL_ROWS, MODEL_ROWS = 0, 1  # purposes of the key of `sample`
 class Config:
     """Sizes of the model buffer and of the batches that mix it with real rows."""
 
-    capacity: int = 100_000  # imagined transitions kept; a multiple of rows_per_update
-    # Imagined transitions that one agent update hands back; an `Experiment` fills in
-    # agent.num_starts · agent.branch_length.
-    rows_per_update: int = 0
-    batch_size: int = 256  # rows of one gradient step, real and imagined together
-    num_batches: int = 20  # gradient steps per behaviour update
-    real_fraction: float = 0.05  # share of real rows in a batch
+    # Imagined transitions kept; `agents.branched` rounds it down to whole updates.
+    capacity: int = bounded(100_000, low=1)
+    # Imagined transitions that one agent update hands back; `agents.branched` fills in
+    # num_starts · branch_length.
+    rows_per_update: int = bounded(0, low=0)
+    batch_size: int = bounded(256, low=1)  # rows of one gradient step, real and imagined together
+    num_batches: int = bounded(20, low=1)  # gradient steps per behaviour update
+    real_fraction: float = bounded(0.05, low=0, high=1)  # share of real rows in a batch
 
     @property
     def real_rows(self) -> int:
@@ -87,6 +89,8 @@ def make(config: Config, real: Replay, spec: EnvSpec) -> Replay:
         add=functools.partial(add, config, real),
         sample=functools.partial(sample, config, real),
         write_back=functools.partial(write_back, real),
+        settle=functools.partial(settle, config, real),
+        extend=extend,
         rows=real.rows and _real_rows(real.rows),
     )
 
@@ -114,7 +118,16 @@ def init(config: Config, real: Replay, example: Step) -> ReplayState:
 
 def add(config: Config, real: Replay, state: ReplayState, rows: Step) -> ReplayState:
     """Appends real rows `[N]`, and flushes pending imagined rows into the model ring."""
-    added = real.add(_real_state(state), rows)
+    return _flush(config, state, real.add(_real_state(state), rows))
+
+
+def settle(config: Config, real: Replay, state: ReplayState) -> ReplayState:
+    """Flushes pending imagined rows into the model ring; `add` does so too."""
+    return _flush(config, state, real.settle(_real_state(state)))
+
+
+def _flush(config: Config, state: ReplayState, added: ReplayState) -> ReplayState:
+    """The state with `added` as the wrapped one, and what was pending in the ring."""
     storage, counters = state.storage, state.counters
     start = jnp.where(counters.is_pending, storage.cursor, config.capacity)
     write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
@@ -126,7 +139,7 @@ def add(config: Config, real: Replay, state: ReplayState, rows: Step) -> ReplayS
         size=jnp.minimum(storage.size + rows_written, config.capacity),
     )
     counters = DynaCounters(added.counters, counters.pending, is_pending=jnp.zeros((), bool))
-    return ReplayState(storage, counters, added.position)
+    return state._replace(storage=storage, counters=counters, position=added.position)
 
 
 def sample(
@@ -156,19 +169,21 @@ def sample(
 
 
 def write_back(real: Replay, counters: DynaCounters, indices: PyTree, values: PyTree):
-    """Keeps imagined rows for the next `add`; anything but a `Transition` is delegated.
+    """What the wrapped replay does with it (priorities, latents)."""
+    return counters._replace(real=real.write_back(counters.real, indices, values))
+
+
+def extend(counters: DynaCounters, rows: Transition) -> DynaCounters:
+    """Keeps imagined rows for the next `add` or `settle`.
 
     Rows that are not finite (a model that ran away) are emptied and counted as invalid.
 
     Args:
       counters: what `sample` returned.
-      indices: None for imagined rows.
-      values: a `Transition` of rows_per_update rows, in any leading shape such as `[H, M]`; at
-        most one such call between two calls of `add` is kept.
+      rows: rows_per_update of them, in any leading shape such as `[H, M]`; at most one such call
+        between two calls of `add` is kept.
     """
-    if not isinstance(values, Transition):
-        return counters._replace(real=real.write_back(counters.real, indices, values))
-    rows = jax.tree.map(lambda x, old: x.reshape(old.shape), values, counters.pending)
+    rows = jax.tree.map(lambda x, old: x.reshape(old.shape), rows, counters.pending)
     finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in jax.tree.leaves(rows)]
     keep = jnp.stack(finite).all(0)  # [rows_per_update]
     pending = jax.tree.map(
@@ -203,7 +218,7 @@ def _sample_model(config: Config, storage: DynaStorage, key: Key) -> Transition:
 
 def _real_state(state: ReplayState) -> ReplayState:
     """The state of the wrapped replay."""
-    return ReplayState(state.storage.real, state.counters.real, state.position)
+    return ReplayState(state.storage.real, state.counters.real, state.position, state.fixed)
 
 
 def _real_rows(rows: RowStore) -> RowStore:
@@ -233,5 +248,3 @@ def _validate(config: Config) -> None:
             f"capacity ({config.capacity}) must be a multiple of rows_per_update "
             f"({config.rows_per_update}), so that an append never wraps."
         )
-    if not 0.0 <= config.real_fraction <= 1.0:
-        raise ValueError(f"real_fraction must lie in [0, 1], not {config.real_fraction}.")

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -16,9 +17,12 @@ from mbrl_jax.types import (
     ReplayState,
     RowStore,
     Step,
+    Windows,
+    bounded,
     cached_make,
 )
 
+Streams = tuple[tuple[str, Windows], ...]  # (name, windows) that a replay serves
 _MOST_ROWS = 2**31 - 1  # that a position can count
 
 
@@ -26,44 +30,36 @@ _MOST_ROWS = 2**31 - 1  # that a position can count
 class Config:
     """Ring size and the batches drawn from it."""
 
-    capacity: int = 100_000  # rows of each lane
-    batch_size: int = 16  # windows of the "model" stream
-    length: int = 128  # L: windows of the "model" stream hold L + 1 rows, the last as target
-    num_contexts: int = 0  # windows of the "imagine" stream
-    context_length: int = 1
-    num_transitions: int = 0  # two-row windows of the "transition" stream
+    capacity: int = bounded(100_000, low=2, high=_MOST_ROWS // 2)  # rows of each lane
+    batch_size: int = bounded(16, low=1)  # windows of the "model" stream
+    # L: windows of the "model" stream hold L + 1 rows, the last as target
+    length: int = bounded(128, low=1)
     sampler: samplers.Uniform | samplers.DynamicFrequency = samplers.Uniform()
 
-    def streams(self) -> dict[str, tuple[int, int]]:
-        """(number of windows, rows of each) by stream."""
-        return {
-            "model": (self.batch_size, self.length + 1),
-            "imagine": (self.num_contexts, self.context_length),
-            "transition": (self.num_transitions, 2),
-        }
-
-    def least_rows(self, num_envs: int) -> int:
-        """Rows a lane must hold before every stream can be sampled."""
+    def least_rows(self, num_envs: int, streams: Streams = ()) -> int:
+        """Rows a lane must hold before the stream "model" and these can be sampled."""
         return max(
-            self.sampler.least_rows(rows, num, num_envs)
-            for num, rows in self.streams().values()
-            if num
+            self.sampler.least_rows(windows.length, windows.num, num_envs)
+            for windows in all_streams(self, streams).values()
         )
 
     def validate(self) -> None:
         """Raise ValueError where the ring cannot hold one window."""
-        if self.capacity > _MOST_ROWS // 2:
-            raise ValueError(f"replay capacity {self.capacity} exceeds {_MOST_ROWS // 2} rows")
         if self.capacity <= self.length:
             raise ValueError(
                 f"replay capacity {self.capacity} holds no window of length + 1 = "
                 f"{self.length + 1} rows"
             )
 
-    def make(self, num_envs: int) -> Replay:
-        """Build the record for N lanes."""
+    def make(self, num_envs: int, streams: Streams = ()) -> Replay:
+        """Build the record for N lanes; it serves the stream "model" and these."""
         self.validate()
-        return make(self, num_envs)
+        return make(self, num_envs, streams)
+
+
+def all_streams(config: Any, streams: Streams) -> dict[str, Windows]:
+    """The windows that models train on, and those that an agent asks for beside them."""
+    return {"model": Windows(config.batch_size, config.length + 1)} | dict(streams)
 
 
 class Parts(NamedTuple):
@@ -72,12 +68,13 @@ class Parts(NamedTuple):
     config: Config
     sampler: samplers.Sampler
     num_envs: int
+    streams: Streams
 
 
 @cached_make
-def make(config: Config, num_envs: int) -> Replay:
+def make(config: Config, num_envs: int, streams: Streams = ()) -> Replay:
     """Bind the functions of this module."""
-    parts = Parts(config, config.sampler.make(), num_envs)
+    parts = Parts(config, config.sampler.make(), num_envs, streams)
     return Replay(
         init=functools.partial(init, parts),
         add=functools.partial(add, parts),
@@ -103,13 +100,18 @@ def init(parts: Parts, row: Step) -> ReplayState:
 
 def add(parts: Parts, state: ReplayState, rows: Step) -> ReplayState:
     """Write one row [N] of every lane, over the oldest when full."""
+    chex.assert_tree_shape_prefix(rows, (parts.num_envs,))
     slot = state.position % parts.config.capacity
     storage = jax.tree.map(
         lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), slot, 0),
         state.storage,
         rows,
     )
-    return state._replace(storage=storage, position=advance(state.position, parts.config.capacity))
+    position = advance(state.position, parts.config.capacity)
+    counters = state.counters
+    if parts.sampler.add is not None:
+        counters = parts.sampler.add(counters, slot, rows)
+    return state._replace(storage=storage, counters=counters, position=position)
 
 
 def advance(position: Array, capacity: int) -> Array:
@@ -130,7 +132,7 @@ def sample(
 
     Windows may cross episodes, never the write head. Raises ValueError for an unknown stream.
     """
-    streams = parts.config.streams()
+    streams = all_streams(parts.config, parts.streams)
     samplers.check_stream(stream, streams)
     num, length = streams[stream]
     ring = samplers.Ring(parts.config.capacity, parts.num_envs, state.position)

@@ -155,9 +155,8 @@ def selective_scan_stream(
     if reset is None:
         reset = jnp.zeros((length,), bool)
     if initial_state is None:
-        initial_state = jnp.zeros((A.shape[1], channels), wide)
-    else:
-        initial_state = spoiled.unless_reset(reset, initial_state.astype(wide))
+        initial_state = jnp.zeros((A.shape[1], channels))
+    initial_state = spoiled.unless_reset(reset, initial_state.astype(wide))
 
     rows = [chunking.to_chunks(row, chunk_size) for row in (u, delta.astype(wide), B, C, reset)]
     y, starts, final_state = _RUN[method](A.T.astype(wide), initial_state, tuple(rows))
@@ -288,19 +287,17 @@ def _associative(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array,
         return states[-1], jax.vmap(_read)(states, C)
 
     y, starts, final_state = chunking.scan_chunks(one_chunk, state, rows)
-    last, arguments = y[:, -1], (rates, state, rows)
+    arguments = rates, state, rows
     # Apart, so that what is not wanted of the two costs nothing.
-    states = spoiled.mend(_states_anew, last, (starts, final_state), arguments)
-    return spoiled.mend(_y_anew, last, y, arguments), *states
+    states = spoiled.mend(_states_anew, y[:, -1], (starts, final_state), arguments)
+    return spoiled.mend(_y_anew, y[:, -1], y, arguments), *states
 
 
-def _y_anew(y, arguments):
-    del y
+def _y_anew(_, arguments):
     return jax.vmap(_recurrent_forward)(*arguments)[0][0]
 
 
-def _states_anew(states, arguments):
-    del states
+def _states_anew(_, arguments):
     return jax.vmap(_recurrent_forward)(*arguments)[0][1:]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import lanes
+from mbrl_jax.ssm import lanes
 
 Array = jax.Array
 

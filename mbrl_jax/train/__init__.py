@@ -1,1 +1,1 @@
-"""The shell: everything that reads, writes, prints or loops. Import its modules by name."""
+"""The shell around the loops: a run, from its first row to its pictures."""

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.train import checkpoint, files, metrics, preflight, replay_log, restore, workdir
-from mbrl_jax.train.config import ConfigError, difference
-from mbrl_jax.train.experiment import Experiment, build
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment.config import difference
+from mbrl_jax.experiment.experiment import Experiment, build
+from mbrl_jax.runs import checkpoint, files, metrics, replay_log, restore, workdir
+from mbrl_jax.train import preflight
 from mbrl_jax.train.runtime import versions
 
 META = "meta.json"
@@ -132,7 +134,7 @@ def _is_forked(child: Path, lineage: list[dict[str, Any]]) -> bool:
     """Whether `child` was made by this fork before. Raises ConfigError if it is another run."""
     meta = read_meta(child)
     if meta is None:
-        if (child / workdir.CONFIG).exists() or checkpoint.complete(child):
+        if workdir.holds_run(child) or checkpoint.complete(child):
             raise ConfigError(f"{child} holds a run already, which is no fork; choose another")
         return False
     if not meta["complete"]:  # killed on the way

@@ -12,20 +12,35 @@ import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
+from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.keys import at, lane_seeds, named
-from mbrl_jax.train import host_loop, seeds, work
-from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.loops import host, play, seeds
+from mbrl_jax.loops.phases import Due, Phase, exploration
+from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
+from mbrl_jax.runs.checkpoint import template_like
+from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.loop import Acting, Evaluation, Phase, TrainState, cadence
-from mbrl_jax.train.members import Members, systems
-from mbrl_jax.train.report import OPEN_LOOP_ROWS
-from mbrl_jax.types import AgentState, HostEnvironment, PyTree, Step, Timestep
+from mbrl_jax.train.report import draws
+from mbrl_jax.types import (
+    AgentState,
+    HostEnvironment,
+    PyTree,
+    ReplayState,
+    Step,
+    Timestep,
+)
 
 MAX_LANES = 16  # of one seed in evaluation: each plays several episodes, one after the other
-NUM_SHARED = {"act": 2, "learn": 1, "evaluate": 1}  # arguments that are the same for all seeds
-DONATING = ("act", "learn", "evaluate")  # give the buffers of their first argument to the result
+NUM_SHARED = {"act": 2, "learn": 3, "evaluate": 1}  # arguments that are the same for all seeds
+DONATING = ("act", "learn", "evaluate", "settle")  # they take the buffers of what comes first
 PUBLISHED_LANES = 32  # of one seed where episodes are counted as the published Drama does
+
+
+def _learn_name(due: Due) -> tuple:
+    """Of the program of one update; whether it is one of several decides its key."""
+    return ("learn", due.name, due.times > 1)
 
 
 class HostPrograms:
@@ -43,7 +58,7 @@ class HostPrograms:
         self.members, self.num_seeds = members, len(members)
         self.replay = system.replay
         self._rows = seeds.padded(self.num_seeds)
-        self._experiment, self._system = experiment, system
+        self._experiment, self.system = experiment, system
         self._system_of = system_of or systems(experiment, system)
         self._compiled = Compiled(self._jitted)
         self._env: HostEnvironment | None = None
@@ -61,24 +76,39 @@ class HostPrograms:
     def arguments(self, keys: jax.Array) -> dict[tuple, tuple]:
         """What the programs of a run are compiled for, by their names; the largest first."""
         state, count = self.state_template(keys), jax.ShapeDtypeStruct((), jnp.uint32)
-        pace = cadence(self._experiment.phases[0])
+        pace = exploration(self._experiment.phases[0])
         timestep = self._timesteps(self._experiment.num_envs)
-        storage, counters, position = state.replay
-        learning = host_loop.Learning(state.agent, counters)
-        acting, stored = Acting(state.replay, state.carry), host_loop.Stored(storage, position)
+        storage, counters, position, _ = state.replay
+        learning = host.Learning(state.agent, counters)
+        acting, stored = Acting(state.replay, state.carry), host.Stored(storage, position)
         lanes = self._num_lanes(self._experiment.eval_episodes)
-        return {
-            ("learn",): (learning, state.key, stored, count),
+        turn = jax.ShapeDtypeStruct((), jnp.int32)
+        learns = {
+            _learn_name(due): (
+                *(learning, state.key, stored, count),
+                *(None if due.times == 1 else turn, self.fixed),
+            )
+            for phase in self._experiment.phases
+            for due in phase.dues
+        }
+        programs = learns | {
             ("init",): (keys, timestep),
             ("act",): (acting, state.agent, state.key, timestep, pace, count),
-            ("evaluate", False, 0.0, lanes): self._evaluate_args(lanes, state.agent, keys),
             ("evaluate", True, 0.0, 1): self._evaluate_args(1, state.agent, keys),
-            ("predict",): (state.agent, keys, self._steps(OPEN_LOOP_ROWS)),
         }
+        if lanes:
+            programs["evaluate", False, 0.0, lanes] = self._evaluate_args(lanes, state.agent, keys)
+        if draws(self.system):
+            programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
+        return programs
+
+    def require_traced(self) -> None:
+        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
+        self._compiled.require_traced()
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""
-        return work.parameters(self._system.agent)
+        return work.parameters(self.system.agent)
 
     def flops_of_update(self) -> float:
         """Work of an update of one seed; waits until it is traced."""
@@ -102,22 +132,26 @@ class HostPrograms:
     def init(self, keys: jax.Array) -> TrainState:
         """Open the lanes; fresh state [S]."""
         self._env = self._open(keys, self._experiment.num_envs)
-        return self._compiled.call(("init",), keys, self._put(self._env.reset()))
+        return self._compiled.call(("init",), keys, self._put(self._env.reset(None)))
 
     def resume(self, keys: jax.Array, state: TrainState, iteration: int) -> TrainState:
         """Open new lanes, with other seeds than those before; the state to go on from."""
         keys = jax.jit(jax.vmap(lambda key: at(key, "resumed", iteration)))(keys)
         env = self._open(keys, self._experiment.num_envs)
         timestep = seeds.local(state.timestep)
-        self._env, timestep = host_loop.restart(env, self._system.env.spec, timestep)
+        self._env, timestep = host.restart(env, self.system.env.spec, timestep)
         episode = jax.tree.map(np.zeros_like, seeds.local(state.episode))
         return self._stored(state._replace(timestep=timestep, episode=episode))
 
     def chunk(
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
-        """Run `host_loop.run_chunk`: (state, metrics on the host, seconds without compiling)."""
-        program, learn = self._compiled.get(("act",)), self._compiled.get(("learn",))
+        """Run `host.run_chunk`: (state, metrics on the host, seconds without compiling)."""
+        program = self._compiled.get(("act",))
+        learns = {due.name: self._compiled.get(_learn_name(due)) for due in phase.dues}
+        learn = {
+            name: lambda *args, f=update: f(*args, self.fixed) for name, update in learns.items()
+        }
 
         def act(acting, agent, key, timestep, *shared):
             acting, action = program(acting, agent, key, self._given(timestep), *shared)
@@ -126,10 +160,11 @@ class HostPrograms:
         began = time.perf_counter()
         timestep, episode = seeds.local((state.timestep, state.episode))
         state = state._replace(timestep=timestep, episode=episode)
-        state, metrics = host_loop.run_chunk(
-            self._system.env.spec, act, learn, self._env, state, phase, start, stop
+        state, metrics = host.run_chunk(
+            self.system.env.spec, act, learn, self._settle, self._env, state, phase, start, stop
         )
-        idle = jax.tree.map(lambda x: np.zeros(self.num_seeds, x.dtype), learn.out_info[1])
+        names = {name: x for update in learns.values() for name, x in update.out_info[1].items()}
+        idle = jax.tree.map(lambda x: np.zeros(self.num_seeds, x.dtype), names)
         metrics = idle | seeds.gather(metrics, self.num_seeds)
         return self._stored(state), metrics, time.perf_counter() - began
 
@@ -143,25 +178,25 @@ class HostPrograms:
         protocol: str = "clean",
     ) -> Evaluation:
         """Evaluation [S, E] in lanes of its own; "published" counts the first episodes to end."""
-        lanes, play = self._num_lanes(num_episodes), host_loop.play_episodes
+        lanes, episodes = self._num_lanes(num_episodes), play.play_episodes
         if protocol == "published":
-            lanes, play = PUBLISHED_LANES, host_loop.play_first_episodes
+            lanes, episodes = PUBLISHED_LANES, play.play_first_episodes
         act = self._evaluating(explore, lanes, agent, keys)
         with contextlib.closing(self._open(keys, lanes, evaluation=True)) as env:
-            played = play(env, act, self._carry(lanes), num_episodes, max_steps)
+            played = episodes(env, act, self._carry(lanes), num_episodes, max_steps)
         return seeds.gather(played, self.num_seeds)
 
-    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[play.Film]:
         """A greedy episode of each seed: with the keys of an evaluation, its first one."""
         act = self._evaluating(False, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            return host_loop.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
+            return play.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
 
     def open_loop(self, agent: AgentState, keys: jax.Array):
         """Open-loop predictions [S] for the pictures, on the host."""
         act = self._evaluating(True, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            played = host_loop.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
+            played = play.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
         rows = jax.tree.map(lambda x: x[:, 0], played)
         predicted = self._compiled.call(("predict",), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
@@ -172,15 +207,23 @@ class HostPrograms:
         act = self._evaluating(True, measured.lanes, agent, keys, share)
         # Rewards and ends as they were learned from, and not as an evaluation counts them.
         with contextlib.closing(self._open(keys, measured.lanes)) as env:
-            rows = host_loop.play_rows(env, act, self._carry(measured.lanes), measured.rows)
+            rows = play.play_rows(env, act, self._carry(measured.lanes), measured.rows)
         predicted = self._compiled.call(("quality", measured), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
+
+    @functools.cached_property
+    def fixed(self) -> dict[str, Step]:
+        """The experiment's data sets on the devices, once for all seeds."""
+        return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
+
+    def _settle(self, replay: ReplayState) -> ReplayState:
+        return self._compiled.call(("settle",), replay)
 
     # ------------------------------------------------------------------------------------- lanes
 
     def _open(self, keys: jax.Array, num_lanes: int, evaluation: bool = False) -> HostEnvironment:
         numbers = jax.jit(jax.vmap(lambda key: lane_seeds(named(key, "lanes"), num_lanes)))(keys)
-        return self._system.env.open(seeds.local(numbers), evaluation=evaluation)
+        return self.system.env.open(seeds.local(numbers), evaluation=evaluation)
 
     @staticmethod
     def _num_lanes(num_episodes: int) -> int:
@@ -189,7 +232,7 @@ class HostPrograms:
     def _carry(self, num_lanes: int) -> PyTree:
         """Where acting starts from in lanes [S, E]."""
         shape = (self._rows // jax.process_count(), num_lanes)
-        carry = self._system.agent.initial_carry()
+        carry = self.system.agent.initial_carry()
         lanes = jax.tree.map(lambda x: np.broadcast_to(x, shape + np.shape(x)), carry)
         return self._put(lanes)
 
@@ -217,6 +260,8 @@ class HostPrograms:
             if kind == "predict":
                 context = self._experiment.open_loop_context
                 return functools.partial(system.entry.predict, context)
+            if kind == "learn":
+                return functools.partial(system.entry.learn, options[0])
             if kind == "quality":
                 parts = (system.env.spec, system.world_model, *options)
                 return functools.partial(quality.measure_rows, *parts)
@@ -251,14 +296,14 @@ class HostPrograms:
 
     def _timesteps(self, *axes: int) -> Timestep:
         """Template of timesteps [S, *axes]."""
-        lane = first_timestep(example_observation(self._system.env.spec.observation))
+        lane = first_timestep(example_observation(self.system.env.spec.observation))
         shape = (self._rows, *axes)
         lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape + x.shape, x.dtype), lane)
         return self._template(lanes)
 
     def _steps(self, length: int) -> Step:
         """Template of rows [S, T]."""
-        action = zero_action(self._system.env.spec.action)
+        action = zero_action(self.system.env.spec.action)
         shape = (self._rows, length) + action.shape
         return Step(
             self._timesteps(length), self._template(jax.ShapeDtypeStruct(shape, action.dtype))

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.envs.spec import example_observation, first_timestep
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment.experiment import Experiment, System
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.seeds import seed_mesh
+from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.train import memory, work
-from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.loop import Phase, TrainState
-from mbrl_jax.train.seeds import seed_mesh
 from mbrl_jax.types import HostEnvironments, PyTree
 
 # Share of the speed of a large product that an update reaches; see `expected_hours`.
@@ -74,11 +75,13 @@ class Plan(NamedTuple):
     def _capacity_that_fits(self, seeds: int) -> int | None:
         """Rows of a lane in the replay so that all seeds fit, to two digits."""
         config = self.experiment.replay
+        if not hasattr(config, "capacity"):  # of a fixed data set: nothing to make smaller
+            return None
         room = self.memory.free // seeds - (self.of_seed - self.replay)
         rows = int(config.capacity * room / self.replay)
         digits = 10 ** max(len(str(rows)) - 2, 0)
         rows = rows // digits * digits
-        return rows if rows >= self.experiment.real_replay.least_rows(1) else None
+        return rows if rows >= self.experiment.least_rows else None
 
 
 def size(count: float) -> str:
@@ -154,10 +157,11 @@ def require_room(plan: Plan, programs: Any) -> None:
 
 
 def updates(experiment: Experiment, begin: int = 0) -> int:
-    """Updates of a seed from an iteration to the end: at multiples of a phase's `learn_every`."""
+    """Updates of a seed from an iteration to the end: at multiples of what is due."""
     return sum(
-        -(-stop // phase.learn_every) - -(-max(start, begin) // phase.learn_every)
+        due.times * (-(-stop // due.every) - -(-max(start, begin) // due.every))
         for phase, start, stop in _stretches(experiment)
+        for due in phase.dues
         if phase.learn and stop > begin
     )
 
@@ -206,13 +210,13 @@ def measure(programs: Any, keys: jax.Array, found: Plan) -> Plan:
 
 def _timed(experiment: Experiment, programs: Any, keys: jax.Array) -> float:
     """Seconds of all phases, from a few iterations of each."""
-    done = experiment.real_replay.least_rows(experiment.num_envs) + 1
+    done = experiment.least_rows + 1
     state, _, _ = programs.chunk(Phase(done, learn=False), programs.init(keys), 0, done)
     total, known = 0.0, {}
     for phase, start, stop in _stretches(experiment):
-        kind = (phase.collect, phase.learn and phase.learn_every)
+        kind = (phase.collect, phase.learn and phase.dues)
         if kind not in known:
-            unit = phase.learn_every if phase.learn else _ROWS
+            unit = max(due.every for due in phase.dues) if phase.learn else _ROWS
             state, _, seconds = programs.chunk(phase, state, done, done + unit)  # the first is slow
             more = unit * int(min(max(_SECONDS / seconds, 1), _MOST_UPDATES))
             state, _, seconds = programs.chunk(phase, state, done + unit, done + unit + more)

@@ -10,17 +10,19 @@ import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.evaluate import quality
-from mbrl_jax.train import host_loop, seeds, work
-from mbrl_jax.train.checkpoint import template_like
+from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.members import Members, systems
+from mbrl_jax.loops import host, play, seeds
+from mbrl_jax.loops.phases import Cadence, Phase, Static, cadence, static
+from mbrl_jax.loops.steps import Evaluation, TrainState
+from mbrl_jax.runs.checkpoint import template_like
+from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.experiment import Experiment, System
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation, Phase, TrainState, cadence
-from mbrl_jax.train.members import Members, systems
-from mbrl_jax.train.report import open_loop_of_seed
-from mbrl_jax.types import AgentState, HostEnvironments
+from mbrl_jax.train.report import draws, open_loop_of_seed
+from mbrl_jax.types import AgentState, HostEnvironments, Step
 
-NUM_SHARED = {"chunk": 3, "evaluate": 1}  # arguments that are the same for all seeds
+NUM_SHARED = {"chunk": 4, "evaluate": 1}  # arguments that are the same for all seeds
 
 
 def make_programs(
@@ -39,7 +41,7 @@ class Programs:
     def __init__(self, experiment: Experiment, system: System, members: Members):
         self.members, self.num_seeds = members, len(members)
         self.replay = system.replay
-        self._experiment, self._system = experiment, system
+        self._experiment, self.system = experiment, system
         self._system_of = systems(experiment, system)
         self._compiled = Compiled(self._jitted)
 
@@ -50,19 +52,37 @@ class Programs:
         """
         state = self.state_template(keys)
         number = jax.ShapeDtypeStruct((), jnp.uint32)
-        first = self._experiment.phases[0]
-        self._compiled.begin(("chunk", first.collect), state, cadence(first), number, number)
+        chunks = {static(p): cadence(p) for p in reversed(self._experiment.phases)}
+        first, *later = reversed(chunks.items())
+        self._begin_chunk(first, state, number)
         if fresh:
             self._compiled.begin(("init",), keys)
+        for chunk in later:
+            self._begin_chunk(chunk, state, number)
         if not evaluating:
             return
-        episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
-        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
-        self._compiled.begin(("open_loop",), state.agent, keys)
+        if episodes := self._experiment.eval_episodes:
+            limit = jax.ShapeDtypeStruct((), jnp.int32)
+            self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
+        if draws(self.system):
+            self._compiled.begin(("open_loop",), state.agent, keys)
+
+    def _begin_chunk(self, chunk: tuple[Static, Cadence], state: TrainState, number) -> None:
+        kind, pace = chunk
+        self._compiled.begin(("chunk", kind), state, pace, number, number, self.fixed)
+
+    @functools.cached_property
+    def fixed(self) -> dict[str, Step]:
+        """The experiment's data sets on the devices, once for all seeds."""
+        return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
+
+    def require_traced(self) -> None:
+        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
+        self._compiled.require_traced()
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""
-        return work.parameters(self._system.agent)
+        return work.parameters(self.system.agent)
 
     def flops_of_update(self) -> float:
         """Work of an update of one seed, and of the acting before it; waits until it is traced."""
@@ -93,9 +113,9 @@ class Programs:
     def chunk(
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
-        """Run `loop.chunk`: (state, metrics on the host, seconds without compiling)."""
-        args = state, cadence(phase), np.uint32(start), np.uint32(stop)
-        program = self._compiled.get(("chunk", phase.collect), *args)
+        """Run `fused.chunk`: (state, metrics on the host, seconds without compiling)."""
+        args = state, cadence(phase), np.uint32(start), np.uint32(stop), self.fixed
+        program = self._compiled.get(("chunk", static(phase)), *args)
         began = time.perf_counter()
         state, metrics = program(*args)
         metrics = seeds.gather(metrics, self.num_seeds)
@@ -110,7 +130,7 @@ class Programs:
         max_steps: int,
         protocol: str = "clean",
     ) -> Evaluation:
-        """Run `loop.evaluate`: Evaluation [S, E] on the host; other protocols lane by lane."""
+        """Run `fused.evaluate`: Evaluation [S, E] on the host; other protocols lane by lane."""
         if protocol != "clean":
             args = (num_episodes, explore, agent, keys, max_steps, protocol)
             return self._stepped.evaluate(*args)
@@ -118,7 +138,7 @@ class Programs:
         played = self._compiled.call(name, agent, keys, np.int32(max_steps))
         return seeds.gather(played, self.num_seeds)
 
-    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[host_loop.Film]:
+    def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[play.Film]:
         """A greedy episode of each seed, with what was seen."""
         return self._stepped.film(agent, keys, max_steps)
 
@@ -139,7 +159,7 @@ class Programs:
             system = self._system_of(numbers)
             env, (_, world_model, agent, replay, _) = stepped.on_host(system.env), system
             parts = (env, agent, world_model, replay, self._experiment.num_envs)
-            return system._replace(env=env, entry=host_loop.make_entry_points(*parts))
+            return system._replace(env=env, entry=host.make_entry_points(*parts))
 
         return HostPrograms(self._experiment, system_of({}), self.members, system_of)
 

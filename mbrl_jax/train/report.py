@@ -9,15 +9,31 @@ import numpy as np
 
 from mbrl_jax.envs import atari
 from mbrl_jax.evaluate import scores
-from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS, OpenLoop, open_loop
 from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
-from mbrl_jax.train import config, files
-from mbrl_jax.train.experiment import Experiment, System
-from mbrl_jax.train.loop import Evaluation
-from mbrl_jax.types import AgentState
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, System
+from mbrl_jax.loops.steps import Evaluation
+from mbrl_jax.runs import files
+from mbrl_jax.types import AgentState, Array, ArraySpec
 
-OPEN_LOOP_ROWS = 12
 MAX_EXAMPLES = 4
+
+
+def draws(system: System) -> bool:
+    """Whether predictions of this system can be shown: the model decodes, into one array."""
+    return system.world_model.decode is not None and isinstance(
+        system.env.spec.observation, ArraySpec
+    )
+
+
+def require_drawn(system: System) -> None:
+    """Raise ConfigError where a world model's predictions cannot be shown or measured."""
+    if not draws(system):
+        raise config.ConfigError(
+            "this world model does not predict observations as one array, so there is nothing to "
+            "draw or to measure"
+        )
 
 
 def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation) -> None:
@@ -25,13 +41,20 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
     data = {
         "step": experiment.steps,
         "episodes": int(evaluation.episode_return.shape[1]),
-        "mean": evaluation.episode_return.mean(axis=1).tolist(),
+        "mean": _means(evaluation.episode_return),
         "finished": evaluation.finished.sum(axis=1).tolist(),
         "returns": evaluation.episode_return.tolist(),
     }
+    if evaluation.extras:
+        data["extras"] = {name: _means(x) for name, x in evaluation.extras.items()}
     if normalised := human_normalised(experiment, evaluation):
         data["human_normalised"] = normalised
     files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
+
+
+def _means(episodes: Array) -> list[float | None]:
+    """Of each seed's episodes [S, E]; None where none was played."""
+    return episodes.mean(axis=1).tolist() if episodes.shape[1] else [None] * len(episodes)
 
 
 def write_quality(path: Path, measured: dict[str, Any]) -> Path:
@@ -44,9 +67,10 @@ def write_quality(path: Path, measured: dict[str, Any]) -> Path:
 def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any] | None:
     """(return - random) / (human - random) of every seed, with the references; see `scores`.
 
-    None unless the experiment plays one of the 26 Atari games (MinAtar's are others).
+    None unless the experiment plays one of the 26 Atari games (MinAtar's are others), and where no
+    episode was played.
     """
-    if not isinstance(experiment.env, atari.Config):
+    if not isinstance(experiment.env, atari.Config) or not evaluation.episode_return.shape[1]:
         return None
     try:
         game = scores.game_of(experiment.env.name)
@@ -57,15 +81,29 @@ def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str
     return {"game": game, **scores.references()[game]._asdict(), "mean": normalised}
 
 
+def nothing_done(updates: int, evaluation: Evaluation) -> list[str]:
+    """Sentences on what a reader of a run's table takes for granted, where it did not happen."""
+    lines = []
+    if not updates:
+        lines.append(
+            "nothing was learned: the run ended before its first update (take more --steps, or a "
+            "shorter first phase)"
+        )
+    if not evaluation.episode_return.shape[1]:
+        lines.append("nothing was evaluated: eval_episodes is 0")
+    return lines
+
+
 def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[Path]:
     """Where the episode of each seed goes: PATH, or of several seeds NAME_0.gif, NAME_1.gif, …
 
     Raises ConfigError where there is nothing to show, or nowhere to put it.
     """
-    path, shape = Path(path), experiment.env.make().spec.observation.shape
-    if len(shape) < 2:
+    path, seen = Path(path), experiment.env.make().spec.observation
+    if not isinstance(seen, ArraySpec) or len(seen.shape) < 2:
+        what = f"vectors of shape {seen.shape}" if isinstance(seen, ArraySpec) else "a dictionary"
         raise config.ConfigError(
-            f"there is nothing to show: {experiment.env.name} is seen as vectors of shape {shape}, "
+            f"there is nothing to show: {experiment.env.name} is seen as {what}, "
             "and not as images or grids; leave out --gif"
         )
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
@@ -94,11 +132,13 @@ def open_loop_of_seed(
 
 
 def write_pictures(
-    path: Path, experiment: Experiment, predictions: OpenLoop, rows: list[dict[str, Any]]
+    path: Path, experiment: Experiment, predictions: OpenLoop | None, rows: list[dict[str, Any]]
 ) -> list[Path]:
-    """Write `learning_curve.png` and `open_loop.png` (predictions [S]); returns their paths."""
+    """Write `learning_curve.png` and, of predictions [S], `open_loop.png`; returns their paths."""
     curve, strips = path / "learning_curve.png", path / "open_loop.png"
     plot_learning_curve(rows, curve, experiment.name)
+    if predictions is None:
+        return [curve]
     write_open_loop(strips, experiment, predictions)
     return [curve, strips]
 

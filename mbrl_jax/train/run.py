@@ -1,34 +1,28 @@
 """Run an experiment for S seeds: the shell around the pure loop."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.train import (
-    checkpoint,
-    config,
-    files,
-    preemption,
-    preflight,
-    restore,
-    runtime,
-    seeds,
-    workdir,
-)
-from mbrl_jax.train.experiment import Experiment
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, System
+from mbrl_jax.experiment.members import Inside, Members
+from mbrl_jax.loops import seeds
+from mbrl_jax.loops.steps import Evaluation, TrainState
+from mbrl_jax.runs import checkpoint, files, restore, workdir
+from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
+from mbrl_jax.runs.replay_log import Segment
+from mbrl_jax.train import preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation, TrainState
-from mbrl_jax.train.members import Inside, Members
-from mbrl_jax.train.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
-from mbrl_jax.train.replay_log import Segment
-from mbrl_jax.train.report import write_evaluation, write_pictures
+from mbrl_jax.train.report import draws, write_evaluation, write_pictures
 from mbrl_jax.train.trained import build_system, evaluate_seeds, keys_of, restore_state
-from mbrl_jax.train.training import train
+from mbrl_jax.train.training import Judges, train
 
 
 class Result(NamedTuple):
@@ -40,6 +34,7 @@ class Result(NamedTuple):
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
     causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
     members: Members  # what each of the S is
+    updates: int  # of each seed
 
 
 def run(
@@ -84,6 +79,8 @@ def run(
         keys = members.keys()
         with contextlib.closing(make_programs(experiment, system, members)) as programs:
             programs.compile_ahead(keys, fresh=resumed is None)
+            if resumed is None:  # what would fail at the end fails before anything is saved
+                programs.require_traced()
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
 
 
@@ -128,6 +125,7 @@ def _run(
     meta["first_seed"] = this.members.first_seed
     step = meta["iteration"] * experiment.num_envs
     with (
+        _judges(this, programs, keys) as judges,
         reporter.running(experiment, programs, meta),
         _writer(path, num_seeds, step if resumed else None, experiment) as writer,
         checkpoint.Saver(
@@ -140,9 +138,45 @@ def _run(
     ):
         if meta["iteration"] < experiment.iterations:
             preflight.require_room(plan, programs)
-        state = train(experiment, programs, state, meta, writer, saver, reporter)
+        state = train(experiment, programs, state, meta, writer, saver, reporter, judges)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
+
+
+@contextlib.contextmanager
+def _judges(
+    this: workdir.RunConfig, programs: Programs | HostPrograms, keys: jax.Array
+) -> Iterator[Judges]:
+    """What plays greedy episodes during training; other environments have programs of their own."""
+    experiment = this.experiment
+    if not experiment.eval_every:
+        yield {}
+        return
+    with contextlib.ExitStack() as stack:
+        players = {"": programs}
+        for name, env in experiment.eval_envs:
+            system = build_system(dataclasses.replace(experiment, env=env))
+            _require_same_kind(name, system, programs.system)
+            made = make_programs(experiment, system, this.members)
+            players[name] = stack.enter_context(contextlib.closing(made))
+        own_keys = keys_of(keys, "evaluate")
+        episodes, limit = experiment.eval_episodes, experiment.eval_max_steps
+        yield {
+            name: lambda agent, player=player: player.evaluate(
+                episodes, False, agent, own_keys, limit
+            )
+            for name, player in players.items()
+        }
+
+
+def _require_same_kind(name: str, system: System, trained: System) -> None:
+    """Raise ConfigError where an agent of one environment cannot play in another."""
+    there, here = system.env.spec, trained.env.spec
+    if (there.observation, there.action) != (here.observation, here.action):
+        raise config.ConfigError(
+            f"eval_envs: {name} has {there.observation} and {there.action}, and the agent is made "
+            f"for {here.observation} and {here.action}"
+        )
 
 
 def _finish(
@@ -155,14 +189,19 @@ def _finish(
 ) -> Result:
     """Evaluate and draw."""
     evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
-    predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
+    predictions = None
+    if draws(programs.system):
+        predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
     rows, pictures = read_metrics(path), []
     if runtime.is_first_process():
         write_evaluation(path, experiment, evaluation)
         pictures = write_pictures(path, experiment, predictions, rows)
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members)
+    updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
+    return Result(
+        last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members, updates
+    )
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):

@@ -11,7 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from mbrl_jax.train.config import ConfigError
+from mbrl_jax.errors import ConfigError
 
 PACKAGES = (
     "mbrl_jax",

@@ -1,21 +1,24 @@
 """What can be done with a run that was trained: evaluate, film, draw, measure, act."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mbrl_jax.evaluate import quality
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment, System, build
 from mbrl_jax.keys import named
-from mbrl_jax.train import config, restore, workdir
-from mbrl_jax.train.experiment import Experiment, System, build
-from mbrl_jax.train.host_loop import Film
+from mbrl_jax.loops.play import Film
+from mbrl_jax.loops.steps import Evaluation
+from mbrl_jax.runs import restore, workdir
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Evaluation
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
-from mbrl_jax.train.report import gif_paths, write_film, write_open_loop
+from mbrl_jax.train.report import gif_paths, require_drawn, write_film, write_open_loop
 from mbrl_jax.types import AgentState
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
@@ -64,17 +67,21 @@ def evaluate_seeds(
 
     Args:
       experiment, programs, agent, keys: as `restore_run` returns them.
-      num_episodes: E; by default the experiment's.
+      num_episodes: E; by default the experiment's. 0: nothing is played.
       explore: sample the actions instead of taking the best.
       protocol: which episodes count. "clean": a number for each lane that is fixed before.
         "published": the first E that end in any of 32 lanes, as in Drama's `eval.py`; this favours
-        short ones (see `host_loop.play_first_episodes`).
+        short ones (see `play.play_first_episodes`).
 
     Raises ConfigError for another protocol.
     """
     if protocol not in PROTOCOLS:
         raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
-    episodes = num_episodes or experiment.eval_episodes
+    episodes = experiment.eval_episodes if num_episodes is None else num_episodes
+    if episodes == 0:
+        shape = (programs.num_seeds, 0)
+        none: list[Any] = [np.zeros(shape, dtype) for dtype in (np.float32, np.int32, bool)]
+        return Evaluation(*none)
     max_steps = experiment.eval_max_steps
     return programs.evaluate(
         episodes, explore, agent, keys_of(keys, "evaluate"), max_steps, protocol
@@ -134,26 +141,61 @@ def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = F
 
 
 def restore_run(
-    directory: str | Path, which: str = "newest"
+    directory: str | Path, which: str = "newest", settings: Sequence[str] = ()
 ) -> tuple[Experiment, Programs | HostPrograms, AgentState, jax.Array]:
     """A run's checkpoint, to be evaluated: (experiment, programs, agent [S], keys [S]).
 
-    `which` is "newest", "best" in training return, or an iteration. Raises ConfigError when the
-    workdir holds no run or no such checkpoint.
+    Args:
+      directory: the workdir.
+      which: "newest", "best" in training return, or an iteration.
+      settings: "path=value" of fields that are to differ from the run's, for judging it alone: how
+        a planner plans, or the environment. Nothing is written to the workdir.
+
+    Raises ConfigError when the workdir holds no run or no such checkpoint, and for a setting under
+    which the trained state would have another shape.
     """
-    saved, programs, keys, restored = _restored(directory, which)
+    saved, programs, keys, restored = _restored(directory, which, settings)
     return saved.experiment, programs, restored.state.agent, keys
 
 
 def _restored(
-    directory: str | Path, which: str
+    directory: str | Path, which: str, settings: Sequence[str] = ()
 ) -> tuple[workdir.RunConfig, Programs | HostPrograms, jax.Array, restore.Restored]:
     """A run's checkpoint without the rows of its replay."""
     path = workdir.as_path(directory)
     saved = workdir.read_config(path)
     programs = make_programs(saved.experiment, build_system(saved.experiment), saved.members)
     keys = saved.members.keys()
+    if settings:
+        saved = saved._replace(experiment=_with_settings(saved, settings))
+        trained = programs.state_template(keys)
+        programs = make_programs(saved.experiment, build_system(saved.experiment), saved.members)
+        if _shapes(programs.state_template(keys)) != _shapes(trained):
+            raise config.ConfigError(
+                f"{' '.join(settings)} would change the shapes of what was trained; a run can be "
+                "judged under other settings only where its state stays the same"
+            )
     return saved, programs, keys, restore_state(path, programs, keys, which, with_rows=False)
+
+
+def _with_settings(saved: workdir.RunConfig, settings: Sequence[str]) -> Experiment:
+    """The experiment of a run under other settings."""
+    experiment = config.override(saved.experiment, settings)
+    config.validate(experiment)
+    before, after = (config.numbers(e) for e in (saved.experiment, experiment))
+    for path, values in saved.members.inside:
+        if before[path] != after.get(path):
+            raise config.ConfigError(
+                f"{path} is {', '.join(map(str, values))} from seed to seed of this run and cannot "
+                "be set for all of them"
+            )
+    return experiment
+
+
+def _shapes(template: Any) -> tuple[Any, list]:
+    """Tree, shapes and dtypes of a template."""
+    leaves, tree = jax.tree.flatten(template)
+    return tree, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def draw_open_loop(directory: str | Path, picture: str | Path, which: str = "newest") -> int:
@@ -163,6 +205,7 @@ def draw_open_loop(directory: str | Path, picture: str | Path, which: str = "new
     checkpoint. The run may go on training meanwhile: nothing is written to its workdir.
     """
     saved, programs, keys, restored = _restored(directory, which)
+    require_drawn(programs.system)
     predictions = programs.open_loop(restored.state.agent, keys_of(keys, "open_loop"))
     step = restored.iteration * saved.experiment.num_envs
     write_open_loop(Path(picture), saved.experiment, predictions, f", step {step}")
@@ -197,6 +240,7 @@ def measure_quality(
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
     saved, programs, keys, restored = _restored(directory, which)
+    require_drawn(programs.system)
     found = programs.quality(restored.state.agent, keys_of(keys, "quality"), measured)
     seeds_of = range(programs.num_seeds)
     return {

@@ -1,21 +1,28 @@
 """Training from a state to the last step: chunks, rows of metrics, saves, and what goes wrong."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from mbrl_jax.agent import CAUSE, causes
-from mbrl_jax.train import checkpoint, config, preemption, seeds
-from mbrl_jax.train.experiment import Experiment
-from mbrl_jax.train.host_loop import LanesFailed
+from mbrl_jax.agents.parts import CAUSE, cause_of
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops import seeds
+from mbrl_jax.loops.host import LanesFailed
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.loops.steps import Evaluation, TrainState
+from mbrl_jax.runs import checkpoint
+from mbrl_jax.runs.metrics import MetricsWriter
+from mbrl_jax.train import preemption
 from mbrl_jax.train.host_programs import HostPrograms
-from mbrl_jax.train.loop import Phase, TrainState
-from mbrl_jax.train.metrics import MetricsWriter
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.train.progress import Reporter
+from mbrl_jax.types import AgentState
 
+# By name ("" is the environment of training): (agent [S]) -> Evaluation [S, E].
+Judges = Mapping[str, Callable[[AgentState], Evaluation]]
 MAX_SHARE = 0.02  # of a run's time that saves may take before it is said
 
 
@@ -47,8 +54,12 @@ def train(
     writer: MetricsWriter,
     saver: checkpoint.Saver,
     reporter: Reporter,
+    judges: Judges,
 ) -> TrainState:
-    """Chunk after chunk to the last step; see `run` for how it ends before."""
+    """Chunk after chunk to the last step; see `run` for how it ends before.
+
+    `judges`: what plays greedy episodes every `eval_every` iterations, by name.
+    """
     began, slow, ending = time.perf_counter(), False, False
     for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
         # A chunk on the host can fail in its middle, when its buffers are given away.
@@ -68,6 +79,8 @@ def train(
         meta["rows"] += stop - start if phase.collect else 0
         _tell_of_frozen(experiment, metrics, state, meta, reporter)
         rows = _rows(metrics, meta, step)
+        if experiment.eval_every and stop % experiment.eval_every == 0:
+            _judge(judges, state, rows)
         writer.write(step, rows)
         reporter.chunk_done(step, rows, seconds)
         due = stop % experiment.checkpoint_every == 0 or stop == experiment.iterations
@@ -83,6 +96,17 @@ def train(
         done = f"saved at step {saver.saved * experiment.num_envs} of {experiment.steps}"
         raise preemption.ended(done)
     return state
+
+
+def _judge(judges: Judges, state: TrainState, rows: list[dict[str, Any]]) -> None:
+    """Add the mean of greedy episodes to each seed's row."""
+    for name, play in judges.items():
+        played = play(state.agent)
+        group = f"eval/{name}" if name else "eval"
+        numbers = {"return": played.episode_return, "length": played.length} | played.extras
+        for label, of_episodes in numbers.items():
+            for row, episodes in zip(rows, of_episodes, strict=True):
+                row[f"{group}/{label}"] = float(np.mean(episodes))
 
 
 def _environment_failed(error: LanesFailed, step: int) -> EnvironmentFailed:
@@ -105,10 +129,8 @@ def _tell_of_frozen(
     if not froze.any():
         return
     frozen_at = seeds.gather(state.agent.frozen_at, len(meta["env_steps"]))
-    names = causes(metrics)
     for seed in np.flatnonzero(froze).tolist():
-        index = int(number[seed])
-        metric = names[index] if index < len(names) else "a parameter"
+        metric = cause_of(number[seed], metrics)
         step = int(frozen_at[seed]) % 2**32 * experiment.num_envs
         meta["frozen"][str(seed)] = {"step": step, "metric": metric}
         reporter.warn(

@@ -27,23 +27,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.envs.spec import action_size, action_vector
-from mbrl_jax.replay.transitions import transitions
+from mbrl_jax.envs.spec import action_size, flat_size
+from mbrl_jax.networks import moments
+from mbrl_jax.networks.moments import Moments, deviation, masked_mean, standardise
 from mbrl_jax.types import (
     Array,
     EnvSpec,
     Key,
     LearnerState,
     Metrics,
-    Prediction,
     PyTree,
-    Timestep,
     Trajectory,
     Transition,
     WorldModel,
+    bounded,
     cached_make,
     number,
 )
+from mbrl_jax.world_models import markov, uncertainty
+from mbrl_jax.world_models.markov import flat_transitions
 
 ELITE, NOISE = 0, 1  # purposes of the key of `imagine`
 BAGS = 0x0BA6  # key of the bootstrap sets: the sets depend on the rows alone
@@ -56,40 +58,25 @@ ACTIVATIONS = {"swish": jax.nn.silu, "silu": jax.nn.silu, "relu": jax.nn.relu, "
 class Config:
     """Ensemble of probabilistic MLPs; defaults as published for MBPO."""
 
-    members: int = 7
-    elites: int = 5  # members that imagine
-    layers: int = 4  # hidden layers
-    width: int = 200
+    members: int = bounded(7, low=1)
+    elites: int = bounded(5, low=1)  # members that imagine
+    layers: int = bounded(4, low=0)  # hidden layers
+    width: int = bounded(200, low=1)
     activation: Literal["swish", "silu", "relu", "tanh"] = "swish"
-    learning_rate: float = number(1e-3)
-    weight_decay: float | tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)  # per layer
-    clip_norm: float = number(100.0, "bound on the gradient norm over all members")
+    learning_rate: float = number(1e-3, low=0)
+    # per layer
+    weight_decay: float | tuple[float, ...] = bounded((2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), low=0)
+    clip_norm: float = number(100.0, "bound on the gradient norm over all members", above=0)
     bootstrap: bool = True  # False: every member sees every row, and elites have no holdout
-    max_log_variance: float = 0.5  # where the trainable bounds start
-    min_log_variance: float = -10.0
-    bound_penalty: float = number(0.01)
+    max_log_variance: float = bounded(0.5, low=-math.inf)  # where the trainable bounds start
+    min_log_variance: float = bounded(-10.0, low=-math.inf)
+    bound_penalty: float = number(0.01, low=0)
     scale_targets: bool = False  # True: predict targets standardised by running statistics
     termination: bool = False  # True: learn whether the episode goes on; False: it always does
 
     def make(self, spec: EnvSpec) -> WorldModel:
         """The record; see the module."""
         return make(self, spec)
-
-
-class Latent(NamedTuple):
-    """One observation and what arrived with it."""
-
-    observation: Array  # [D] float32, flat
-    reward: Array  # []
-    discount: Array  # []
-    disagreement: Array  # [] std of the members' means, averaged over outputs; 0 on real rows
-
-
-class Moments(NamedTuple):
-    """Running mean and variance, per dimension."""
-
-    mean: Array  # [D]
-    variance: Array  # [D]
 
 
 class Stats(NamedTuple):
@@ -113,15 +100,17 @@ class Output(NamedTuple):
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment."""
     _validate(config)
-    functions = (init, initial_latent, imagine, decode, loss, update)
+    functions = (init, forward, loss, apply)
     bound = {f.__name__: functools.partial(f, config, spec) for f in functions}
-    unbound = (observe, observe_sequence, latent_at, predict, features)
-    return WorldModel(**bound, **{f.__name__: f for f in unbound})
+    # Measures of `uncertainty`, and "disagreement": the std of the members' means, averaged over
+    # what the network gives. Of a row that was not imagined all are 0.
+    certain = dict.fromkeys((*uncertainty.NAMES, "disagreement"), 0.0)
+    return markov.make(spec, **bound, features=features, extras=certain)
 
 
 def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
     """Fresh members; weights truncated normal of deviation 1 / (2 √fan_in), biases 0."""
-    size = math.prod(spec.observation.shape)
+    size = flat_size(spec.observation)
     outputs = 1 + size
     widths = [
         size + action_size(spec.action),
@@ -139,7 +128,7 @@ def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
         "max_log_variance": jnp.full((outputs,), config.max_log_variance),
         "min_log_variance": jnp.full((outputs,), config.min_log_variance),
     }
-    observation, target = (Moments(jnp.zeros((n,)), jnp.ones((n,))) for n in (size, outputs))
+    observation, target = moments.fresh(size), moments.fresh(outputs)
     stats = Stats(observation, target, jnp.zeros((config.members,)), count=jnp.zeros(()))
     return LearnerState(params, stats, _optimiser(config).init(params))
 
@@ -147,40 +136,17 @@ def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:
 # --------------------------------------------------------------------- the model, single stream
 
 
-def initial_latent(config: Config, spec: EnvSpec) -> Latent:
-    """A latent of zeros; `observe` ignores it, the model being Markov."""
-    del config
-    return Latent(jnp.zeros((math.prod(spec.observation.shape),)), *jnp.zeros((3,)))
-
-
-def observe(
-    state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action: PyTree
-) -> Latent:
-    """The latent of a real row: a copy of what the environment said."""
-    del state, key, latent, prev_action
-    observation = jnp.ravel(timestep.observation).astype(jnp.float32)
-    reward, ends = (jnp.asarray(x, jnp.float32) for x in (timestep.reward, timestep.is_terminal))
-    return Latent(observation, reward, discount=1.0 - ends, disagreement=jnp.zeros(()))
-
-
-def observe_sequence(
-    state: LearnerState, key: Key, latent: Latent, prev_action: PyTree, trajectory: Trajectory
-) -> Latent:
-    """Entries of `[T]` rows, in parallel: the stacked latents themselves, `[T, …]`."""
-    return jax.vmap(lambda row: observe(state, key, latent, row, prev_action))(trajectory.timestep)
-
-
-def latent_at(entries: Latent, t: Array) -> Latent:
-    """The latent of row t."""
-    return jax.tree.map(lambda x: x[t], entries)
-
-
-def imagine(
-    config: Config, spec: EnvSpec, state: LearnerState, key: Key, latent: Latent, action: PyTree
-) -> Latent:
+def forward(
+    config: Config,
+    spec: EnvSpec,
+    state: LearnerState,
+    key: Key,
+    observation: Array,
+    action: Array,
+) -> tuple[Array, Array, Array, dict[str, Array]]:
     """One imagined step: a random elite, and a sample of its normal (TS1 of PETS)."""
-    action = action_vector(spec.action, action)
-    inputs = network_input(state.stats, latent.observation, action)
+    del spec
+    inputs = network_input(state.stats, observation, action)
     output = jax.tree.map(lambda x: x[:, 0], network(config, state.params, inputs[None]))
     elites = jax.lax.top_k(-state.stats.holdout_error, config.elites)[1]
     member = elites[jax.random.randint(jax.random.fold_in(key, ELITE), (), 0, config.elites)]
@@ -188,33 +154,21 @@ def imagine(
     noise = jax.random.normal(jax.random.fold_in(key, NOISE), mean.shape)
     shift, scale = target_scaling(config, state.stats)
     target = shift + scale * (mean + jnp.exp(0.5 * log_variance) * noise)
-    return Latent(
-        observation=latent.observation + target[1:],
-        reward=target[0],
-        discount=jax.nn.sigmoid(output.go_on[member]) if config.termination else jnp.ones(()),
-        disagreement=jnp.mean(jnp.std(output.mean, axis=0)),
-    )
+    # XLA drops those of the measures that nobody reads.
+    means, stds = shift + scale * output.mean, scale * jnp.exp(0.5 * output.log_variance)
+    measures = uncertainty.measures(means, stds, member, target)
+    measures["disagreement"] = jnp.mean(jnp.std(output.mean, axis=0))
+    go_on = jax.nn.sigmoid(output.go_on[member]) if config.termination else jnp.ones(())
+    return observation + target[1:], target[0], go_on, measures
 
 
-def predict(state: LearnerState, latent: Latent) -> Prediction:
-    """What arrived with this latent."""
-    del state
-    return Prediction(latent.reward, latent.discount, {"disagreement": latent.disagreement})
-
-
-def features(state: LearnerState, latent: Latent) -> Array:
+def features(state: LearnerState, observation: Array) -> Array:
     """The observation standardised by the current running statistics `[D]`.
 
     Behaviours take features of replayed rows anew at every update, so acting, imagination and
     replay always share the same statistics.
     """
-    return standardise(state.stats.observation, latent.observation)
-
-
-def decode(config: Config, spec: EnvSpec, state: LearnerState, latent: Latent) -> Array:
-    """The observation, in its own shape (float32)."""
-    del config, state
-    return latent.observation.reshape(spec.observation.shape)
+    return standardise(state.stats.observation, observation)
 
 
 # ------------------------------------------------------------------------------------- training
@@ -222,15 +176,15 @@ def decode(config: Config, spec: EnvSpec, state: LearnerState, latent: Latent) -
 
 def loss(
     config: Config, spec: EnvSpec, params: PyTree, stats: Stats, key: Key, batch: Trajectory
-) -> tuple[Array, tuple[Latent, Stats, Metrics]]:
+) -> tuple[Array, tuple[Stats, Metrics]]:
     """Negative log-likelihood of the transitions in `[B, L + 1]` rows, as published:
 
       Σ_members mean_{rows, outputs} [(μ - y)² e^{-l} + l] + 0.01 (Σ max - Σ min) + Σ wd ½ ‖W‖²
 
     (no ½ on the first term, mean over outputs; biases are not decayed). Rows before a reset do
-    not count. Returns the loss `[]` and (entries `[B, L + 1]`, stats with this batch, metrics).
+    not count. Returns the loss `[]` and (stats with this batch, metrics).
     """
-    entries = jax.vmap(lambda rows: observe_sequence(None, key, None, None, rows))(batch)
+    del key
     rows = flat_transitions(spec, batch)
     target = jnp.concatenate(
         [rows.reward[:, None], rows.next_observation - rows.observation], axis=-1
@@ -252,19 +206,17 @@ def loss(
         "model/log_variance": (jnp.mean(output.log_variance), jnp.ones(())),
     }
     stats = update_holdout(stats, error, held_out)
-    return nll + regulariser(config, params), (entries, stats, metrics)
+    return nll + regulariser(config, params), (stats, metrics)
 
 
-def update(
-    config: Config, spec: EnvSpec, state: LearnerState, key: Key, batch: Trajectory
-) -> tuple[LearnerState, Latent, Metrics]:
-    """One step of Adam on `loss`, after clipping, for a batch of `[B, L + 1]` rows."""
-    gradient, (entries, stats, metrics) = jax.grad(
-        functools.partial(loss, config, spec), has_aux=True
-    )(state.params, state.stats, key, batch)
-    updates, opt = _optimiser(config).update(gradient, state.opt, state.params)
-    metrics["model/gradient_norm"] = (optax.tree.norm(gradient), jnp.ones(()))
-    return LearnerState(optax.apply_updates(state.params, updates), stats, opt), entries, metrics
+def apply(
+    config: Config, spec: EnvSpec, state: LearnerState, grads: PyTree, stats: Stats
+) -> tuple[LearnerState, Array]:
+    """One step of Adam, after clipping; with the norm `[]` of the gradients."""
+    del spec
+    updates, opt = _optimiser(config).update(grads, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return LearnerState(params, stats, opt), optax.tree.norm(grads)
 
 
 def regulariser(config: Config, params: PyTree) -> Array:
@@ -328,30 +280,12 @@ def target_scaling(config: Config, stats: Stats) -> tuple[Array, Array]:
     return stats.target.mean, deviation(stats.target)
 
 
-def deviation(moments: Moments) -> Array:
-    """Standard deviation `[D]`; 1 for a dimension that does not vary beyond rounding."""
-    constant = moments.variance < 1e-10 * (1e-2 + jnp.square(moments.mean))
-    return jnp.where(constant, 1.0, jnp.sqrt(jnp.where(constant, 1.0, moments.variance)))
-
-
-def standardise(moments: Moments, x: Array) -> Array:
-    """`x` less its running mean, over its running deviation."""
-    return (x - moments.mean) / deviation(moments)
-
-
 def update_moments(stats: Stats, observation: Array, target: Array, valid: Array) -> Stats:
     """Moments of the mixture of what was seen and the valid ones of these rows `[R, …]`."""
     rate = _rate(stats) * (jnp.sum(valid) > 0)
-
-    def mix(moments, x):
-        mean = masked_mean(x.T, valid)
-        variance = masked_mean(jnp.square(x - mean).T, valid)
-        shift = mean - moments.mean
-        old = moments.variance + rate * jnp.square(shift)
-        return Moments(moments.mean + rate * shift, (1 - rate) * old + rate * variance)
-
     return stats._replace(
-        observation=mix(stats.observation, observation), target=mix(stats.target, target)
+        observation=moments.mix(stats.observation, rate, observation, valid),
+        target=moments.mix(stats.target, rate, target, valid),
     )
 
 
@@ -364,23 +298,6 @@ def update_holdout(stats: Stats, error: Array, held_out: Array) -> Stats:
     )
 
 
-def masked_mean(x: Array, weight: Array) -> Array:
-    """Weighted mean over the last axis; 0 where the weights are all 0."""
-    total = jnp.sum(weight, axis=-1)
-    return jnp.sum(x * weight, axis=-1) / jnp.where(total > 0, total, 1.0)
-
-
-def flat_transitions(spec: EnvSpec, batch: Trajectory) -> Transition:
-    """All transitions of `[B, L + 1]` rows, `[B * L]`, as flat float vectors."""
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(transitions)(batch))
-    observation, next_observation = (
-        x.reshape(x.shape[0], -1).astype(jnp.float32)
-        for x in (rows.observation, rows.next_observation)
-    )
-    action = action_vector(spec.action, rows.action)
-    return rows._replace(observation=observation, action=action, next_observation=next_observation)
-
-
 def _rate(stats: Stats) -> Array:
     return jnp.maximum(1.0 / (stats.count + 1.0), STATISTICS_RATE)
 
@@ -391,8 +308,8 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
 
 
 def _validate(config: Config) -> None:
-    if not 1 <= config.elites <= config.members:
-        raise ValueError(f"elites ({config.elites}) must be 1 to members ({config.members}).")
+    if config.elites > config.members:
+        raise ValueError(f"elites ({config.elites}) must not exceed members ({config.members}).")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}.")
     decay = config.weight_decay

@@ -226,7 +226,11 @@ def test_refuses_discrete_actions():
 def _rows(batch):
     """The first batch as `Rows` for the loss."""
     noise = jax.random.normal(jax.random.key(9), (*batch.reward.shape, 2, 1))
-    rows = sac.Rows(
+    return jax.tree.map(lambda x: x[0], _as_rows(batch, noise))
+
+
+def _as_rows(batch, noise):
+    return sac.Rows(
         batch.observation,
         batch.action,
         batch.reward,
@@ -235,4 +239,50 @@ def _rows(batch):
         batch.valid,
         noise,
     )
-    return jax.tree.map(lambda x: x[0], rows)
+
+
+def test_shared_direction_golden():
+    rows = jnp.array([[[3.0, 4.0], [1.0, 0.0], [0.0, -2.0]], [[1.0, 1.0], [1.0, -1.0], [2.0, 2.0]]])
+    gradient = jnp.swapaxes(rows, 0, 1)  # [N, B, A]
+    of_dead = jax.jit(jax.grad(lambda g: sac.shared_direction(g.at[0, 0].set(0.0 * g[0, 0])).sum()))
+    np.testing.assert_allclose(jax.jit(sac.shared_direction)(gradient), [-0.4, 2.0], rtol=1e-5)
+    assert np.isfinite(of_dead(gradient)).all()
+
+
+def test_diversity_turns_the_critics_gradients_apart_with_the_published_weight():
+    spec = EnvSpec(ArraySpec((2,), "float32"), BoundedSpec(2))
+    batch = _batch(jax.random.key(3), num_batches=50)
+    batch = batch._replace(action=jnp.concatenate([batch.action, 0.5 * batch.action], axis=-1))
+    base = dataclasses.replace(CONFIG, critics=4, critic_learning_rate=3e-3)
+    configs = [base, dataclasses.replace(base, diversity=2.0)]
+
+    @jax.jit
+    def run(key):
+        state = sac.make(configs[0], spec).init(key, jnp.zeros((2,)))
+        noise = jax.random.normal(key, (*batch.reward.shape, 2, 2))
+        rows = jax.tree.map(lambda x: x[0], _as_rows(batch, noise))
+        losses = [sac.loss(c, spec, state.params, state.stats, rows)[0] for c in configs]
+        after = [
+            sac.make(c, spec).update(state, key, _model(), None, batch, 0)[0].params["critic"]
+            for c in configs
+        ]
+        shared = [sac.alignment(p, rows) for p in (state.params["critic"], *after)]
+        return losses, shared, after[0]
+
+    losses, shared, critic = run(jax.random.key(0))
+    assert critic[0]["kernel"].shape == (4, 4, 8)
+    # Twice the sum of our losses has the published sum of squares in it, and η times the penalty.
+    np.testing.assert_allclose(2.0 * (losses[1] - losses[0]), 2.0 * shared[0], rtol=1e-4)
+    assert shared[2] < shared[1] - 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"critics": 1, "diversity": 1.0}, "too few"),
+        ({"critics": 2, "diversity": 1.0}, "one number"),
+    ],
+)
+def test_refuses_critics_that_cannot_be_diverse(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **change).make(SPEC)

@@ -47,7 +47,7 @@ def test_rows_are_what_the_spec_says(name):
         assert row.observation.dtype == spec.observation.dtype
         assert np.isfinite(row.observation).all()
         assert (row.reward.shape, row.reward.dtype) == ((2, 3), np.float32)
-        for flag in row[2:]:
+        for flag in row[2:5]:
             assert (flag.shape, flag.dtype) == ((2, 3), bool)
 
 
@@ -161,11 +161,11 @@ def test_rows_that_were_returned_stay_as_they_are():
     env, rng = _open(config), np.random.default_rng(0)
     rows, copies = [env.reset()], []
     for _ in range(50):
-        copies.append([np.array(x) for x in rows[-1]])
+        copies.append([np.array(x) for x in rows[-1][:5]])
         env.send(_random(spec.action, rng, (2, 3)))
         rows.append(env.receive())
     for row, copy in zip(rows, copies, strict=False):
-        for x, y in zip(row, copy, strict=True):
+        for x, y in zip(row[:5], copy, strict=True):
             np.testing.assert_array_equal(x, y)
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mbrl_jax.errors import ConfigError
 from mbrl_jax.evaluate import quality
-from mbrl_jax.train.config import ConfigError
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction, Step, Timestep, WorldModel
 
 SPEC = EnvSpec(ArraySpec((2,), "float32"), DiscreteSpec(2))

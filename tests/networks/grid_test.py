@@ -11,8 +11,8 @@ import pytest
 
 from experiments import drama_minatar
 from mbrl_jax import testing
+from mbrl_jax.experiment import config
 from mbrl_jax.networks import decoders, encoders, grid
-from mbrl_jax.train import config
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

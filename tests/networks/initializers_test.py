@@ -41,3 +41,15 @@ def test_orthogonal_columns_have_the_gain_as_norm():
 
 def test_orthogonal_of_gain_zero_is_zero():
     assert not np.asarray(initializers.orthogonal(0.0)(jax.random.key(0), (3, 3))).any()
+
+
+@pytest.mark.parametrize("shape, fan", [((256, 64), 256), ((4, 64, 64), 256)])
+def test_fan_in_counts_the_blocks_and_is_truncated(shape, fan):
+    kernel = np.asarray(initializers.fan_in_truncated(0.5)(jax.random.key(0), shape))
+    np.testing.assert_allclose(kernel.std(), 0.5 / fan**0.5, rtol=0.03)
+    limit = 2 * 0.5 / fan**0.5 / initializers.TRUNCATED_STD
+    assert 0.95 * limit < np.abs(kernel).max() <= 1.001 * limit
+
+
+def test_fan_in_of_gain_zero_is_zero():
+    assert not np.asarray(initializers.fan_in_truncated(0.0)(jax.random.key(0), (3, 3))).any()

@@ -67,7 +67,7 @@ def _imagined(reward, valid=1.0):
 
 
 def _flush(replay, state, rows):
-    state = state._replace(counters=replay.write_back(state.counters, None, rows))
+    state = state._replace(counters=replay.extend(state.counters, rows))
     return replay.add(state, _step(1.0, (1,)))
 
 
@@ -158,7 +158,7 @@ def test_seeds_under_vmap_flush_on_their_own():
     replay = _replay()
     state = jax.vmap(lambda _: replay.init(_step()))(jnp.arange(2))
     rows = jax.tree.map(lambda x: jnp.stack([x, x + 10]), _imagined(1.0))
-    counters = jax.vmap(lambda c, v: replay.write_back(c, None, v))(state.counters, rows)
+    counters = jax.vmap(replay.extend)(state.counters, rows)
     counters = counters._replace(is_pending=jnp.array([False, True]))
     add = jax.jit(jax.vmap(replay.add))
     state = add(state._replace(counters=counters), _step(1.0, (2, 1)))
@@ -172,8 +172,6 @@ def test_records_are_cached_and_sizes_checked():
     assert CONFIG.make(real, SPEC) is dyna.make(CONFIG, real, SPEC)
     with pytest.raises(ValueError, match="multiple of rows_per_update"):
         dyna.make(dyna.Config(capacity=5, rows_per_update=2), real, SPEC)
-    with pytest.raises(ValueError, match="real_fraction"):
-        dyna.make(dyna.Config(capacity=4, rows_per_update=2, real_fraction=1.5), real, SPEC)
     replay = dyna.make(CONFIG, _fake_real(4), SPEC)
     with pytest.raises(ValueError, match="num_batches"):
         replay.sample(replay.init(_step()), jax.random.key(0), stream="behaviour")

@@ -13,13 +13,15 @@ from PIL import Image
 
 from mbrl_jax.envs import atari, envpool, gymnax
 from mbrl_jax.evaluate import quality
-from mbrl_jax.train import config, host_loop, progress, report, run, seeds, trained
-from mbrl_jax.train.experiment import build
-from mbrl_jax.train.loop import Evaluation
-from mbrl_jax.train.members import Members
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import build
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.loops import play, seeds
+from mbrl_jax.loops.steps import Evaluation
+from mbrl_jax.train import progress, report, run, trained
 from mbrl_jax.train.programs import make_programs
 from tests import small
-from tests.train.scripted import no_action, scripted
+from tests.loops.scripted import no_action, scripted
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -35,8 +37,8 @@ def evaluation(*returns) -> Evaluation:
 
 
 def both_protocols(lengths, num_episodes, max_steps=1_000):
-    play = (host_loop.play_episodes, host_loop.play_first_episodes)
-    return [p(scripted(lengths), no_action, None, num_episodes, max_steps) for p in play]
+    ways = (play.play_episodes, play.play_first_episodes)
+    return [p(scripted(lengths), no_action, None, num_episodes, max_steps) for p in ways]
 
 
 def test_the_published_protocol_is_biased_to_short_episodes():
@@ -177,18 +179,18 @@ def test_other_tasks_have_no_human_score(tmp_path, env):
 
 
 def test_a_film_shows_an_episode_from_its_first_row_to_its_last():
-    (film,) = host_loop.play_film(scripted([[5, 3]]), no_action, None, 1_000)
+    (film,) = play.play_film(scripted([[5, 3]]), no_action, None, 1_000)
     np.testing.assert_array_equal(film.frames, np.arange(6)[:, None])
     assert film[1:] == (1, 5.0, 5, True)
-    (film,) = host_loop.play_film(scripted([[5]]), no_action, None, 3)
+    (film,) = play.play_film(scripted([[5]]), no_action, None, 3)
     np.testing.assert_array_equal(film.frames, np.arange(4)[:, None])
     assert film[1:] == (1, 3.0, 3, False)
 
 
 @pytest.mark.parametrize(("length", "every"), [(7, 1), (8, 2), (14, 2), (15, 4), (50, 8)])
 def test_of_a_long_episode_every_kth_frame_is_kept_and_the_last(monkeypatch, length, every):
-    monkeypatch.setattr(host_loop, "MAX_FRAMES", 8)
-    (film,) = host_loop.play_film(scripted([[length]]), no_action, None, 1_000)
+    monkeypatch.setattr("mbrl_jax.loops.play.MAX_FRAMES", 8)
+    (film,) = play.play_film(scripted([[length]]), no_action, None, 1_000)
     shown = film.frames[:, 0].tolist()
     assert film.every == every and len(shown) <= 8
     assert shown == [*range(0, length, every), length] and film.length == length
@@ -259,3 +261,24 @@ def test_films_of_a_run_come_with_and_without_files(tmp_path):
             assert gif.format == "GIF"
     with pytest.raises(config.ConfigError, match="holds no run"):
         trained.film_run(tmp_path)
+
+
+# ---------------------------------------------------------------------------- under other settings
+
+
+def test_a_run_is_judged_under_other_settings(tmp_path):
+    run.run(small.catch(), tmp_path, inside=(("behaviour.gamma", (0.9, 0.99)),))
+    before = (tmp_path / "config.json").read_text()
+    restored = trained.restore_run(tmp_path, settings=["eval_max_steps=3", "behaviour.entropy=0"])
+    assert restored[0].behaviour.entropy == 0.0
+    found = trained.evaluate_seeds(*restored, 2)
+    assert (found.length == 3).all() and not found.finished.any()
+    assert (tmp_path / "config.json").read_text() == before
+    for settings, said in [
+        (["behaviour.actor_width=9"], "actor_width=9 would change the shapes of what was trained"),
+        (["behaviour.gamma=0.5"], "behaviour.gamma is 0.9, 0.99 from seed to seed of this run"),
+        (["behaviour.width=9"], "behaviour.width"),
+        (["eval_every=-1"], "eval_every=-1"),
+    ]:
+        with pytest.raises(config.ConfigError, match=said):
+            trained.restore_run(tmp_path, settings=settings)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from mbrl_jax.envs import stepped
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.keys import at, named
-from mbrl_jax.train import host_loop, loop, run, seeds, trained, training, workdir
-from mbrl_jax.train.members import Members
-from mbrl_jax.train.metrics import MetricsWriter, read_metrics
+from mbrl_jax.loops import fused, host, seeds
+from mbrl_jax.runs import workdir
+from mbrl_jax.runs.metrics import MetricsWriter, read_metrics
+from mbrl_jax.train import run, trained, training
 from mbrl_jax.train.progress import Quiet
 from mbrl_jax.types import HostEnvironments
 from tests import small
@@ -72,8 +74,8 @@ def _poisoned(experiment):
         rows = rows._replace(timestep=rows.timestep._replace(reward=reward))
         return system.agent.update(state, own_key, replay._replace(storage=rows), iteration)
 
-    agent = system.agent._replace(update=update)
-    entry = loop.make_entry_points(system.env, agent, system.replay, experiment.num_envs)
+    agent = system.agent._replace(updates={"all": update})
+    entry = fused.make_entry_points(system.env, agent, system.replay, experiment.num_envs)
     return system._replace(agent=agent, entry=entry)
 
 
@@ -127,7 +129,7 @@ def _on_host(experiment, box):
 
     env = HostEnvironments(system.env.spec, functools.partial(open_lanes, system.env))
     parts = env, system.agent, system.world_model, system.replay
-    entry = host_loop.make_entry_points(*parts, experiment.num_envs)
+    entry = host.make_entry_points(*parts, experiment.num_envs)
     return system._replace(env=env, entry=entry)
 
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from mbrl_jax.train import preemption, run, trained, workdir
+from mbrl_jax.runs import workdir
+from mbrl_jax.train import preemption, run, trained
 from mbrl_jax.train.preemption import Preempted
 from mbrl_jax.train.progress import Quiet
 from tests import small

@@ -6,11 +6,13 @@ import jax
 import pytest
 
 from experiments import drama_catch, drama_pong_small
-from mbrl_jax.train import config, memory, preflight, progress, run, work
-from mbrl_jax.train.config import ConfigError
-from mbrl_jax.train.experiment import build, with_steps
-from mbrl_jax.train.loop import Phase
-from mbrl_jax.train.members import Members
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import build, with_steps
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.replay import fixed, mixture
+from mbrl_jax.train import memory, preflight, progress, run, work
 from mbrl_jax.train.memory import Memory
 from tests import small
 
@@ -62,6 +64,13 @@ def test_devices_hold_seeds_of_their_own():
     assert found._replace(memory=two_each).most_seeds == 4
     assert found._replace(memory=two_each).refusal().startswith("3 seeds")
     assert found._replace(memory=two_each, num_seeds=4).refusal() is None
+
+
+@pytest.mark.parametrize("replay", [fixed.Config(batch_size=8, length=1), mixture.Config()])
+def test_no_capacity_is_advised_where_a_replay_has_none(replay):
+    experiment = dataclasses.replace(small.pendulum(), replay=replay)
+    sentence = plan_of(experiment, 2, 1000).refusal()
+    assert "--allow_oversize" in sentence and "replay.capacity" not in sentence
 
 
 @pytest.mark.parametrize("seeds", [2, 7, 100])

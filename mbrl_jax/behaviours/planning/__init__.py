@@ -1,0 +1,1 @@
+"""Planners over sequences of bounded actions: pure functions of how sequences score."""

@@ -1,0 +1,390 @@
+"""TD-MPC2's behaviour (arXiv 2310.16828): plan with MPPI, and with critics at the plan's end.
+
+Critics, an ensemble of two-hot Q(z, a), train through the open-loop latents of the world model and
+shape them (`representation_loss`, with agent=joint). Their targets
+
+  y = r + γ d · min of 2 random target critics at (h(o'), π(h(o')))
+
+start from the encoding of the row that really followed. The policy proposes plans and ends them; it
+trains apart, on the rolled latents without their gradient (`update`):
+
+  max  mean of 2 random Q(z, π(z)) / S + η · entropy,   S: running P95 - P5 of Q, at least 1
+
+Differences from the published code: the policy sees the L rolled rows of a window and not the one
+behind them, its Q range S comes from all of these rows and not the encoded ones alone, and dropout
+acts in the critics' loss alone. Predicted ends weigh by their probability, where the code rounds.
+
+Reference: Hansen, Su & Wang 2024, https://arxiv.org/abs/2310.16828
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mbrl_jax import distributions, optim, returns
+from mbrl_jax.acting import observe_from_nothing
+from mbrl_jax.behaviours import tanh_normal
+from mbrl_jax.behaviours.planning import mppi
+from mbrl_jax.envs.spec import action_size
+from mbrl_jax.imagination import follow_actions, imagine_rollout
+from mbrl_jax.keys import named
+from mbrl_jax.networks.norms import NormedMlp
+from mbrl_jax.replay.transitions import transitions
+from mbrl_jax.types import (
+    Array,
+    Behaviour,
+    BoundedSpec,
+    BoundModel,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    PyTree,
+    Starts,
+    Trajectory,
+    bounded,
+    cached_make,
+    number,
+    switch,
+)
+
+MIN_LOG_STD, MAX_LOG_STD = -10.0, 2.0
+
+
+def discount_for(
+    episode_length: int, denominator: float = 5.0, low: float = 0.95, high: float = 0.995
+) -> float:
+    """γ for episodes of so many environment steps: (L/5 - 1) / (L/5), within its bounds."""
+    share = episode_length / denominator
+    return min(max((share - 1.0) / share, low), high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published sizes and numbers by default."""
+
+    plan: bool = True  # False: the policy acts alone
+    planner: mppi.Config = mppi.Config()
+    num_critics: int = bounded(5, low=2)
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=0)
+    num_bins: int = bounded(101, low=2)
+    bin_limit: float = number(10.0, "symlog of the largest value that bins reach", above=0)
+    dropout: float = bounded(0.01, low=0, below=1)  # behind the first linear layer of a critic
+    gamma: float = number(0.99, "`discount_for` gives the published one", low=0, high=1)
+    rho: float = number(
+        0.5, "weight of a row for each row since its latent was encoded", low=0, high=1
+    )
+    value_scale: float = number(0.1, low=0)
+    entropy: float = number(1e-4, low=0)
+    target_decay: float = number(
+        0.01, "share of the critics that enters their targets", low=0, high=1
+    )
+    range_decay: float = number(
+        0.01, "share of the batch that enters the range of Q", low=0, high=1
+    )
+    entropy_of: Literal["action", "normal"] = switch(
+        "action",
+        published="normal",
+        better="action",
+        why="entropy of the action, or of the normal before tanh, which grows with the deviation "
+        "for ever (a slip of the code: the correction for tanh cancels)",
+    )
+    greedy: Literal["mean", "elite"] = switch(
+        "mean",
+        published="elite",
+        better="mean",
+        why="what a planner that is judged does: the mean of its elites, or one drawn among them",
+    )
+    optimiser: optim.Config = optim.Config("adam", 3e-4, clip_norm=20.0, warmup=0, eps=1e-8)
+    policy_optimiser: optim.Config = optim.Config("adam", 3e-4, clip_norm=20.0, warmup=0, eps=1e-5)
+
+    def make(self, spec: EnvSpec) -> Behaviour:
+        """The record; see the module."""
+        return make(self, spec)
+
+
+class Stats(NamedTuple):
+    """What learning changes without a gradient."""
+
+    target_critics: PyTree
+    q_range: Array  # [] at least 1
+
+
+class Parts(NamedTuple):
+    """Static pieces."""
+
+    config: Config
+    spec: EnvSpec
+    critic: nn.Module
+    policy: nn.Module
+    optimisers: dict[str, optax.GradientTransformation]  # by the names of the parameters
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> Behaviour:
+    """Bind the functions of this module; raises ValueError where actions are not bounded."""
+    parts = make_parts(config, spec)
+    functions = (init, initial_carry, act, update, representation_loss, apply)
+    bound: dict[str, Any] = {f.__name__: functools.partial(f, parts) for f in functions}
+    dream = functools.partial(act_alone, parts)
+    return Behaviour(**bound, dream=dream, learns_from="entries")
+
+
+def make_parts(config: Config, spec: EnvSpec) -> Parts:
+    """Nets and optimisers; raises ValueError as `make` does."""
+    if not isinstance(spec.action, BoundedSpec):
+        raise ValueError(  # noqa: TRY004
+            f"behaviour=tdmpc needs bounded real actions, not {spec.action}"
+        )
+    config.planner.validate()
+    mlp = functools.partial(NormedMlp, width=config.width, layers=config.layers)
+    critic = mlp(config.num_bins, zero_output=True, dropout=config.dropout)
+    rules = {"critics": config.optimiser, "policy": config.policy_optimiser}
+    optimisers = {name: rule.make() for name, rule in rules.items()}
+    return Parts(config, spec, critic, mlp(2 * spec.action.size), optimisers)
+
+
+def init(parts: Parts, key: Key, features: Array) -> LearnerState:
+    """Fresh critics and policy for features [F]; at first every Q is 0."""
+    both = jnp.concatenate([features, jnp.zeros((action_size(parts.spec.action),))])
+    keys = jax.random.split(named(key, "critics"), parts.config.num_critics)
+    params = {
+        "critics": jax.vmap(lambda k: parts.critic.init(k, both)["params"])(keys),
+        "policy": parts.policy.init(named(key, "policy"), features)["params"],
+    }
+    opt = {name: rule.init(params[name]) for name, rule in parts.optimisers.items()}
+    stats = Stats(jax.tree.map(jnp.copy, params["critics"]), jnp.ones(()))
+    return LearnerState(params, stats, opt)
+
+
+# ------------------------------------------------------------------------------------------ nets
+
+
+def policy(parts: Parts, params: PyTree, features: Array) -> tuple[Array, Array]:
+    """Mean and log of the deviation before tanh, [..., A] each, for features [..., F]."""
+    mean, raw = jnp.split(parts.policy.apply({"params": params}, features), 2, axis=-1)
+    share = 0.5 * (jnp.tanh(raw) + 1.0)
+    return mean, MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * share
+
+
+def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tuple[Array, Array]:
+    """Actions [..., A] of features [..., F], and the entropy [...] that each is a sample of.
+
+    The entropy is multiplied by A, as published.
+    """
+    mean, log_std = policy(parts, params, features)
+    noise = jax.random.normal(key, mean.shape)
+    action, log_prob = jnp.vectorize(tanh_normal.squash, signature="(a),(a),(a)->(a),()")(
+        mean, log_std, noise
+    )
+    if parts.config.entropy_of == "normal":
+        log_prob = (jax.scipy.stats.norm.logpdf(noise) - log_std).sum(axis=-1)
+    return action, -action_size(parts.spec.action) * log_prob
+
+
+def q_logits(parts: Parts, critics: PyTree, features: Array, action: Array, key=None) -> Array:
+    """Logits [C, ..., bins] of stacked critics; with a key, numbers are dropped out."""
+    inputs = jnp.concatenate([features, action], axis=-1)
+    if key is None:
+        return jax.vmap(lambda params: parts.critic.apply({"params": params}, inputs))(critics)
+
+    def one(params, dropout):
+        return parts.critic.apply({"params": params}, inputs, True, rngs={"dropout": dropout})
+
+    return jax.vmap(one)(critics, jax.random.split(key, parts.config.num_critics))
+
+
+def two_values(parts: Parts, critics: PyTree, key: Key, features: Array, action: Array) -> Array:
+    """Values [2, ...] of two different critics, drawn anew for each call."""
+    chosen = jax.lax.top_k(jax.random.uniform(key, (parts.config.num_critics,)), 2)[1]
+    logits = q_logits(parts, jax.tree.map(lambda x: x[chosen], critics), features, action)
+    return distributions.two_hot_mean(logits, limit=parts.config.bin_limit)
+
+
+# ---------------------------------------------------------------------------------------- acting
+
+
+def initial_carry(parts: Parts) -> Array:
+    """The mean [H, A] from which the first plan of an episode begins."""
+    return jnp.zeros((parts.config.planner.horizon, action_size(parts.spec.action)))
+
+
+def act(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    carry: Array,
+    latent: PyTree,
+    model: BoundModel,
+    *,
+    explore: bool,
+) -> tuple[Array, Array]:
+    """Plan from the carried mean and take the first action [A] of the plan."""
+    config = parts.config
+    if not config.plan:
+        return act_alone(parts, state, key, carry, latent, model, explore=explore)
+
+    def propose(proposal_key):
+        policy = functools.partial(act_alone, parts, state, model=model, explore=True)
+        follow = lambda key, carry, latent: policy(key, carry, latent)  # noqa: E731
+        horizon, nothing = config.planner.horizon, lambda _: ()
+        return imagine_rollout(model, follow, proposal_key, latent, horizon, nothing)[1]
+
+    proposals = jax.vmap(propose)(
+        jax.random.split(named(key, "proposals"), config.planner.num_proposals)
+    )
+    score = functools.partial(score_plans, parts, state, model, latent)
+    found = mppi.plan(config.planner, score, named(key, "plan"), carry, proposals)
+    if not explore and config.greedy == "mean":
+        action = found.mean[0]
+    else:
+        action = mppi.drawn_action(named(key, "action"), found, noise=float(explore))
+    return mppi.shifted(found.mean), action
+
+
+def act_alone(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    carry: PyTree,
+    latent: PyTree,
+    model: BoundModel,
+    *,
+    explore: bool,
+) -> tuple[PyTree, Array]:
+    """The policy's own action [A]: a sample, or tanh of the mean when not exploring."""
+    mean, log_std = policy(parts, state.params["policy"], model.features(latent))
+    if not explore:
+        return carry, tanh_normal.mode(mean)
+    return carry, tanh_normal.sample_and_log_prob(key, mean, log_std)[0]
+
+
+def score_plans(
+    parts: Parts, state: LearnerState, model: BoundModel, latent: PyTree, key: Key, actions: Array
+) -> Array:
+    """What sequences [N, H, A] are expected to bring: scores [N].
+
+      Σ_t γᵗ (Π_{s<t} d_s) rₜ + γᴴ (Π d) Q(z_H, π(z_H))
+
+    with dₜ the predicted discounts: nothing behind a predicted end counts.
+    """
+
+    def extract(latent):
+        return model.predict(latent), model.features(latent)
+
+    def follow(model_key, sequence):
+        return follow_actions(model, model_key, latent, sequence, extract)
+
+    keys = jax.random.split(named(key, "model"), actions.shape[0])
+    prediction, features = jax.vmap(follow)(keys, actions)
+    last = features[:, -1]
+    action, _ = sample_policy(parts, state.params["policy"], named(key, "policy"), last)
+    values = two_values(parts, state.params["critics"], named(key, "critics"), last, action)
+    reward, discount = prediction.reward, parts.config.gamma * prediction.discount
+    total = functools.partial(returns.lambda_return, lambda_=1.0)  # the plain discounted sum
+    return jax.vmap(total)(reward, discount, reward, values.mean(axis=0))[:, 0]
+
+
+# -------------------------------------------------------------------------------------- learning
+
+
+def representation_loss(
+    parts: Parts,
+    params: PyTree,
+    stats: Stats,
+    key: Key,
+    model: BoundModel,
+    entries: PyTree,
+    batch: Trajectory,
+) -> tuple[Array, tuple[Stats, Metrics]]:
+    """The critics' loss [] on the rows [B, L] of `entries`, whose gradient reaches the model."""
+    config, rows = parts.config, jax.vmap(transitions)(batch)
+    windows, length = rows.reward.shape
+    latents = latents_of(model, entries, jnp.arange(length))
+    prediction = jax.vmap(jax.vmap(model.predict))(latents)
+    features = jax.vmap(jax.vmap(model.features))(latents)
+
+    observe = functools.partial(observe_from_nothing, parts.spec, model)
+    seen = jax.vmap(observe)(jax.random.split(named(key, "observe"), windows), batch)
+    following = latents_of(model, seen, jnp.arange(1, length + 1))
+    following = jax.lax.stop_gradient(jax.vmap(jax.vmap(model.features))(following))
+    action, _ = sample_policy(parts, params["policy"], named(key, "policy"), following)
+    value = two_values(parts, stats.target_critics, named(key, "targets"), following, action)
+    target = rows.reward + config.gamma * rows.discount * value.min(axis=0)
+    target = jax.lax.stop_gradient(target)
+
+    logits = q_logits(parts, params["critics"], features, rows.action, named(key, "dropout"))
+    per_row = distributions.two_hot_loss(logits, target, limit=config.bin_limit).mean(axis=0)
+    weight = row_weight(parts, prediction.extras, rows.valid) / length
+    loss = jnp.where(rows.valid > 0, weight * per_row, 0.0).sum(axis=1).mean()
+    values = {"critic_loss": loss, "target": target.mean()}
+    metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    return config.value_scale * loss, (stats, metrics)
+
+
+def latents_of(model: BoundModel, entries: PyTree, rows: Array) -> PyTree:
+    """Latents [B, T] of `rows` [T] of entries [B]."""
+    return jax.vmap(jax.vmap(model.latent_at, (None, 0)), (0, None))(entries, rows)
+
+
+def row_weight(parts: Parts, extras: dict[str, Array], like: Array) -> Array:
+    """ρ for each row since a latent was encoded; 1 where the world model does not say."""
+    return jax.lax.stop_gradient(parts.config.rho ** extras.get("age", jnp.zeros_like(like)))
+
+
+def apply(
+    parts: Parts, state: LearnerState, grads: PyTree, stats: Stats
+) -> tuple[LearnerState, Array]:
+    """One step of the critics, then of their targets; the policy has its own `update`."""
+    critics, opt, norm = optim.apply_gradients(
+        parts.optimisers["critics"], grads["critics"], state.opt["critics"], state.params["critics"]
+    )
+    target = optim.moving_average(stats.target_critics, critics, parts.config.target_decay)
+    params, opt = state.params | {"critics": critics}, state.opt | {"critics": opt}
+    return LearnerState(params, stats._replace(target_critics=target), opt), norm
+
+
+def update(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    model: BoundModel,
+    starts: Starts,
+    batch: Trajectory,
+    iteration: Array,
+) -> tuple[LearnerState, Metrics]:
+    """One step of the policy on M latents."""
+    del batch, iteration
+    config, stats = parts.config, state.stats
+    features = jax.lax.stop_gradient(jax.vmap(model.features)(starts.latent))
+    extras = jax.vmap(model.predict)(starts.latent).extras
+    weight = starts.weight * row_weight(parts, extras, starts.weight)
+
+    def loss(params):
+        action, entropy = sample_policy(parts, params, named(key, "policy"), features)
+        critics = state.params["critics"]
+        q = two_values(parts, critics, named(key, "critics"), features, action).mean(axis=0)
+        low, high = jax.lax.stop_gradient(jnp.percentile(q, jnp.array([5.0, 95.0])))
+        spread = jnp.maximum(high - low, 1.0)
+        wide = optim.moving_average(stats.q_range, spread, config.range_decay)
+        total = -(weight * (q / wide + config.entropy * entropy)).mean()
+        values = {"policy_loss": total, "value": q.mean(), "entropy": entropy.mean()}
+        return total, (wide, values | {"q_range": wide})
+
+    grads, (wide, values) = jax.grad(loss, has_aux=True)(state.params["policy"])
+    params, opt, norm = optim.apply_gradients(
+        parts.optimisers["policy"], grads, state.opt["policy"], state.params["policy"]
+    )
+    values["policy_gradient_norm"] = norm
+    metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    return LearnerState(
+        state.params | {"policy": params},
+        stats._replace(q_range=wide),
+        state.opt | {"policy": opt},
+    ), metrics

@@ -1,0 +1,1 @@
+"""Experiments as values: what they hold, how they are changed, stored and compared."""

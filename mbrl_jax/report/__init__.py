@@ -1,0 +1,1 @@
+"""A report about runs: one page, and its tables in Markdown."""

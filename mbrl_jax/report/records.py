@@ -1,0 +1,400 @@
+"""What lies in runs' directories, read into values.
+
+A run may be finished, running, failed or damaged: what cannot be read is left out of its record,
+and a sentence in `Run.notes` says so. Files are only read, and no lock is taken.
+"""
+
+import json
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.experiment.members import Members
+from mbrl_jax.runs import checkpoint, files, metrics, workdir
+from mbrl_jax.sweeps import plan, status
+from mbrl_jax.train import fork
+
+STATES = ("finished", "running", "stopped", "failed", "not begun", "unreadable")
+EVALUATION, QUALITY, STRIPS = "evaluation.json", "quality.json", "open_loop.png"
+_FRESH = 600.0  # seconds since its last row in which a run on another machine counts as running
+_HOLDER = re.compile(r"process (\d+) on (\S+)")
+
+
+class Greedy(NamedTuple):
+    """Episodes after the last step, without exploration."""
+
+    mean: float
+    episodes: int
+    finished: int | None  # of them, before the time limit of the evaluation
+
+
+class Lane(NamedTuple):
+    """One seed of a run, under one setting of the numbers that vary inside it."""
+
+    index: int  # the "seed" of its rows
+    seed: tuple[int, int]  # (--seed, lane): what its random numbers derive from
+    experiment: Experiment  # with the numbers of its setting
+    curve: np.ndarray  # [T, 3]: environment steps, mean episode return, episodes
+    step: int  # of the newest row
+    training: float | None  # mean return over the last fifth of the steps so far
+    greedy: Greedy | None
+    frozen: str  # why it learns no more; "" where it does
+    quality: Mapping[str, Any] | None  # of its world model, as in quality.json
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it made all of its steps."""
+        return self.step >= self.experiment.steps
+
+
+class Run(NamedTuple):
+    """One workdir."""
+
+    path: Path
+    state: str  # of `STATES`
+    error: str  # why it failed or cannot be read
+    saved: workdir.RunConfig | None
+    lanes: tuple[Lane, ...]
+    lineage: tuple[Mapping[str, Any], ...]  # of a fork, the oldest first
+    versions: Mapping[str, str | None]  # of what it began with; {} where no checkpoint is left
+    written: float | None  # time of its newest row or evaluation
+    command: tuple[str, ...] | None  # of its sweep's plan
+    notes: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        """Of the newest row."""
+        return max((lane.step for lane in self.lanes), default=0)
+
+    @property
+    def strips(self) -> Path | None:
+        """The picture of its predictions, if there is one."""
+        path = self.path / STRIPS
+        return path if path.is_file() else None
+
+
+# ------------------------------------------------------------------------------------- workdirs
+
+
+def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
+    """The record of a workdir. Never raises for what lies in it."""
+    path = Path(path)
+    try:
+        saved = workdir.read_config(path)
+        if not isinstance(saved.experiment, Experiment):
+            raise ConfigError(f"{path / workdir.CONFIG} holds no experiment")
+    except (ConfigError, OSError) as error:
+        return _unreadable(path, str(error), command)
+    notes: list[str] = []
+    meta = _newest_meta(path)
+    rows = _rows(path, saved.members, notes)
+    greedy = _evaluation(path, saved, notes)
+    quality = _quality(path, len(saved.members), notes)
+    lanes = tuple(
+        _lane(saved, index, rows, greedy[index], quality[index], meta)
+        for index in range(len(saved.members))
+    )
+    state, error = _state(path, saved, any(greedy), any(rows))
+    return Run(
+        path,
+        state,
+        error,
+        saved,
+        lanes,
+        _lineage(path, notes),
+        _versions(meta),
+        _written(path),
+        None if command is None else tuple(command),
+        tuple(notes),
+    )
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Records of workdirs, each once.
+
+    Raises ConfigError for a path that is no directory or an empty one, and where none can be read.
+    """
+    runs, seen = [], set()
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise ConfigError(
+                f"--workdirs: there is no directory {path} (a name with a comma stands in double "
+                "quotes)"
+            )
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        if not any(path.iterdir()):
+            raise ConfigError(f"--workdirs: {path} is empty; name directories of runs")
+        runs.append(read_run(path))
+    return _some(runs)
+
+
+def read_sweep(root: Path) -> list[Run]:
+    """Records of all members of a sweep, with the commands of its plan.
+
+    Raises ConfigError where there is no sweep, or none of its members can be read.
+    """
+    root = Path(root)
+    manifest = plan.read_manifest(root)
+    if manifest is None:
+        raise ConfigError(f"{root} holds no sweep: there is no {plan.MANIFEST} in it")
+    common = _common(root, manifest)
+    runs = []
+    for member in plan.members_of(manifest):
+        path = root / member.name
+        runs.append(read_run(path, plan.train_command("python", common, member, path)))
+    return _some(runs)
+
+
+def _common(root: Path, manifest: Mapping[str, Any]) -> plan.Common:
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["common"].items()}
+    try:
+        return plan.Common(**fields)
+    except TypeError as error:
+        raise ConfigError(f"{root / plan.MANIFEST} is no manifest of a sweep ({error})") from error
+
+
+def _some(runs: list[Run]) -> list[Run]:
+    if not any(run.saved for run in runs):
+        why = f" ({runs[0].error})" if runs else ""
+        raise ConfigError(f"there is nothing to report: no run can be read{why}")
+    return runs
+
+
+def _unreadable(path: Path, error: str, command: Sequence[str] | None) -> Run:
+    """A workdir without a configuration: of a sweep, a member that has not got that far."""
+    state = "unreadable"
+    if command is not None and not (path / workdir.CONFIG).exists():
+        known = status.member_status(path.parent, plan.Member(path.name, (), 0, 1, 1, 1))
+        state = "stopped" if known.state == "preempted" else known.state
+        error = known.error
+    command = None if command is None else tuple(command)
+    return Run(path, state, error, None, (), (), {}, _written(path), command, ())
+
+
+# ---------------------------------------------------------------------------------------- a lane
+
+
+def _lane(
+    saved: workdir.RunConfig,
+    index: int,
+    rows: Sequence[Mapping[str, Any]],
+    greedy: Greedy | None,
+    quality: Mapping[str, Any] | None,
+    meta: Mapping[str, Any],
+) -> Lane:
+    members = saved.members
+    own = [row for row in rows if row["lane"] == index]
+    points = [
+        (row["env_steps"], row["episode/return"], row["episode/count"])
+        for row in own
+        if row["episode/return"] is not None and row["episode/count"]
+    ]
+    return Lane(
+        index,
+        (members.seed, members.first_seed + index % members.num_seeds),
+        config.with_numbers(saved.experiment, members.setting(index)),
+        np.array(points, float).reshape(-1, 3),
+        max((row["step"] for row in own), default=0),
+        next(iter(metrics.last_fifth(own)), None),
+        greedy,
+        _frozen(index, own, meta),
+        quality,
+    )
+
+
+def _frozen(index: int, own: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> str:
+    known = meta.get("frozen")
+    found = known.get(str(index)) if isinstance(known, dict) else None
+    if isinstance(found, dict):
+        return f"frozen at step {found.get('step')}: {found.get('metric')} was not finite"
+    step = next((row["step"] for row in own if row["agent/frozen"]), None)
+    return "" if step is None else f"frozen by step {step}: a metric was not finite"
+
+
+def _rows(path: Path, members: Members, notes: list[str]) -> list[dict[str, Any]]:
+    """What a report needs of the rows of metrics, as numbers or None; "lane" counts from 0."""
+    try:
+        found = metrics.read_metrics(path)
+    except (ConfigError, OSError, RecursionError) as error:
+        notes.append(f"its metrics are left out: {error}")
+        return []
+    rows = [_clean(row, members.first_seed) for row in found if _is_row(row, members)]
+    if lost := len(found) - len(rows):
+        notes.append(f"{lost} lines of {metrics.FILE} are no rows of it: left out")
+    return rows
+
+
+def _is_row(row: Any, members: Members) -> bool:
+    ints = isinstance(row, dict) and all(type(row.get(name)) is int for name in ("step", "seed"))
+    return ints and row["step"] >= 0 and 0 <= row["seed"] - members.first_seed < len(members)
+
+
+def _clean(row: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
+    names = ("episode/return", "episode/count", "agent/frozen")
+    env_steps = number(row.get("env_steps"))
+    return {
+        "step": row["step"],
+        "seed": row["seed"],
+        "lane": row["seed"] - first_seed,
+        "env_steps": row["step"] if env_steps is None else env_steps,
+        **{name: number(row.get(name)) for name in names},
+    }
+
+
+def number(value: Any) -> float | None:
+    """A finite number of a file as it is, anything else as None."""
+    plain = type(value) in (int, float) and math.isfinite(value)
+    return value if plain else None
+
+
+# -------------------------------------------------------------------------- files beside the rows
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, None where there is none. Raises ValueError for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is damaged ({str(error)[:80]}): left out") from error
+
+
+def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[Greedy | None]:
+    """Greedy episodes of each lane after the last step."""
+    none, steps = [None] * len(saved.members), saved.experiment.steps
+    try:
+        data = read_json(path / EVALUATION)
+        if data is None:
+            return none
+        if data["step"] != steps:
+            notes.append(
+                f"{EVALUATION} is of step {data['step']} and not of the last, {steps}: left out"
+            )
+            return none
+        means, done = data["mean"], data.get("finished") or none
+        episodes = data["episodes"]
+        if not len(means) == len(done) == len(none) or type(episodes) is not int:
+            raise TypeError
+        return [
+            None if (known := number(mean)) is None else Greedy(known, episodes, number(ended))
+            for mean, ended in zip(means, done, strict=True)
+        ]
+    except ValueError as error:
+        notes.append(str(error))
+    except (KeyError, TypeError, AttributeError):
+        notes.append(f"{EVALUATION} is damaged: left out")
+    return none
+
+
+def _quality(path: Path, size: int, notes: list[str]) -> list[Mapping[str, Any] | None]:
+    """Of each lane what quality.json says, with the "step", … of the whole."""
+    try:
+        data = read_json(path / QUALITY)
+        if data is None:
+            return [None] * size
+        of_all = {name: data.get(name) for name in ("step", "context", "horizon")}
+        of_all["random_share"] = data.get("random_share", 0.0)  # older files have none
+        lanes = [{**of_all, **lane} if isinstance(lane, dict) else None for lane in data["seeds"]]
+        if len(lanes) == size:
+            return lanes
+        notes.append(f"{QUALITY} is of {len(lanes)} seeds, and the run has {size}: left out")
+    except ValueError as error:
+        notes.append(str(error))
+    except (KeyError, TypeError, AttributeError):
+        notes.append(f"{QUALITY} is damaged: left out")
+    return [None] * size
+
+
+def _newest_meta(path: Path) -> Mapping[str, Any]:
+    """`meta.json` of the newest checkpoint that has a readable one; {} where none has."""
+    for iteration in checkpoint.complete(path):
+        try:
+            meta = read_json(path / checkpoint.FOLDER / str(iteration) / checkpoint.META)
+        except ValueError:
+            continue
+        if isinstance(meta, dict):
+            return meta
+    return {}
+
+
+def _versions(meta: Mapping[str, Any]) -> dict[str, str | None]:
+    found = meta.get("versions")
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): None if v is None else str(v) for name, v in found.items()}
+
+
+def _lineage(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
+    try:
+        meta = fork.read_meta(path)
+    except (ConfigError, OSError) as error:
+        notes.append(str(error))
+        return ()
+    return tuple(meta["lineage"]) if meta else ()
+
+
+def _written(path: Path) -> float | None:
+    times = []
+    for name in (metrics.FILE, EVALUATION):
+        try:
+            times.append((path / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times, default=None)
+
+
+# ---------------------------------------------------------------------------------------- states
+
+
+def _state(
+    path: Path, saved: workdir.RunConfig, evaluated: bool, has_rows: bool
+) -> tuple[str, str]:
+    """(state, why it failed) of a run whose configuration is known."""
+    experiment = saved.experiment
+    if status.read_record(path):
+        sizes = (experiment.steps, experiment.iterations)
+        member = plan.Member(path.name, (), 0, saved.members.num_seeds, *sizes)
+        known = status.member_status(path.parent, member)
+        if known.state in ("running", "failed"):
+            return known.state, known.error
+    if _is_running(path):
+        return "running", ""
+    if evaluated:
+        return "finished", ""
+    return ("stopped" if has_rows or checkpoint.complete(path) else "not begun"), ""
+
+
+def _is_running(path: Path) -> bool:
+    """Whether a process trains there, by the text of the lock.
+
+    The lock itself is not tried: that would keep out a process that begins just then.
+    """
+    try:
+        found = _HOLDER.search((path / files.LOCK).read_text(errors="replace")[:400])
+    except OSError:
+        return False
+    if found is None:
+        return False
+    if found[2] != socket.gethostname():
+        written = _written(path)
+        return written is not None and time.time() - written < _FRESH
+    try:
+        os.kill(int(found[1]), 0)
+    except PermissionError:  # somebody else's process: there is one
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

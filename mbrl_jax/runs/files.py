@@ -1,0 +1,92 @@
+"""Files that are complete or absent, their checksums, and the lock of a run's directory."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+
+from mbrl_jax.errors import ConfigError
+
+LOCK = "lock"
+TEMPORARY = ".tmp"  # what ends so is litter, unless a process is at it
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file through a temporary one: it is complete, and on the disk, or it is absent."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of text."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renamed and removed names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksums(folder: Path) -> dict[str, list[int]]:
+    """{relative path: [bytes, CRC-32]} of all files under a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+
+
+def _checksum(path: Path) -> list[int]:
+    crc = size = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            crc, size = zlib.crc32(piece, crc), size + len(piece)
+    return [size, crc]
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from training in `workdir`; the kernel releases what a crash leaves.
+
+    Of several processes of one run the first one locks. Where another has it, raises ConfigError,
+    or waits.
+    """
+    if jax.process_index():
+        yield
+        return
+    with (workdir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ConfigError(
+                f"{workdir} is being trained by {_holder(workdir)}; wait for it, end it, or choose "
+                "another --workdir"
+            ) from None
+        except OSError:  # a file system without locks: nothing can be kept out there
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _holder(workdir: Path) -> str:
+    text = (workdir / LOCK).read_text(errors="replace")
+    return "".join(c for c in text[:200] if c.isprintable()) or "another process"

@@ -1,0 +1,1 @@
+"""Sweeps: what is to be run, how far it is, and who runs it."""

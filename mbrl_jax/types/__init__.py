@@ -1,0 +1,123 @@
+"""Records that flow through the framework, and the interfaces made of pure functions.
+
+Axis legend (used in every docstring of the package):
+  `S` seeds, `N` environments of one seed, `B` batch, `T` time (`L` the length of a training
+  window), `H` imagination horizon, `M` imagination starts, `D`/`F` features, `A` actions.
+
+Everything is written for **one seed**, and where no batch axis stands in the signature also for
+**one stream**; `jax.vmap` adds environments, imagination starts and seeds outside.
+
+`data` holds the records that flow, `specs` the descriptions of environments, `fields` what configs
+are made of, `interfaces` the records of functions. Import all of them from here.
+"""
+
+from mbrl_jax.types.data import (
+    AgentCarry,
+    AgentState,
+    Array,
+    Key,
+    LearnerState,
+    Metrics,
+    Prediction,
+    PyTree,
+    ReplayState,
+    Starts,
+    Step,
+    Timestep,
+    Trajectory,
+    Transition,
+)
+from mbrl_jax.types.fields import Range, bounded, cached_make, number, part, switch
+from mbrl_jax.types.interfaces import (
+    Act,
+    Agent,
+    AgentUpdate,
+    Apply,
+    Behaviour,
+    BehaviourUpdate,
+    BoundModel,
+    Derived,
+    Environment,
+    HostEnvironment,
+    HostEnvironments,
+    Imagine,
+    ModelLoss,
+    ModelUpdate,
+    NamedBehaviourUpdate,
+    NamedModelUpdate,
+    Observe,
+    ObserveSequence,
+    Replay,
+    RepresentationLoss,
+    RowStore,
+    SequenceCore,
+    Windows,
+    WorldModel,
+    bind,
+)
+from mbrl_jax.types.specs import (
+    ActionSpec,
+    ArraySpec,
+    BoundedSpec,
+    DictSpec,
+    DiscreteSpec,
+    EnvSpec,
+    MultiDiscreteSpec,
+    ObservationSpec,
+)
+
+__all__ = [
+    "Act",
+    "ActionSpec",
+    "Agent",
+    "AgentCarry",
+    "AgentState",
+    "AgentUpdate",
+    "Apply",
+    "Array",
+    "ArraySpec",
+    "Behaviour",
+    "BehaviourUpdate",
+    "BoundModel",
+    "BoundedSpec",
+    "Derived",
+    "DictSpec",
+    "DiscreteSpec",
+    "EnvSpec",
+    "Environment",
+    "HostEnvironment",
+    "HostEnvironments",
+    "Imagine",
+    "Key",
+    "LearnerState",
+    "Metrics",
+    "ModelLoss",
+    "ModelUpdate",
+    "MultiDiscreteSpec",
+    "NamedBehaviourUpdate",
+    "NamedModelUpdate",
+    "ObservationSpec",
+    "Observe",
+    "ObserveSequence",
+    "Prediction",
+    "PyTree",
+    "Range",
+    "Replay",
+    "ReplayState",
+    "RepresentationLoss",
+    "RowStore",
+    "SequenceCore",
+    "Starts",
+    "Step",
+    "Timestep",
+    "Trajectory",
+    "Transition",
+    "Windows",
+    "WorldModel",
+    "bind",
+    "bounded",
+    "cached_make",
+    "number",
+    "part",
+    "switch",
+]

@@ -1,0 +1,1 @@
+"""A page that follows one run, from what lies in its directory."""

@@ -1,0 +1,275 @@
+"""Drama's world model (arXiv 2410.08893): categorical latents over a Mamba sequence core.
+
+z_t ~ q(z | o_t);  d_t = core(z_≤t, a_≤t);  p(z_{t+1} | d_t);  r_{t+1}, terminal_{t+1} from d_t;
+o_t from z_t. The posterior sees the frame alone, so a window encodes in parallel.
+
+Conventions of the record (`mbrl_jax.types.WorldModel`): the latent of row t holds the core carry
+after row t - 1, the output d_{t-1}, and z_t. A training window has L + 1 rows, the last of which
+serves as target only. What the code cites as "specification" stands in SPECIFICATION.md.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mbrl_jax import distributions, optim
+from mbrl_jax.envs.spec import example_observation, only_array
+from mbrl_jax.keys import named
+from mbrl_jax.networks.norms import apply_with_stats
+from mbrl_jax.types import (
+    Array,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    Prediction,
+    PyTree,
+    Timestep,
+    Trajectory,
+    WorldModel,
+    cached_make,
+)
+from mbrl_jax.world_models.drama import nets
+from mbrl_jax.world_models.drama.config import Config
+from mbrl_jax.world_models.drama.nets import Parts
+
+
+class Latent(NamedTuple):
+    """What the model knows at a row."""
+
+    carry: PyTree  # of the core, after the previous row
+    output: Array  # [F] d of the previous row
+    sample: Array  # [groups · classes] z of this row
+
+
+class Entries(NamedTuple):
+    """Compact memory of a window from which the latent of any row can be rebuilt."""
+
+    core: PyTree  # the core's own entries
+    outputs: Array  # [T, F]
+    samples: Array  # [T, groups · classes]
+    is_first: Array  # [T]
+    start: Latent  # carry and output before row 0
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> WorldModel:
+    """Bind the functions of this module to one config and environment."""
+    only_array(spec, "model=drama")
+    parts = nets.make_parts(config, spec)
+    functions = (
+        *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
+        *(predict, features, decode, loss, apply),
+    )
+    return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
+
+
+# ----------------------------------------------------------------------------------------- state
+
+
+def init(parts: Parts, key: Key) -> LearnerState:
+    """Fresh parameters, running statistics and optimiser state."""
+    keys = dict(zip(parts._fields, jax.random.split(key, len(parts)), strict=True))
+    size = parts.config.groups * parts.config.classes
+    output, z = jnp.zeros((parts.core.width,)), jnp.zeros((1, size))
+    observation = example_observation(parts.spec.observation)[None].astype(jnp.float32)
+    encoder = parts.encoder.init(keys["encoder"], observation, True)
+    encoded = jax.eval_shape(lambda v: parts.encoder.apply(v, observation, False), encoder)
+    decoder = parts.decoder.init(keys["decoder"], z, True)
+    params = {
+        "encoder": encoder["params"],
+        "posterior": parts.posterior.init(keys["posterior"], jnp.zeros(encoded.shape))["params"],
+        "core": parts.core.init(keys["core"]),
+        "prior": parts.prior.init(keys["prior"], output)["params"],
+        "reward": parts.reward.init(keys["reward"], output)["params"],
+        "termination": parts.termination.init(keys["termination"], output)["params"],
+        "decoder": decoder["params"],
+    }
+    stats = {
+        "encoder": encoder.get("batch_stats", {}),
+        "decoder": decoder.get("batch_stats", {}),
+    }
+    return LearnerState(params, stats, parts.optimiser.init(params))
+
+
+def initial_latent(parts: Parts) -> Latent:
+    """The latent before anything was seen."""
+    size = parts.config.groups * parts.config.classes
+    return Latent(parts.core.initial_carry(), jnp.zeros((parts.core.width,)), jnp.zeros((size,)))
+
+
+# ------------------------------------------------------------------------------------ the record
+
+
+def observe(
+    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+) -> Latent:
+    """Filter one real row; `is_first` forgets latent and action."""
+    carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
+    fresh = initial_latent(parts)
+    carry, output = jax.tree.map(
+        lambda new, old: jnp.where(timestep.is_first, new, old),
+        (fresh.carry, fresh.output),
+        (carry, output),
+    )
+    log_probs, _ = nets.posterior(
+        parts, state.params, state.stats["encoder"], timestep.observation, False
+    )
+    return Latent(carry, output, nets.sample(key, log_probs))
+
+
+def _resets(parts: Parts, rows: Trajectory) -> Array:
+    """Where the core's state is emptied: [..., T]; ignored boundaries do so at row 0 alone."""
+    is_first = rows.timestep.is_first
+    if parts.config.boundaries == "reset":
+        return is_first
+    return jnp.zeros_like(is_first).at[..., 0].set(is_first[..., 0])
+
+
+def observe_sequence(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    prev_action: Array,
+    trajectory: Trajectory,
+) -> Entries:
+    """Filter rows [T] in parallel, continuing `latent`; row t samples with split(key, T)[t]."""
+    timestep, resets = trajectory.timestep, _resets(parts, trajectory)
+    log_probs, _ = nets.posterior(
+        parts, state.params, state.stats["encoder"], timestep.observation, False
+    )
+    samples = jax.vmap(nets.sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
+    carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
+    xs = nets.core_input(parts, samples, trajectory.action)
+    _, outputs, core = parts.core.unroll(state.params["core"], carry, xs, resets)
+    start = Latent(carry, output, jnp.zeros_like(latent.sample))
+    return Entries(core, outputs, samples, resets, start)
+
+
+def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
+    """The latent of row t (t may be traced): what `observe` gives there."""
+
+    def row(x, i):
+        return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+
+    before = jnp.maximum(t - 1, 0)
+    inside = (parts.core.carry_at(entries.core, before), row(entries.outputs, before))
+    start = (entries.start.carry, entries.start.output)
+    fresh = initial_latent(parts)
+    known = jax.tree.map(lambda s, i: jnp.where(t == 0, s, i), start, inside)
+    carry, output = jax.tree.map(
+        lambda f, k: jnp.where(row(entries.is_first, t), f, k),
+        (fresh.carry, fresh.output),
+        known,
+    )
+    return Latent(carry, output, row(entries.samples, t))
+
+
+def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action: Array) -> Latent:
+    """One imagined row: z from the prior."""
+    heard = _drop_groups(parts, key, latent.sample)
+    carry, output = nets.advance(parts, state.params, latent.carry, heard, action)
+    return Latent(carry, output, nets.sample(key, nets.prior(parts, state.params, output)))
+
+
+def _drop_groups(parts: Parts, key: Key, sample: Array) -> Array:
+    """What the core hears of a sample [groups · classes] in imagination."""
+    share = parts.config.dropped_groups
+    if isinstance(share, float) and not share:
+        return sample
+    kept = jax.random.uniform(named(key, "drop"), (parts.config.groups, 1)) >= share
+    return (kept * sample.reshape(parts.config.groups, -1)).reshape(-1)
+
+
+def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
+    """Reward and discount that arrived with this latent; undefined for a first row."""
+    params = state.params
+    reward = parts.reward.apply({"params": params["reward"]}, latent.output)
+    logit = parts.termination.apply({"params": params["termination"]}, latent.output)[..., 0]
+    return Prediction(distributions.two_hot_mean(reward), jax.nn.sigmoid(-logit), {})
+
+
+def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+    """[groups · classes + F]: z_t, d_{t-1}."""
+    del parts, state
+    return jnp.concatenate([latent.sample, latent.output], axis=-1)
+
+
+def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+    """Mean of the observation, as floats in the scale of the model's input."""
+    raw, _ = apply_with_stats(
+        parts.decoder, state.params["decoder"], state.stats["decoder"], latent.sample, False
+    )
+    return raw if parts.config.reconstruction == "squared" else jax.nn.sigmoid(raw)
+
+
+# -------------------------------------------------------------------------------------- learning
+
+
+def loss(
+    parts: Parts, params: PyTree, stats: PyTree, key: Key, batch: Trajectory
+) -> tuple[Array, tuple[Entries, PyTree, Metrics]]:
+    """Loss [] over windows [B, L+1]; entries [B] of the first L rows.
+
+    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`. Nothing predicts a reset: where
+    the core is emptied the KL is masked, and so are rewards and ends on first rows, which mean
+    nothing there unless the seam is merged (`types.EnvSpec`).
+    """
+    config, timestep, resets = parts.config, batch.timestep, _resets(parts, batch)
+    windows, length = timestep.reward.shape
+    posterior, encoder_stats = nets.posterior(
+        parts, params, stats["encoder"], timestep.observation, True
+    )
+    keys = jax.vmap(lambda k: jax.random.split(k, length))(jax.random.split(key, windows))
+    samples = jax.vmap(jax.vmap(nets.sample))(keys, posterior)
+    raw, decoder_stats = apply_with_stats(
+        parts.decoder, params["decoder"], stats["decoder"], samples, True
+    )
+
+    past = jax.tree.map(lambda x: x[:, :-1], (samples, batch.action, resets))
+    unroll = functools.partial(parts.core.unroll, params["core"], None)
+    _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
+
+    merged = parts.spec.seam == "merged"
+    empty = jnp.zeros_like(resets) if merged else timestep.is_first
+    arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
+
+    def masked_mean(x):
+        return (x * arrived).sum() / jnp.maximum(arrived.sum(), 1.0)
+
+    reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
+    terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
+    terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
+    dynamics, representation, kl = distributions.kl_losses(
+        posterior[:, 1:],
+        nets.prior(parts, params, outputs),
+        1.0 - resets[:, 1:].astype(jnp.float32),
+        config.free_nats,
+    )
+    reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
+    terms = {
+        "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
+        "reward": config.reward_scale * reward,
+        "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
+        "dynamics": config.dynamics_scale * dynamics,
+        "representation": config.representation_scale * representation,
+    }
+    total = sum(terms.values())
+    entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
+    values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
+    metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts))
+    entries = Entries(core, outputs, past[0], past[2], fresh)
+    stats = {"encoder": encoder_stats, "decoder": decoder_stats}
+    return total, (entries, stats, metrics)
+
+
+def apply(
+    parts: Parts, state: LearnerState, grads: PyTree, stats: PyTree
+) -> tuple[LearnerState, Array]:
+    """One optimiser step; with the norm [] of the gradients."""
+    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
+    return LearnerState(params, stats, opt), norm

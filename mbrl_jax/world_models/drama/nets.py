@@ -1,0 +1,126 @@
+"""The nets of Drama's world model, and what each of them says.
+
+Everything takes the static `Parts` first and then parameters; `model.py` makes the record of them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mbrl_jax import distributions
+from mbrl_jax.envs.spec import action_size, action_vector, only_array
+from mbrl_jax.networks import reconstruction
+from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
+from mbrl_jax.networks.norms import apply_with_stats
+from mbrl_jax.types import Array, EnvSpec, Key, PyTree, SequenceCore
+from mbrl_jax.world_models.drama.config import Config
+
+
+class Parts(NamedTuple):
+    """Static pieces of one model."""
+
+    config: Config
+    spec: EnvSpec
+    core: SequenceCore
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    reward: nn.Module
+    termination: nn.Module
+    decoder: nn.Module
+    optimiser: optax.GradientTransformation
+
+
+def make_parts(config: Config, spec: EnvSpec) -> Parts:
+    """Build the nets of `config` for one environment."""
+    size = config.groups * config.classes
+    core = config.core.make(size + action_size(spec.action))
+    head = functools.partial(Mlp, width=config.head_width, layers=config.head_layers)
+    # Posterior and prior heads keep torch's default init, biases included (specification 2).
+    prior_in = uniform_fan_in(config.head_width if config.prior_layers else core.width)
+    return Parts(
+        config=config,
+        spec=spec,
+        core=core,
+        encoder=config.encoder.make(spec.observation),
+        posterior=_PosteriorHead(size),
+        prior=Mlp(
+            size,
+            config.head_width,
+            config.prior_layers,
+            output_init=prior_in,
+            output_bias_init=prior_in,
+        ),
+        reward=head(
+            config.num_bins,
+            output_init=nn.initializers.zeros if config.zero_reward_output else glorot_truncated,
+        ),
+        termination=head(1),
+        decoder=config.decoder.make(spec.observation),
+        optimiser=config.optimiser.make(),
+    )
+
+
+class _PosteriorHead(nn.Module):
+    """One linear layer with torch's default init."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(self.size, kernel_init=init, bias_init=init)(x)
+
+
+def to_float(spec: EnvSpec, observation: Array) -> Array:
+    """Bytes as numbers in [0, 1]; everything else as it is."""
+    return reconstruction.to_input("squared", only_array(spec, "model=drama"), observation)
+
+
+def _categoricals(parts: Parts, logits: Array) -> Array:
+    """[..., groups · classes] -> log-probabilities [..., groups, classes]."""
+    shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
+    return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
+
+
+def posterior(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
+    """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
+    encoded, stats = apply_with_stats(
+        parts.encoder, params["encoder"], stats, to_float(parts.spec, observation), train
+    )
+    return _categoricals(parts, parts.posterior.apply({"params": params["posterior"]}, encoded)), (
+        stats
+    )
+
+
+def prior(parts: Parts, params: PyTree, outputs: Array) -> Array:
+    """Log-probabilities [..., groups, classes] of p(z_{t+1} | d_t)."""
+    return _categoricals(parts, parts.prior.apply({"params": params["prior"]}, outputs))
+
+
+def sample(key: Key, log_probs: Array) -> Array:
+    """One row: [groups, classes] -> [groups · classes]."""
+    return distributions.sample_one_hot(key, log_probs).reshape(-1)
+
+
+def core_input(parts: Parts, sample: Array, action: Array) -> Array:
+    """[..., groups · classes + A]: z_t and the action that follows."""
+    return jnp.concatenate([sample, action_vector(parts.spec.action, action)], axis=-1)
+
+
+def advance(
+    parts: Parts, params: PyTree, carry: PyTree, sample: Array, action: Array
+) -> tuple[PyTree, Array]:
+    """Feed (z_t, a_t) to the core: its carry after row t, and d_t."""
+    return parts.core.step(params["core"], carry, core_input(parts, sample, action), None)
+
+
+def reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
+    """Summed over the observation, mean over all rows: []."""
+    kind = parts.config.reconstruction
+    spec = only_array(parts.spec, "model=drama")
+    return reconstruction.loss(kind, spec, raw, observation)

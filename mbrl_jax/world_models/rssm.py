@@ -1,0 +1,377 @@
+"""DreamerV3's recurrent state-space model (arXiv 2301.04104, as its code stands since 2024).
+
+h_t = gru(h_{t-1}, z_{t-1}, a_{t-1});  z_t ~ q(z | h_t, o_t), in imagination p(z | h_t);  o_t, r_t
+and terminal_t from (h_t, z_t). Where an episode begins, h, z and the action before are zeros and
+the cell runs all the same: the first state is gru(0, 0, 0), not a learned one.
+
+Kept from the published code: block-diagonal cell, 1 % of uniform probability in posterior *and*
+prior, straight-through samples, free nats row by row, rewards as two-hot over symexp bins whose
+untrained prediction is exactly 0. Not here yet: its own image encoder and decoder and its size
+presets (images can use those of `networks`), stored latents to begin windows with
+(`replay_context`: here each begins from zeros), adaptive gradient clipping. The probability of
+going on is predicted without γ, as everywhere here; the published head learns γ (1 - terminal).
+"""
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mbrl_jax import distributions, optim
+from mbrl_jax.envs.spec import (
+    action_size,
+    action_vector,
+    example_observation,
+    only_array,
+    zero_action,
+)
+from mbrl_jax.keys import named
+from mbrl_jax.networks import decoders, encoders, reconstruction
+from mbrl_jax.networks.block_gru import RMS_EPS, BlockGru
+from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.networks.initializers import fan_in_truncated
+from mbrl_jax.networks.norms import apply_with_stats
+from mbrl_jax.networks.reconstruction import Kind
+from mbrl_jax.types import (
+    Array,
+    EnvSpec,
+    Key,
+    LearnerState,
+    Metrics,
+    Prediction,
+    PyTree,
+    Timestep,
+    Trajectory,
+    WorldModel,
+    bounded,
+    cached_make,
+    number,
+    switch,
+)
+
+BINS: distributions.Bins = "symexp"  # of rewards
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published numbers by default, at the sizes of the published preset "12m" for vectors."""
+
+    deter: int = bounded(2048, low=1)
+    hidden: int = bounded(256, low=1)
+    groups: int = bounded(32, low=1)
+    classes: int = bounded(16, low=1)
+    blocks: int = bounded(8, low=1)
+    gru_layers: int = bounded(1, low=1)
+    prior_layers: int = bounded(2, low=0)
+    posterior_layers: int = bounded(1, low=0)
+    encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Dense(256, 3)
+    decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Dense(256, 3)
+    head_layers: int = bounded(1, low=0)
+    head_width: int = bounded(256, low=1)
+    num_bins: int = bounded(255, low=2)
+    reconstruction: Kind = "symlog"
+    unimix: float = number(0.01, low=0, high=1)
+    # Nats below which the KL of a row has no gradient. On small tasks a step carries less than one
+    # nat given the past, and 1 would switch the prior off.
+    free_nats: float = number(1.0, low=0)
+    dynamics_scale: float = number(1.0, low=0)
+    representation_scale: float = number(0.1, low=0)
+    reward_scale: float = number(1.0, low=0)
+    unled: Literal["masked", "counted"] = switch(
+        "masked",
+        published="counted",
+        better="masked",
+        why="rows that nothing led to (first rows, row 0 of each window): leave them out of the KL "
+        "and of what rewards and ends are trained on, or train there too; imagination never gets "
+        "there",
+    )
+    optimiser: optim.Config = optim.Config()
+
+    def validate(self) -> None:
+        """Raise ValueError for sizes that do not fit."""
+        if self.deter % self.blocks:
+            raise ValueError(f"model.blocks={self.blocks} must divide model.deter={self.deter}")
+
+    def make(self, spec: EnvSpec) -> WorldModel:
+        """Build the record for one environment."""
+        return make(self, spec)
+
+
+class Latent(NamedTuple):
+    """What the model knows at a row; entries are latents [T] of all rows."""
+
+    deter: Array  # [deter] h
+    stoch: Array  # [groups · classes] z
+
+
+class Parts(NamedTuple):
+    """Static pieces of one model."""
+
+    config: Config
+    spec: EnvSpec
+    encoder: nn.Module
+    gru: nn.Module
+    prior: nn.Module
+    posterior: nn.Module
+    reward: nn.Module
+    termination: nn.Module
+    decoder: nn.Module
+    optimiser: optax.GradientTransformation
+
+
+@cached_make
+def make(config: Config, spec: EnvSpec) -> WorldModel:
+    """Bind the functions of this module; raises ValueError where episodes meet in one row."""
+    config.validate()
+    if spec.seam == "merged":
+        raise ValueError(
+            "rssm forgets everything on first rows, so it cannot predict the rewards and ends that "
+            "a merged seam puts there; set env.protocol.seam=separate"
+        )
+    observation = only_array(spec, "model=rssm")
+    mlp = functools.partial(Mlp, hidden_init=fan_in_truncated(), eps=RMS_EPS)
+    head = functools.partial(mlp, width=config.head_width, layers=config.head_layers)
+    inner = functools.partial(mlp, width=config.hidden, output_init=fan_in_truncated())
+    size = config.groups * config.classes
+    parts = Parts(
+        config,
+        spec,
+        encoder=config.encoder.make(observation),
+        gru=BlockGru(config.deter, config.hidden, config.blocks, config.gru_layers),
+        prior=inner(size, layers=config.prior_layers),
+        posterior=inner(size, layers=config.posterior_layers),
+        reward=head(config.num_bins, output_init=fan_in_truncated(0.0)),
+        termination=head(1, output_init=fan_in_truncated()),
+        decoder=config.decoder.make(observation),
+        optimiser=config.optimiser.make(),
+    )
+    functions = (
+        *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
+        *(predict, features, decode, loss, apply),
+    )
+    return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
+
+
+# ----------------------------------------------------------------------------------------- state
+
+
+def init(parts: Parts, key: Key) -> LearnerState:
+    """Fresh parameters, running statistics of encoder and decoder, and optimiser state."""
+    latent = initial_latent(parts)
+    seen = _concatenated(latent)
+    action = jnp.zeros((action_size(parts.spec.action),))
+    observation = example_observation(parts.spec.observation)[None].astype(jnp.float32)
+    encoder = parts.encoder.init(named(key, "encoder"), observation, True)
+    token = parts.encoder.apply(encoder, observation, False)[0]
+    decoder = parts.decoder.init(named(key, "decoder"), seen[None], True)
+    arguments = {
+        "gru": (latent.deter, (latent.stoch, action)),
+        "prior": (latent.deter,),
+        "posterior": (jnp.concatenate([latent.deter, token]),),
+        "reward": (seen,),
+        "termination": (seen,),
+    }
+    params = {
+        name: getattr(parts, name).init(named(key, name), *args)["params"]
+        for name, args in arguments.items()
+    }
+    params |= {"encoder": encoder["params"], "decoder": decoder["params"]}
+    seen_so_far = {"encoder": encoder, "decoder": decoder}
+    stats = {name: tree.get("batch_stats", {}) for name, tree in seen_so_far.items()}
+    return LearnerState(params, stats, parts.optimiser.init(params))
+
+
+def initial_latent(parts: Parts) -> Latent:
+    """The latent before anything was seen."""
+    config = parts.config
+    return Latent(jnp.zeros((config.deter,)), jnp.zeros((config.groups * config.classes,)))
+
+
+# ------------------------------------------------------------------------------------ the record
+
+
+def _call(parts: Parts, params: PyTree, name: str, *args) -> Array:
+    return getattr(parts, name).apply({"params": params[name]}, *args)
+
+
+def _concatenated(latent: Latent) -> Array:
+    return jnp.concatenate([latent.deter, latent.stoch], axis=-1)
+
+
+def _categoricals(parts: Parts, params: PyTree, name: str, x: Array) -> Array:
+    """Log-probabilities [..., groups, classes] of "prior" or "posterior"."""
+    logits = _call(parts, params, name, x)
+    shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
+    return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
+
+
+def _encode(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
+    """Tokens [..., E], and the new statistics of the encoder."""
+    spec = only_array(parts.spec, "model=rssm")
+    x = reconstruction.to_input(parts.config.reconstruction, spec, observation)
+    return apply_with_stats(parts.encoder, params["encoder"], stats["encoder"], x, train)
+
+
+def _advance(parts: Parts, params: PyTree, latent: Latent, action: Array) -> Array:
+    """h [deter] of the next row."""
+    return _call(parts, params, "gru", latent.deter, (latent.stoch, action))
+
+
+def _filter(
+    parts: Parts,
+    params: PyTree,
+    key: Key,
+    latent: Latent,
+    token: Array,
+    is_first: Array,
+    prev_action: Array,
+) -> tuple[Latent, Array]:
+    """One real row: its latent, and the log-probabilities [groups, classes] of its posterior."""
+    past = (*latent, action_vector(parts.spec.action, prev_action))
+    deter, stoch, action = (jnp.where(is_first, 0.0, x) for x in past)
+    deter = _advance(parts, params, Latent(deter, stoch), action)
+    log_probs = _categoricals(parts, params, "posterior", jnp.concatenate([deter, token], axis=-1))
+    stoch = distributions.sample_one_hot(key, log_probs).reshape(-1)
+    return Latent(deter, stoch), log_probs
+
+
+def _filter_rows(
+    parts: Parts,
+    params: PyTree,
+    key: Key,
+    start: tuple[Latent, PyTree],
+    tokens: Array,
+    rows: Trajectory,
+) -> tuple[Latent, Array]:
+    """Rows [T] behind `start`, a latent and the action that followed it: as `_filter`, [T]."""
+
+    def body(before, row):
+        row_key, token, is_first, action = row
+        latent, log_probs = _filter(parts, params, row_key, before[0], token, is_first, before[1])
+        return (latent, action), (latent, log_probs)
+
+    keys = jax.random.split(key, tokens.shape[0])
+    xs = (keys, tokens, rows.timestep.is_first, rows.action)
+    return jax.lax.scan(body, start, xs)[1]
+
+
+def observe(
+    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+) -> Latent:
+    """Filter one real row; `is_first` forgets latent and action."""
+    token, _ = _encode(parts, state.params, state.stats, timestep.observation, False)
+    return _filter(parts, state.params, key, latent, token, timestep.is_first, prev_action)[0]
+
+
+def observe_sequence(
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    prev_action: Array,
+    trajectory: Trajectory,
+) -> Latent:
+    """Latents [T] of rows [T], continuing `latent`; row t samples with split(key, T)[t]."""
+    tokens, _ = _encode(parts, state.params, state.stats, trajectory.timestep.observation, False)
+    return _filter_rows(parts, state.params, key, (latent, prev_action), tokens, trajectory)[0]
+
+
+def latent_at(parts: Parts, entries: Latent, t: Array) -> Latent:
+    """The latent of row t (t may be traced): what `observe` gives there."""
+    del parts
+    row = lambda x: jax.lax.dynamic_index_in_dim(x, t, keepdims=False)  # noqa: E731
+    return jax.tree.map(row, entries)
+
+
+def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action: Array) -> Latent:
+    """One imagined row: z from the prior."""
+    vector = action_vector(parts.spec.action, action)
+    deter = _advance(parts, state.params, latent, vector)
+    log_probs = _categoricals(parts, state.params, "prior", deter)
+    return Latent(deter, distributions.sample_one_hot(key, log_probs).reshape(-1))
+
+
+def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
+    """Reward and discount that arrived with this latent; undefined for a first row."""
+    seen = _concatenated(latent)
+    reward = _call(parts, state.params, "reward", seen)
+    logit = _call(parts, state.params, "termination", seen)[..., 0]
+    return Prediction(distributions.two_hot_mean(reward, BINS), jax.nn.sigmoid(-logit), {})
+
+
+def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+    """[deter + groups · classes]: h, z."""
+    del parts, state
+    return _concatenated(latent)
+
+
+def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+    """Mean of the observation; bytes as numbers in [0, 1]."""
+    params, stats = state.params["decoder"], state.stats["decoder"]
+    raw, _ = apply_with_stats(parts.decoder, params, stats, _concatenated(latent), False)
+    return reconstruction.mean(parts.config.reconstruction, raw)
+
+
+# -------------------------------------------------------------------------------------- learning
+
+
+def loss(
+    parts: Parts, params: PyTree, stats: PyTree, key: Key, batch: Trajectory
+) -> tuple[Array, tuple[Latent, PyTree, Metrics]]:
+    """Loss [] over all rows of windows [B, L+1]; differentiable entries [B] of the first L.
+
+    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`; before a window nothing is known.
+    """
+    config, timestep = parts.config, batch.timestep
+    tokens, encoder_stats = _encode(parts, params, stats, timestep.observation, True)
+    start = initial_latent(parts), zero_action(parts.spec.action)
+    filter_rows = functools.partial(_filter_rows, parts, params)
+    keys = jax.random.split(key, tokens.shape[0])
+    latents, posterior = jax.vmap(filter_rows, (0, None, 0, 0))(keys, start, tokens, batch)
+    seen = _concatenated(latents)
+    raw, decoder_stats = apply_with_stats(
+        parts.decoder, params["decoder"], stats["decoder"], seen, True
+    )
+    led_to = (~timestep.is_first).at[:, 0].set(False)
+    if config.unled == "counted":
+        led_to = jnp.ones_like(led_to)
+
+    prior = _categoricals(parts, params, "prior", latents.deter)
+    dynamics, representation, kl = distributions.free_kl_losses(
+        posterior, prior, led_to, config.free_nats
+    )
+    reward = distributions.two_hot_loss(_call(parts, params, "reward", seen), timestep.reward, BINS)
+    terminal = distributions.bernoulli_nll(
+        _call(parts, params, "termination", seen)[..., 0],
+        timestep.is_terminal.astype(jnp.float32),
+    )
+    terms = {
+        "reconstruction": reconstruction.loss(
+            config.reconstruction,
+            only_array(parts.spec, "model=rssm"),
+            raw,
+            timestep.observation,
+        ),
+        "reward": config.reward_scale * distributions.masked_mean(reward, led_to),
+        "termination": distributions.masked_mean(terminal, led_to),
+        "dynamics": config.dynamics_scale * dynamics,
+        "representation": config.representation_scale * representation,
+    }
+    total = cast(Array, sum(terms.values()))
+    entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
+    values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
+    metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    entries = jax.tree.map(lambda x: x[:, :-1], latents)
+    return total, (entries, {"encoder": encoder_stats, "decoder": decoder_stats}, metrics)
+
+
+def apply(
+    parts: Parts, state: LearnerState, grads: PyTree, stats: PyTree
+) -> tuple[LearnerState, Array]:
+    """One optimiser step; with the norm [] of the gradients."""
+    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
+    return LearnerState(params, stats, opt), norm

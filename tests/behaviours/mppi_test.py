@@ -1,0 +1,87 @@
+"""MPPI: a known quadratic, one iteration against NumPy, warm starts, the drawn action."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl_jax.behaviours.planning import mppi
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+BEST = np.array([[0.5, -0.3], [-0.7, 0.1], [0.2, 0.9]], np.float32)  # [H, A]
+NO_PROPOSALS = jnp.zeros((0, 3, 2))
+CONFIG = mppi.Config(num_samples=128, num_proposals=0, num_elites=16)
+
+
+def quadratic(key, actions):
+    del key
+    return -jnp.square(actions - BEST).sum((1, 2))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def planned(config, key, mean, proposals=NO_PROPOSALS):
+    return mppi.plan(config, quadratic, key, mean, proposals)
+
+
+def test_the_best_plan_of_a_quadratic_is_found():
+    found = planned(CONFIG, jax.random.key(0), jnp.zeros((3, 2)))
+    np.testing.assert_allclose(found.mean, BEST, atol=0.04)
+    np.testing.assert_allclose(found.std, 0.05, atol=0.05)  # it narrows down to its bound
+    assert (np.asarray(found.std) >= 0.05).all()
+    scores = np.asarray(quadratic(None, found.elites))
+    assert (np.diff(scores) <= 0).all() and abs(found.elites).max() <= 1.0
+
+
+def test_one_iteration_is_what_numpy_says():
+    config = dataclasses.replace(CONFIG, iterations=1, num_samples=8, num_elites=3)
+    proposals = BEST + 0.1 * np.arange(1, 8, dtype=np.float32)[:, None, None]
+    found = planned(config, jax.random.key(1), jnp.full((3, 2), -1.0), jnp.asarray(proposals))
+    scores = -np.square(proposals - BEST).sum((1, 2))  # the one sampled is far off
+    weights = np.exp(0.5 * (scores[:3] - scores[0]))
+    weights /= weights.sum()
+    np.testing.assert_allclose(found.weights, weights, rtol=1e-4)
+    mean = (weights[:, None, None] * proposals[:3]).sum(0)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
+    variance = (weights[:, None, None] * np.square(proposals[:3] - mean)).sum(0)
+    np.testing.assert_allclose(found.std, np.clip(np.sqrt(variance), 0.05, 2.0), rtol=1e-5)
+
+
+def test_a_plan_begins_where_it_is_told_and_the_next_one_an_action_later():
+    at_once = dataclasses.replace(CONFIG, iterations=1, min_std=1e-4, max_std=1e-3)
+    found = planned(at_once, jax.random.key(2), jnp.asarray(0.5 * BEST))
+    np.testing.assert_allclose(found.mean, 0.5 * BEST, atol=5e-3)
+    expected = [*found.mean[1:], np.zeros(2)]
+    np.testing.assert_array_equal(mppi.shifted(found.mean), expected)
+
+
+def test_a_score_that_is_no_number_is_the_worst():
+    def score(key, actions):
+        del key
+        return jnp.where(actions[:, 0, 0] > 0, jnp.nan, actions[:, 0, 0])
+
+    found = jax.jit(functools.partial(mppi.plan, CONFIG, score))(
+        jax.random.key(0), jnp.zeros((3, 2)), NO_PROPOSALS
+    )
+    assert found.elites[:, 0, 0].max() <= 0 and np.isfinite(found.mean).all()
+
+
+def test_the_action_is_that_of_an_elite_by_its_weight():
+    elites = jnp.array([-1.0, 0.0, 0.9])[:, None, None] * jnp.ones((3, 2, 1))
+    found = mppi.Plan(jnp.zeros((2, 1)), jnp.full((2, 1), 0.4), elites, jnp.array([0.5, 0.2, 0.3]))
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    draw = jax.jit(jax.vmap(mppi.drawn_action, (0, None, None)))
+    plain = np.asarray(draw(keys, found, 0.0))[:, 0]
+    shares = [(abs(plain - x) < 1e-6).mean() for x in (-1.0, 0.0, 0.9)]
+    np.testing.assert_allclose(shares, [0.5, 0.2, 0.3], atol=0.03)
+    noisy = np.asarray(draw(keys, found, 1.0))[:, 0]
+    assert noisy.min() == -1.0 and noisy.max() == 1.0
+    np.testing.assert_allclose(np.std((noisy - plain)[plain == 0]), 0.4, atol=0.05)
+
+
+def test_sizes_that_make_no_plan_are_refused():
+    with pytest.raises(ValueError, match="reach num_elites=16"):
+        dataclasses.replace(CONFIG, num_samples=8).validate()

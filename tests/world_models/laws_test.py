@@ -1,0 +1,63 @@
+"""Laws L4 to L6 and L9 of every world model, with every core, in every kind of environment."""
+
+import dataclasses
+
+import pytest
+
+from mbrl_jax import testing
+from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.types import (
+    ArraySpec,
+    BoundedSpec,
+    DictSpec,
+    DiscreteSpec,
+    EnvSpec,
+    MultiDiscreteSpec,
+)
+from mbrl_jax.world_models import ensemble
+from tests.cores.laws_test import CORES
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+VECTOR = ArraySpec((3,), "float32")
+IMAGE = ArraySpec((64, 64, 3), "uint8")
+NAMED = DictSpec((("camera", ArraySpec((2, 2, 1), "uint8")), ("task", ArraySpec((2,), "bool"))))
+ENSEMBLE = ensemble.Config(
+    members=3, elites=2, layers=1, width=8, weight_decay=1e-4, termination=True
+)
+
+
+@pytest.mark.parametrize(
+    "core, action",
+    [
+        ("mamba", DiscreteSpec(2)),
+        ("s4", DiscreteSpec(2)),
+        ("s5", DiscreteSpec(2)),
+        ("rotary", DiscreteSpec(2)),
+        ("storm", DiscreteSpec(2)),
+        ("gru", BoundedSpec(2)),
+        ("memoryless", MultiDiscreteSpec((2, 3))),
+    ],
+)
+def test_drama_keeps_the_laws_with_every_core(tiny_drama, core, action):
+    config = dataclasses.replace(tiny_drama, core=CORES[core])
+    testing.check_world_model(config, EnvSpec(VECTOR, action), length=5)
+
+
+def test_drama_of_images_keeps_the_laws_with_mamba2(tiny_drama):
+    config = dataclasses.replace(
+        tiny_drama,
+        encoder=encoders.Image64(depth=1),
+        decoder=decoders.Image64(depth=1),
+        reconstruction="sigmoid",
+    )
+    testing.check_world_model(config, EnvSpec(IMAGE, DiscreteSpec(3)), length=5)
+
+
+@pytest.mark.parametrize(
+    "observation, action",
+    [(VECTOR, BoundedSpec(2)), (VECTOR, DiscreteSpec(3)), (NAMED, MultiDiscreteSpec((2, 3)))],
+    ids=["bounded", "discrete", "named_leaves"],
+)
+def test_the_ensemble_keeps_the_laws(observation, action):
+    testing.check_world_model(ENSEMBLE, EnvSpec(observation, action))
