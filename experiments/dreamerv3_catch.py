@@ -43,6 +43,7 @@ def get_experiment() -> Experiment:
             head_width=64,
             num_bins=63,
             reconstruction="bernoulli",
+            unimix=0.001,
             free_nats=0.0,
             optimiser=adam(3e-3, 1000.0),
         ),

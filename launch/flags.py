@@ -79,12 +79,13 @@ def load_experiment(name: str):
 
 def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, debug: bool):
     """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
-    from mbrl_jax.experiment.config import override
+    from mbrl_jax.experiment.config import check_ranges, override
     from mbrl_jax.experiment.experiment import for_debug, with_steps
 
     if debug:
         experiment = for_debug(experiment)
     experiment = override(experiment, settings)
+    check_ranges(experiment)  # --steps divides by some of them
     return experiment if steps is None else with_steps(experiment, steps)
 
 

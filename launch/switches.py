@@ -2,7 +2,7 @@
 
     python -m launch.switches --experiment=drama_atari100k
 
-prints a table in Markdown; that of drama_atari100k stands in BUILD.md.
+prints a table in Markdown; that of drama_atari100k stands in experiments/README.md.
 """
 
 from absl import flags

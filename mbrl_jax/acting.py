@@ -43,14 +43,10 @@ class Config:
         0,
         published=16,
         better=0,
+        low=0,
         why="rows of the episode that are seen anew for each action; 0 remembers all of it, in the "
         "core's state, and costs one step",
     )
-
-    def validate(self) -> None:
-        """Raise ValueError for a negative number of rows."""
-        if self.rows < 0:
-            raise ValueError(f"acting.rows={self.rows} must be positive, or 0 for whole episodes")
 
 
 class Window(NamedTuple):

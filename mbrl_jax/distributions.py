@@ -5,6 +5,7 @@ Logits and log-probabilities keep the classes on the last axis. Everything is fl
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -41,6 +42,7 @@ def sample_one_hot(key: Key, log_probs: Array) -> Array:
 
 def categorical_kl(log_p: Array, log_q: Array) -> Array:
     """KL(p ‖ q) [...] in nats of categoricals given by log-probabilities [..., C]."""
+    chex.assert_equal_shape((log_p, log_q))
     return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 

@@ -3,3 +3,7 @@
 
 class ConfigError(ValueError):
     """What the user asked for cannot be done: one sentence, shown without a traceback."""
+
+
+class UnknownField(ConfigError):
+    """A path names no field: of a part that is not there, or misspelt."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mbrl_jax.types import Array, PyTree, number, switch
+from mbrl_jax.types import Array, PyTree, bounded, number, switch
 
 FLAT_AT_MOST = 2**20  # numbers that one vector holds for the optimiser
 
@@ -68,17 +68,19 @@ class Config:
     """Clip by global norm, then LaProp or Adam with linear warm-up to a constant rate."""
 
     name: Literal["laprop", "adam"] = "laprop"
-    learning_rate: float = number(4e-5)
-    clip_norm: float = number(1000.0)
-    warmup: int = 1000  # update k uses rate · min(1, k / warmup), k from 1
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-20
+    learning_rate: float = number(4e-5, low=0)
+    clip_norm: float = number(1000.0, above=0)
+    warmup: int = bounded(1000, low=0)  # update k uses rate · min(1, k / warmup), k from 1
+    b1: float = bounded(0.9, low=0, below=1)
+    b2: float = bounded(0.999, low=0, below=1)
+    eps: float = bounded(1e-20, above=0)
     weight_decay: float = switch(
         0.0,
         published=0.0,
         better=0.0,
         number=True,
+        low=0,
+        high=1,
         why="share of every parameter that a step takes away, whatever the learning rate; a later "
         "version of the code has 1e-4: against slow growth of weights in long runs",
     )

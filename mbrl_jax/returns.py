@@ -4,6 +4,7 @@ Index t runs over H imagined actions; `reward[t]` and `discount[t]` arrived with
 action t led to.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +29,9 @@ def lambda_return(
       [H] returns.
     """
 
+    chex.assert_rank((reward, discount, value, bootstrap), (1, 1, 1, 0))
+    chex.assert_equal_shape((reward, discount, value))
+
     def backward(following, row):
         r, d, v = row
         g = r + d * ((1.0 - lambda_) * v + lambda_ * following)
@@ -46,6 +50,7 @@ def survival(discount: Array, start_weight: Array) -> Array:
       discount: [H] as in `lambda_return`, gamma not included.
       start_weight: [] 1 - is_terminal of the start.
     """
+    chex.assert_rank((discount, start_weight), (1, 0))
     return jnp.cumprod(jnp.concatenate([start_weight[None], discount[:-1]]))
 
 

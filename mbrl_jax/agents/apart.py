@@ -36,6 +36,7 @@ from mbrl_jax.types import (
     Windows,
     WorldModel,
     bind,
+    bounded,
     part,
     switch,
 )
@@ -45,7 +46,7 @@ from mbrl_jax.types import (
 class Config:
     """How world model and behaviour meet."""
 
-    num_starts: int = 1024  # M imagination starts of one update
+    num_starts: int = bounded(1024, low=1)  # M imagination starts of one update
     starts: Literal["trained", "contexts"] = switch(
         "trained",
         published="contexts",
@@ -54,15 +55,10 @@ class Config:
         "windows drawn for it (agent.context_length rows each), which are encoded anew: at the "
         "published size that is two thirds of a behaviour update",
     )
-    context_length: int = 1  # rows of each window behind which imagination starts, "contexts" alone
+    # rows of each window behind which imagination starts, "contexts" alone
+    context_length: int = bounded(1, low=1)
     acting: ActingConfig = ActingConfig()
     annotate: Any = part("mbrl_jax.agents", None)  # a config that makes a `parts.Annotate`
-
-    def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        self.acting.validate()
-        if self.num_starts < 1 or self.context_length < 1:
-            raise ValueError("num_starts and context_length must be positive")
 
     def check_batch(self, rows: int) -> None:
         """Raise ValueError where a batch of so many rows (B · L) has too few starts."""
@@ -87,7 +83,6 @@ class Config:
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
     ) -> Agent:
         """Compose the agent. Raises ValueError for a behaviour that learns from something else."""
-        self.validate()
         if behaviour.learns_from != "starts" or behaviour.update is None:
             raise ValueError(
                 f"this behaviour learns from {behaviour.learns_from}, and agent=apart gives it "

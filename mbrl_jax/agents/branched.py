@@ -42,6 +42,7 @@ from mbrl_jax.types import (
     Windows,
     WorldModel,
     bind,
+    bounded,
     part,
 )
 
@@ -50,34 +51,32 @@ from mbrl_jax.types import (
 class Growth:
     """Branches grow in a straight line between two iterations (MBPO, section 5 and appendix)."""
 
-    first: int = 1  # steps until iteration `start`
-    start: int = 0
-    stop: int = 1  # from here on branches have their whole length
+    first: int = bounded(1, low=1)  # steps until iteration `start`
+    start: int = bounded(0, low=0)
+    stop: int = bounded(1, low=1)  # from here on branches have their whole length
 
     def validate(self) -> None:
         """Raise ValueError for an empty stretch."""
-        if self.first < 1 or not 0 <= self.start < self.stop:
-            raise ValueError("growth needs first >= 1 and 0 <= start < stop")
+        if self.start >= self.stop:
+            raise ValueError(f"start={self.start} must lie before stop={self.stop}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Dyna in one place: branches, their lengths, and the buffer that they feed."""
 
-    num_starts: int = 64  # M replayed rows that an update branches off from
-    branch_length: int = 1  # k steps of each branch, at the most
+    num_starts: int = bounded(64, low=1)  # M replayed rows that an update branches off from
+    branch_length: int = bounded(1, low=1)  # k steps of each branch, at the most
     # None: always branch_length. Steps beyond the length of the moment are imagined but not valid.
     growth: Growth | None = None
     buffer: dyna.Config = dyna.Config()
-    context_length: int = 1  # rows that are seen before a branch; the last one is its start
+    # rows that are seen before a branch; the last one is its start
+    context_length: int = bounded(1, low=1)
     acting: ActingConfig = ActingConfig()
     annotate: Any = part("mbrl_jax.agents", None)  # a config that makes a `parts.Annotate`
 
     def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        self.acting.validate()
-        if min(self.num_starts, self.branch_length, self.context_length) < 1:
-            raise ValueError("num_starts, branch_length and context_length must be positive")
+        """Raise ValueError for a growth that begins behind its end."""
         if self.growth is not None and self.growth.first > self.branch_length:
             raise ValueError("growth.first must not exceed branch_length")
 
@@ -96,7 +95,9 @@ class Config:
         """The replay that a config of one makes, inside the buffer of imagined rows."""
         real = replay.make(num_envs, tuple(self.streams().items()))
         rows = self.num_starts * self.branch_length
-        return dataclasses.replace(self.buffer, rows_per_update=rows).make(real, spec)
+        whole = max(self.buffer.capacity // rows, 1) * rows  # an append never wraps
+        buffer = dataclasses.replace(self.buffer, rows_per_update=rows, capacity=whole)
+        return buffer.make(real, spec)
 
     def make(
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay

@@ -44,6 +44,7 @@ from mbrl_jax.types import (
     Windows,
     WorldModel,
     bind,
+    bounded,
     part,
 )
 
@@ -52,16 +53,12 @@ from mbrl_jax.types import (
 class Config:
     """How world model and behaviour share one gradient."""
 
-    num_starts: int = 0  # M rows that the behaviour's own update gets; 0: all of the batch
-    clip_norm: float = 0.0  # global norm of both gradients together; 0: each learner clips its own
+    # M rows that the behaviour's own update gets; 0: all of the batch
+    num_starts: int = bounded(0, low=0)
+    # global norm of both gradients together; 0: each learner clips its own
+    clip_norm: float = bounded(0.0, low=0)
     acting: ActingConfig = ActingConfig()
     annotate: Any = part("mbrl_jax.agents", None)  # a config that makes a `parts.Annotate`
-
-    def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        self.acting.validate()
-        if self.num_starts < 0 or self.clip_norm < 0:
-            raise ValueError("num_starts and clip_norm must not be negative")
 
     def check_batch(self, rows: int) -> None:
         """Raise ValueError where a batch of so many rows (B · L) has too few starts."""
@@ -84,7 +81,6 @@ class Config:
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
     ) -> Agent:
         """Compose the agent. Raises ValueError for parts without a gradient to share."""
-        self.validate()
         _check(world_model, behaviour)
         parts = make_parts(self, spec, world_model, behaviour, replay)
         learns = {"all": _learn, "model": learn_model}

@@ -31,6 +31,7 @@ from mbrl_jax.types import (
     Prediction,
     PyTree,
     Starts,
+    bounded,
     cached_make,
     number,
     switch,
@@ -41,19 +42,22 @@ from mbrl_jax.types import (
 class Config:
     """Published sizes and numbers by default (specification section 5)."""
 
-    horizon: int = 16
-    actor_width: int = 256
-    critic_width: int = 512
-    layers: int = 3
-    num_bins: int = 255
-    output_gain: float = 0.001  # of actor and critic; 0 starts from the uniform policy exactly
-    gamma: float = number(0.985)
-    lambda_: float = number(0.95)
-    entropy: float = number(3e-4)
-    target_decay: float = number(0.02)  # share of the critic that enters its slow copy
-    range_decay: float = number(0.01)  # share of the batch that enters the return range
-    low_fraction: float = 0.05
-    high_fraction: float = 0.95
+    horizon: int = bounded(16, low=1)
+    actor_width: int = bounded(256, low=1)
+    critic_width: int = bounded(512, low=1)
+    layers: int = bounded(3, low=0)
+    num_bins: int = bounded(255, low=2)
+    # of actor and critic; 0 starts from the uniform policy exactly
+    output_gain: float = bounded(0.001, low=0)
+    gamma: float = number(0.985, low=0, high=1)
+    lambda_: float = number(0.95, low=0, high=1)
+    entropy: float = number(3e-4, low=0)
+    # share of the critic that enters its slow copy
+    target_decay: float = number(0.02, low=0, high=1)
+    # share of the batch that enters the return range
+    range_decay: float = number(0.01, low=0, high=1)
+    low_fraction: float = bounded(0.05, low=0, high=1)
+    high_fraction: float = bounded(0.95, low=0, high=1)
     rewards: Literal["aligned", "shifted"] = switch(
         "aligned",
         published="shifted",
@@ -147,8 +151,9 @@ def require_discrete(spec: EnvSpec) -> DiscreteSpec:
     """The spec of the action. Raises ValueError where it is no single discrete one."""
     if not isinstance(spec.action, DiscreteSpec):
         raise ValueError(
-            "actor_critic, ppo and dreamer act in discrete environments only; this one has "
-            "real-valued actions: use behaviour=sac"
+            "this behaviour acts in environments with one discrete choice, and this one has "
+            f"{spec.action}: use behaviour=sac with agent=branched and model=ensemble, or "
+            "behaviour=tdmpc with agent=joint and model=tdmpc"
         )
     return spec.action
 

@@ -38,6 +38,7 @@ from mbrl_jax.types import (
     Starts,
     Timestep,
     Trajectory,
+    bounded,
     cached_make,
     number,
 )
@@ -47,13 +48,14 @@ from mbrl_jax.types import (
 class Config(actor_critic.Config):
     """DreamerV3's numbers; sizes as of its preset "12m"."""
 
-    horizon: int = 15
-    critic_width: int = 256
-    output_gain: float = 0.01  # of the actor; the critic begins at exactly 0
-    gamma: float = number(1.0 - 1.0 / 333.0)
+    horizon: int = bounded(15, low=1)
+    critic_width: int = bounded(256, low=1)
+    output_gain: float = bounded(0.01, low=0)  # of the actor; the critic begins at exactly 0
+    gamma: float = number(1.0 - 1.0 / 333.0, low=0, high=1)
     bins: distributions.Bins = "symexp"  # of the critic
-    last_rows: int = 0  # K newest rows of each window to imagine from and to learn on; 0: all
-    replay_scale: float = number(0.3)  # of the critic's loss on replayed rows
+    # K newest rows of each window to imagine from and to learn on; 0: all
+    last_rows: int = bounded(0, low=0)
+    replay_scale: float = number(0.3, low=0)  # of the critic's loss on replayed rows
     optimiser: optim.Config = optim.Config()
 
     def make(self, spec: EnvSpec) -> Behaviour:

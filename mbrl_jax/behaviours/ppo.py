@@ -36,6 +36,7 @@ from mbrl_jax.types import (
     Metrics,
     PyTree,
     Starts,
+    bounded,
     cached_make,
     number,
 )
@@ -45,16 +46,11 @@ from mbrl_jax.types import (
 class Config(actor_critic.Config):
     """The actor-critic's sizes and numbers, which PPO shares, and its own; as published."""
 
-    epochs: int = 3  # passes over the imagined rows in one update
-    num_minibatches: int = 1  # optimiser steps of an epoch; published: 16,384 rows, which is all
-    clip: float = number(0.2)  # the ratio counts within 1 ± clip
-    critic_scale: float = number(1.0)  # of the critic's term with its own returns
-
-    def validate(self) -> None:
-        """Raise ValueError for counts below 1."""
-        for name in ("epochs", "num_minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+    epochs: int = bounded(3, low=1)  # passes over the imagined rows in one update
+    # optimiser steps of an epoch; published: 16,384 rows, which is all
+    num_minibatches: int = bounded(1, low=1)
+    clip: float = number(0.2, above=0)  # the ratio counts within 1 ± clip
+    critic_scale: float = number(1.0, low=0)  # of the critic's term with its own returns
 
     def make(self, spec: EnvSpec) -> Behaviour:
         """Build the record for one environment."""
@@ -73,7 +69,6 @@ class Rows(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError for real-valued actions."""
-    config.validate()
     parts = actor_critic.make_parts(config, spec, config.epochs * config.num_minibatches)
     return actor_critic.bind_parts(parts, update)
 

@@ -39,6 +39,7 @@ from mbrl_jax.types import (
     Starts,
     Timestep,
     Transition,
+    bounded,
     cached_make,
     number,
 )
@@ -51,25 +52,28 @@ MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
 class Config:
     """Soft actor-critic; the number of gradient steps is the leading axis of the batch."""
 
-    layers: int = 2  # hidden layers of actor and critics
-    width: int = 256
-    gamma: float = number(0.99)
-    actor_learning_rate: float = number(3e-4)
-    critic_learning_rate: float = number(3e-4)
-    temperature_learning_rate: float = number(3e-4)
-    target_decay: float = number(0.005, "share of the critic that enters its target copy a step")
-    target_entropy: float | None = None  # None: minus the size of the action
-    init_temperature: float = number(1.0)
+    layers: int = bounded(2, low=0)  # hidden layers of actor and critics
+    width: int = bounded(256, low=1)
+    gamma: float = number(0.99, low=0, high=1)
+    actor_learning_rate: float = number(3e-4, low=0)
+    critic_learning_rate: float = number(3e-4, low=0)
+    temperature_learning_rate: float = number(3e-4, low=0)
+    target_decay: float = number(
+        0.005, "share of the critic that enters its target copy a step", low=0, high=1
+    )
+    # None: minus the size of the action
+    target_entropy: float | None = bounded(None, low=-math.inf)
+    init_temperature: float = number(1.0, above=0)
     learn_temperature: bool = True  # False: it stays at init_temperature
-    critics: int = 2  # N, of which the minimum counts; SAC-N and EDAC: 10 to 500
-    diversity: float = number(0.0, "η of EDAC, weight of what critics' action gradients share")
+    critics: int = bounded(2, low=1)  # N, of which the minimum counts; SAC-N and EDAC: 10 to 500
+    diversity: float = number(
+        0.0, "η of EDAC, weight of what critics' action gradients share", low=0
+    )
 
     def validate(self) -> None:
         """Raise ValueError for too few critics."""
-        if self.critics < (2 if self.diversifies else 1):
-            raise ValueError(
-                f"critics={self.critics} is too few: one at the least, and two with diversity"
-            )
+        if self.diversifies and self.critics < 2:
+            raise ValueError(f"critics={self.critics} is too few: diversity needs two")
 
     @property
     def diversifies(self) -> bool:

@@ -47,6 +47,7 @@ from mbrl_jax.types import (
     PyTree,
     Starts,
     Trajectory,
+    bounded,
     cached_make,
     number,
     switch,
@@ -69,18 +70,24 @@ class Config:
 
     plan: bool = True  # False: the policy acts alone
     planner: mppi.Config = mppi.Config()
-    num_critics: int = 5
-    width: int = 512
-    layers: int = 2
-    num_bins: int = 101
-    bin_limit: float = number(10.0, "symlog of the largest value that bins reach")
-    dropout: float = 0.01  # behind the first linear layer of a critic
-    gamma: float = number(0.99, "`discount_for` gives the published one")
-    rho: float = number(0.5, "weight of a row for each row since its latent was encoded")
-    value_scale: float = number(0.1)
-    entropy: float = number(1e-4)
-    target_decay: float = number(0.01, "share of the critics that enters their targets")
-    range_decay: float = number(0.01, "share of the batch that enters the range of Q")
+    num_critics: int = bounded(5, low=2)
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=0)
+    num_bins: int = bounded(101, low=2)
+    bin_limit: float = number(10.0, "symlog of the largest value that bins reach", above=0)
+    dropout: float = bounded(0.01, low=0, below=1)  # behind the first linear layer of a critic
+    gamma: float = number(0.99, "`discount_for` gives the published one", low=0, high=1)
+    rho: float = number(
+        0.5, "weight of a row for each row since its latent was encoded", low=0, high=1
+    )
+    value_scale: float = number(0.1, low=0)
+    entropy: float = number(1e-4, low=0)
+    target_decay: float = number(
+        0.01, "share of the critics that enters their targets", low=0, high=1
+    )
+    range_decay: float = number(
+        0.01, "share of the batch that enters the range of Q", low=0, high=1
+    )
     entropy_of: Literal["action", "normal"] = switch(
         "action",
         published="normal",
@@ -135,8 +142,6 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
         raise ValueError(  # noqa: TRY004
             f"behaviour=tdmpc needs bounded real actions, not {spec.action}"
         )
-    if config.num_critics < 2:
-        raise ValueError(f"num_critics={config.num_critics} must be at least 2")
     config.planner.validate()
     mlp = functools.partial(NormedMlp, width=config.width, layers=config.layers)
     critic = mlp(config.num_bins, zero_output=True, dropout=config.dropout)

@@ -185,6 +185,9 @@ def _make_entries(key, value, positions, window, is_first, cache) -> Entries:
         keys, values, valid, place = rows, rows, jnp.zeros((window,)), jnp.zeros(())
         empty = window
     else:
+        # What an episode that begins at row 0 does not see may hold NaN, and so would gradients.
+        keys, values = (jnp.where(is_first[0], 0, rows) for rows in (cache.keys, cache.values))
+        cache = cache._replace(keys=keys, values=values)
         place = cache.place
         order = (place.astype(jnp.int32) + jnp.arange(window)) % window  # oldest first
         keys, values = (
@@ -287,6 +290,11 @@ def _attend(query, keys, values, visible, positions):
     scores = jnp.matmul(query, jnp.swapaxes(keys, -1, -2), preferred_element_type=wide)
     if positions.bias is not None:
         scores = _add_bias(scores, positions.bias)
+    # 0 · NaN is NaN, so that a weight of 0 hides nothing: values that are not finite go into the
+    # product as zeros, and rows that see them have NaN for a score.
+    finite = jnp.isfinite(values)
+    values = jnp.where(finite, values, 0)
+    scores = jnp.where(finite.all(-1)[..., None, :], scores, jnp.nan)
     scores = jnp.where(visible, scores, -jnp.inf)
     # A row always sees itself, so the largest score is finite and the sum is at least 1.
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))

@@ -12,19 +12,19 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, PyTree, SequenceCore
+from mbrl_jax.types import Array, PyTree, SequenceCore, bounded
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Published sizes by default."""
 
-    width: int = 512
-    layers: int = 2
-    state_size: int = 16  # N
-    expand: int = 2  # inner width = expand · width
-    conv_width: int = 4
-    chunk_size: int = 16
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=1)
+    state_size: int = bounded(16, low=1)  # N
+    expand: int = bounded(2, low=1)  # inner width = expand · width
+    conv_width: int = bounded(4, low=1)
+    chunk_size: int = bounded(16, low=1)
     # of `ssm.selective_scan`: "auto" chooses by backend
     method: Literal["auto", "associative", "recurrent"] = "auto"
 

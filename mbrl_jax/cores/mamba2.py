@@ -11,24 +11,25 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, PyTree, SequenceCore
+from mbrl_jax.types import Array, PyTree, SequenceCore, bounded
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Published sizes by default."""
 
-    width: int = 512
-    layers: int = 2
-    state_size: int = 16  # N
-    expand: int = 2  # inner width = expand · width
-    head_size: int = 64  # P
-    conv_width: int = 4
-    chunk_size: int = 32
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=1)
+    state_size: int = bounded(16, low=1)  # N
+    expand: int = bounded(2, low=1)  # inner width = expand · width
+    head_size: int = bounded(64, low=1)  # P
+    conv_width: int = bounded(4, low=1)
+    chunk_size: int = bounded(32, low=1)
     # Where a head begins: A uniform, dt log-uniform; its state fades by exp(-A · dt) a row and
     # takes in dt times the input. To remember for long, take a small A rather than a small dt.
-    decay_range: tuple[float, float] = (1.0, 16.0)  # of A
-    step_range: tuple[float, float] = (1e-3, 1e-1)  # of dt; what is below 1e-4 becomes that
+    decay_range: tuple[float, float] = bounded((1.0, 16.0), above=0)  # of A
+    # of dt; what is below 1e-4 becomes that
+    step_range: tuple[float, float] = bounded((1e-3, 1e-1), above=0)
     # of `ssm.ssd`: "auto" chooses by backend
     method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
@@ -51,8 +52,8 @@ class Config:
         """Raise ValueError where sizes do not fit, or a range is none."""
         for name in ("decay_range", "step_range"):
             low, high = getattr(self, name)
-            if not 0.0 < low <= high:
-                raise ValueError(f"{name} must be two positive numbers in order, not {low}, {high}")
+            if low > high:
+                raise ValueError(f"{name} must be two numbers in order, not {low}, {high}")
         if self.inner % self.head_size:
             raise ValueError(
                 f"the inner width {self.inner} (expand · width) is no multiple of head_size "

@@ -10,16 +10,16 @@ from flax import linen as nn
 
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, SequenceCore
+from mbrl_jax.types import Array, SequenceCore, bounded
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A residual stack of feed-forward layers of one width, D -> expand · D -> D."""
 
-    width: int = 512
-    layers: int = 2
-    expand: int = 2
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=1)
+    expand: int = bounded(2, low=1)
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""

@@ -16,7 +16,7 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import SequenceCore
+from mbrl_jax.types import SequenceCore, bounded
 
 DT_RANGE = (1e-3, 1e-1)
 
@@ -25,12 +25,12 @@ DT_RANGE = (1e-3, 1e-1)
 class Config:
     """S4D's sizes by default: 64 states a channel, kept as 32 halves of conjugate pairs."""
 
-    width: int = 512
-    layers: int = 4
-    state_size: int = 64  # N of the real system
+    width: int = bounded(512, low=1)
+    layers: int = bounded(4, low=1)
+    state_size: int = bounded(64, low=2)  # N of the real system
     init: Literal["lin", "inv", "legs"] = "lin"
     rule: Literal["zoh", "bilinear"] = "zoh"
-    chunk_size: int = 16
+    chunk_size: int = bounded(16, low=1)
     # of `ssm.s4d`: "auto" chooses by backend
     method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
@@ -41,7 +41,7 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an odd state_size."""
-        if self.state_size < 2 or self.state_size % 2:
+        if self.state_size % 2:
             raise ValueError(
                 f"state_size {self.state_size} is no positive multiple of 2, "
                 "but states come in conjugate pairs"

@@ -16,19 +16,19 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import s4, stack
 from mbrl_jax.networks.initializers import TRUNCATED_STD, uniform_fan_in
-from mbrl_jax.types import SequenceCore
+from mbrl_jax.types import SequenceCore, bounded
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """R2I's defaults for blocks, states and layers; states are halves of conjugate pairs."""
 
-    width: int = 512
-    layers: int = 4
-    state_size: int = 128  # of the real system: P = state_size / 2
-    blocks: int = 8  # HiPPO systems side by side that the states start as
+    width: int = bounded(512, low=1)
+    layers: int = bounded(4, low=1)
+    state_size: int = bounded(128, low=2)  # of the real system: P = state_size / 2
+    blocks: int = bounded(8, low=1)  # HiPPO systems side by side that the states start as
     rule: Literal["zoh", "bilinear"] = "zoh"
-    chunk_size: int = 16  # of method "chunked"
+    chunk_size: int = bounded(16, low=1)  # of method "chunked"
     # of `ssm.s5`: "auto" chooses by backend
     method: Literal["auto", "associative", "chunked", "recurrent"] = "auto"
 
@@ -39,7 +39,7 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError where the blocks do not fit."""
-        if self.blocks < 1 or self.state_size < 2 or self.state_size % (2 * self.blocks):
+        if self.state_size % (2 * self.blocks):
             raise ValueError(
                 f"state_size {self.state_size} is no positive multiple of 2 · blocks "
                 f"= {2 * self.blocks}"

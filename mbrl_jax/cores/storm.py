@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from mbrl_jax.cores import stack, transformer
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, PyTree, SequenceCore
+from mbrl_jax.types import Array, PyTree, SequenceCore, bounded
 
 STEM_EPS = 1e-5  # torch's default, which the norms of the stem keep
 EPS = 1e-6
@@ -27,24 +27,20 @@ EPS = 1e-6
 class Config:
     """Published sizes by default."""
 
-    width: int = 512
-    layers: int = 2
-    heads: int = 8
-    window: int = 128  # W rows seen, and learned positions; published: the training windows' length
-    feed_forward: int = 2  # hidden units of the feed-forward part = feed_forward · width
-    block_size: int | None = None  # queries of one block in a long pass; None chooses by window
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=1)
+    heads: int = bounded(8, low=1)
+    # W rows seen, and learned positions; published: the training windows' length
+    window: int = bounded(128, low=2)
+    # hidden units of the feed-forward part = feed_forward · width
+    feed_forward: int = bounded(2, low=1)
+    # queries of one block in a long pass; None chooses by window
+    block_size: int | None = bounded(None, low=1)
 
     def validate(self) -> None:
         """Raise ValueError where sizes do not fit."""
-        for name in ("width", "layers", "heads", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, not {self.window}: 1 would be no memory")
         if self.width % self.heads:
             raise ValueError(f"the width {self.width} is no multiple of heads {self.heads}")
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"block_size must be None or at least 1, not {self.block_size}")
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from mbrl_jax.cores import attention, stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, Key, SequenceCore
+from mbrl_jax.types import Array, Key, SequenceCore, bounded
 
 Positions = Literal["rotary", "relative"]
 
@@ -22,15 +22,17 @@ Positions = Literal["rotary", "relative"]
 class Config:
     """Sizes like those of the published Mamba-2 by default."""
 
-    width: int = 512
-    layers: int = 2
-    heads: int = 8
-    window: int = 128  # W: a row sees itself and W - 1 rows before it
-    feed_forward: int = 4  # hidden units of the feed-forward part = feed_forward · width
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=1)
+    heads: int = bounded(8, low=1)
+    window: int = bounded(128, low=2)  # W: a row sees itself and W - 1 rows before it
+    # hidden units of the feed-forward part = feed_forward · width
+    feed_forward: int = bounded(4, low=1)
     # "relative": a learned bias for each head and distance
     positions: Positions = "rotary"
-    rotary_base: float = 10_000.0
-    block_size: int | None = None  # queries of one block in a long pass; None chooses by window
+    rotary_base: float = bounded(10_000.0, above=1)
+    # queries of one block in a long pass; None chooses by window
+    block_size: int | None = bounded(None, low=1)
 
     @property
     def head_size(self) -> int:
@@ -39,13 +41,6 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError where sizes do not fit."""
-        for name in ("width", "layers", "heads", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, not {self.window}: 1 would be no memory")
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"block_size must be None or at least 1, not {self.block_size}")
         if self.positions not in get_args(Positions):
             raise ValueError(f"positions must be one of {get_args(Positions)}: {self.positions!r}")
         if self.width % self.heads:
@@ -55,8 +50,6 @@ class Config:
                 f"rotary positions turn pairs of channels, but a head (width / heads) has "
                 f"{self.head_size}"
             )
-        if not self.rotary_base > 1:
-            raise ValueError(f"rotary_base must be above 1, not {self.rotary_base}")
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""

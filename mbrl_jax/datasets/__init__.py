@@ -16,6 +16,7 @@ Named observations are `observations/NAME` in each of them. float64 becomes floa
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from mbrl_jax.datasets.files import read_metadata
 from mbrl_jax.datasets.flat import save_hdf5, save_npz
 from mbrl_jax.datasets.rows import Summary, concatenate, from_lanes, summarise
 from mbrl_jax.datasets.scores import REFERENCES, normalised_deviation, normalised_score
-from mbrl_jax.types import EnvSpec, Step
+from mbrl_jax.types import EnvSpec, Step, bounded
 
 __all__ = [
     "REFERENCES",
@@ -50,16 +51,18 @@ class Config:
     format: Literal["auto", "npz", "hdf5", "minari", "run"] = "auto"
     # Bounds of the stored actions, one number or one for each entry: what lies in [low, high] is
     # rescaled into [-1, 1]. Empty: they are taken as they are, and must lie in [-1, 1].
-    action_low: tuple[float, ...] = ()
-    action_high: tuple[float, ...] = ()
+    action_low: tuple[float, ...] = bounded((), low=-math.inf)
+    action_high: tuple[float, ...] = bounded((), low=-math.inf)
     # Whether the step into a time limit, and an unfinished last step, count where
     # next_observations hold what followed. "drop" is D4RL's conversion; "auto" keeps them in files
     # that this package wrote and drops them in others. (npz, hdf5)
     timeouts: Literal["auto", "keep", "drop"] = "auto"
     # Of files without `timeouts`: steps after which an episode was cut; 0: never. (npz, hdf5)
-    max_episode_steps: int | None = None
-    num_rows: int | None = None  # only the first ones: steps of a file, rows of each lane of a run
-    seed_index: int | None = None  # of a run's seeds the rows of this one; None: of all (run)
+    max_episode_steps: int | None = bounded(None, low=0)
+    # only the first ones: steps of a file, rows of each lane of a run
+    num_rows: int | None = bounded(None, low=2)
+    # of a run's seeds the rows of this one; None: of all (run)
+    seed_index: int | None = bounded(None, low=0)
     checkpoint: str = "newest"  # or an iteration (run)
 
     def validate(self) -> None:
@@ -73,10 +76,6 @@ class Config:
             )
         if any(low >= high for low, high in zip(self.action_low, self.action_high, strict=True)):
             raise ValueError("action_low must lie below action_high everywhere")
-        if self.num_rows is not None and self.num_rows < 2:
-            raise ValueError(f"num_rows={self.num_rows} holds no transition; take 2 or more")
-        if self.max_episode_steps is not None and self.max_episode_steps < 0:
-            raise ValueError(f"max_episode_steps={self.max_episode_steps} must not be negative")
 
 
 def load(config: Config, spec: EnvSpec) -> Step:

@@ -22,7 +22,7 @@ from mbrl_jax.envs.envpool import (
     known_tasks,
     require_task,
 )
-from mbrl_jax.types import ArraySpec, EnvSpec, HostEnvironments, switch
+from mbrl_jax.types import ArraySpec, EnvSpec, HostEnvironments, bounded, switch
 
 # The games of the benchmark with 100,000 steps (arXiv 1903.00374); EnvPool adds "-v5".
 ATARI_100K = (
@@ -37,21 +37,22 @@ ATARI_100K = (
 class Protocol:
     """How a game is shown and scored. The defaults are those of Drama (arXiv 2410.08893)."""
 
-    size: int = 64  # pixels of a side
+    size: int = bounded(64, low=1)  # pixels of a side
     colour: bool = True  # RGB, else gray
-    stack: int = 1  # frames shown at once, as channels
-    frame_skip: int = 4
-    sticky: float = 0.0  # probability that the emulator repeats the action before, for each frame
+    stack: int = bounded(1, low=1)  # frames shown at once, as channels
+    frame_skip: int = bounded(4, low=1)
+    # probability that the emulator repeats the action before, for each frame
+    sticky: float = bounded(0.0, low=0, high=1)
     # A game begins with 1 … `noops` raw frames of no action. EnvPool cannot do with none: 1 is the
     # nearest to the published Drama, which has no such frame.
-    noops: int = 1
+    noops: int = bounded(1, low=1)
     fire_reset: bool = False  # one of these frames presses fire instead
     all_actions: bool = False  # all 18, else those that the game uses
     # A lost life: nothing; `is_terminal` while the game goes on; or the end of an episode, the next
     # of which begins where the game is (EnvPool plays 1 … `noops` frames there too).
     life_loss: Literal["ignore", "terminal", "episode"] = "terminal"
     clip_rewards: bool = False  # to -1, 0, 1; in evaluation rewards are raw
-    max_steps: int = 27_000  # time limit of an episode: 108,000 raw frames
+    max_steps: int = bounded(27_000, low=1)  # time limit of an episode: 108,000 raw frames
     seam: Literal["separate", "merged"] = switch(
         "merged",
         published="merged",
@@ -60,16 +61,12 @@ class Protocol:
     )
 
     def validate(self) -> None:
-        """Raise ValueError for numbers that EnvPool takes without a word and cannot use."""
+        """Raise ValueError for what would end the process: `make` asks for it too."""
         if self.noops < 1:
             raise ValueError(
                 f"noops={self.noops} would crash EnvPool, which plays 1 … noops frames of no "
                 "action when a game begins; use noops=1"
             )
-        if min(self.size, self.stack, self.frame_skip, self.max_steps) < 1:
-            raise ValueError("size, stack, frame_skip and max_steps must be positive")
-        if not 0.0 <= self.sticky <= 1.0:
-            raise ValueError(f"sticky={self.sticky} is a probability: it lies in 0 … 1")
 
     @property
     def for_evaluation(self) -> "Protocol":

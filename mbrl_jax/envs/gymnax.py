@@ -6,7 +6,7 @@ import difflib
 import jax.numpy as jnp
 
 from mbrl_jax.envs.spec import make_environment
-from mbrl_jax.types import BoundedSpec, DiscreteSpec, Environment
+from mbrl_jax.types import BoundedSpec, DiscreteSpec, Environment, bounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Config:
     """One gymnax environment, e.g. "Catch-bsuite", "Breakout-MinAtar", "Pendulum-v1"."""
 
     name: str
-    max_steps: int | None = None  # time limit; None keeps the environment's own
+    max_steps: int | None = bounded(None, low=1)  # time limit; None keeps the environment's own
     params: tuple[str, ...] = ()  # of the environment, as in "memory_length=30"
 
     def make(self) -> Environment:

@@ -144,6 +144,20 @@ def only_array(spec: EnvSpec, who: str) -> ArraySpec:
     return spec.observation
 
 
+def require_sized(spec: EnvSpec) -> None:
+    """Raise ValueError for observations or actions without a single number or choice in them."""
+    leaves = spec_tree(spec.observation)
+    for name, leaf in (leaves if isinstance(leaves, dict) else {"": leaves}).items():
+        if math.prod(leaf.shape) < 1:
+            raise ValueError(
+                f"the environment's observation {name + ' ' * bool(name)}has the shape "
+                f"{leaf.shape}, which holds no number: there is nothing to learn from"
+            )
+    choices = getattr(spec.action, "num_actions", None) or (action_size(spec.action),)
+    if min(choices if isinstance(choices, tuple) else (choices,)) < 1:
+        raise ValueError(f"the environment's action is {spec.action}: there is nothing to choose")
+
+
 def require_separate_seam(spec: EnvSpec, who: str) -> None:
     """Raise ValueError where the last row of an episode is never seen."""
     if spec.seam == "merged":

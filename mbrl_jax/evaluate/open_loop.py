@@ -21,6 +21,8 @@ from mbrl_jax.types import (
     bind,
 )
 
+OPEN_LOOP_ROWS = 12  # of the report's picture: some are seen, the rest is predicted
+
 
 class OpenLoop(NamedTuple):
     """One stretch of real rows beside what the model says of them."""

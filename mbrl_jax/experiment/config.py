@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mbrl_jax.errors import ConfigError
+from mbrl_jax.errors import ConfigError, UnknownField
 from mbrl_jax.experiment import rooms, schema
 from mbrl_jax.experiment.annotations import (
     choices,
@@ -154,7 +154,7 @@ def _not_a_value(target: _Target, classes: Sequence[type], text: str) -> ConfigE
     return ConfigError(f"{target.path} is a config and cannot be {text!r}: {', or '.join(ways)}")
 
 
-def _unknown(target: _Target, children: dict, keys: Sequence[str], root: Any) -> ConfigError:
+def _unknown(target: _Target, children: dict, keys: Sequence[str], root: Any) -> UnknownField:
     """Name the path that does not exist, and the nearest ones that do."""
     wrong = ".".join(([target.path] if target.path else []) + [keys[0]])
     if not children:
@@ -162,13 +162,14 @@ def _unknown(target: _Target, children: dict, keys: Sequence[str], root: Any) ->
             now = f"{target.path} is none; set it to {' or '.join(map(name, classes))} first"
         else:
             now = f"{target.path} is a value without fields"
-        return ConfigError(f"unknown field {wrong}: {now}")
+        return UnknownField(f"unknown field {wrong}: {now}")
     near = [children[k].path for k in difflib.get_close_matches(keys[0], children, n=3)]
     same = [path for path in flatten(root) if path.split(".")[-1] == keys[-1]]
     near += [path for path in same[:3] if path not in near]
     advice = f": did you mean {' or '.join(near)}?" if near else ""
     owner = target.path or name(type(target.value))
-    return ConfigError(f"unknown field {wrong}{advice} ({owner} has {', '.join(sorted(children))})")
+    there = ", ".join(sorted(children))
+    return UnknownField(f"unknown field {wrong}{advice} ({owner} has {there})")
 
 
 def _example(config: Any) -> str:
@@ -199,16 +200,41 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def validate(config: Any) -> None:
-    """Call the `validate` method of every config that has one, the innermost first.
+    """Check all ranges, then call the `validate` of every config that has one, innermost first.
 
-    Raises ConfigError, with the path, for the first ValueError.
+    Raises ConfigError, with the path, for the first number out of range or the first ValueError.
     """
+    check_ranges(config)
     for path, value in reversed(list(_walk(config))):
         if is_config(value) and hasattr(value, "validate"):
             try:
                 value.validate()
             except ValueError as error:
                 raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+
+
+def check_ranges(config: Any) -> None:
+    """Raise ConfigError, with the path, for the first number that lies outside its field's range.
+
+    Numbers that are traced, None and words have no range.
+    """
+    for path, value in _walk(config):
+        for field in dataclasses.fields(value) if is_config(value) else ():
+            if "range" in field.metadata:
+                inside = field.metadata["range"]
+                for place, number in _numbers_in(getattr(value, field.name), field.name):
+                    if number not in inside:
+                        where = f"{path}.{place}".lstrip(".")
+                        raise ConfigError(f"{where}={number} is out of range: {inside}")
+
+
+def _numbers_in(value: Any, path: str) -> Iterator[tuple[str, int | float]]:
+    """(path, number) of a number, or of those in a tuple of any depth."""
+    if isinstance(value, tuple):
+        for i, entry in enumerate(value):
+            yield from _numbers_in(entry, f"{path}.{i}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
 
 
 def flatten(config: Any) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """An experiment is a value: frozen configs that say what to build and how long to run it."""
 
+import contextlib
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax.envs.spec import require_sized
+from mbrl_jax.errors import UnknownField
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment import config
 from mbrl_jax.loops import fused, host, seeds
 from mbrl_jax.loops.phases import Phase
@@ -15,6 +19,7 @@ from mbrl_jax.types import (
     Replay,
     Step,
     WorldModel,
+    bounded,
     part,
 )
 
@@ -34,17 +39,21 @@ class Experiment:
     replay: Any = part("mbrl_jax.replay")
     agent: Any = part("mbrl_jax.agents")
     phases: tuple[Phase, ...] = ()
-    stop_after: int | None = None  # rows of each environment: the run ends there, within a phase
-    num_envs: int = 1  # N, environments of one seed
-    log_every: int = 100  # iterations between rows of metrics.jsonl
-    checkpoint_every: int = 500  # iterations; a multiple of log_every
-    eval_episodes: int = 100  # greedy episodes of each seed after the last step
-    eval_max_steps: int = 10_000  # environment steps after which such an episode is cut
-    eval_every: int = 0  # iterations between evaluations in training; a multiple of log_every
+    # rows of each environment: the run ends there, within a phase
+    stop_after: int | None = bounded(None, low=1)
+    num_envs: int = bounded(1, low=1)  # N, environments of one seed
+    log_every: int = bounded(100, low=1)  # iterations between rows of metrics.jsonl
+    checkpoint_every: int = bounded(500, low=1)  # iterations; a multiple of log_every
+    eval_episodes: int = bounded(100, low=0)  # greedy episodes of each seed after the last step
+    # environment steps after which such an episode is cut
+    eval_max_steps: int = bounded(10_000, low=1)
+    # iterations between evaluations in training; a multiple of log_every
+    eval_every: int = bounded(0, low=0)
     # environments of the same kind that are played too, by name ("eval/NAME/return")
     eval_envs: tuple[tuple[str, Any], ...] = ()
     data: tuple[tuple[str, Any], ...] = ()  # `datasets.Config`s by name, shared by all seeds
-    open_loop_context: int = 1  # rows that the report's open-loop prediction may see
+    # rows that the report's open-loop prediction may see
+    open_loop_context: int = bounded(1, low=1, high=OPEN_LOOP_ROWS - 1)
     debug: tuple[str, ...] = ()  # assignments that `--debug` makes beside shorter phases
 
     @property
@@ -60,21 +69,21 @@ class Experiment:
 
     def validate(self) -> None:
         """Raise ValueError for numbers that cannot work together, before anything is traced."""
-        if self.num_envs < 1 or not self.phases or min(p.iterations for p in self.phases) < 0:
-            raise ValueError("num_envs and the phases' iterations must be positive")
-        if self.stop_after is not None and self.stop_after < 1:
-            raise ValueError(f"stop_after={self.stop_after} must be positive, or None")
+        if not self.phases:
+            raise ValueError("phases is empty: a run needs one at the least")
         if self.iterations >= 2**32:
             raise ValueError(f"{self.iterations} iterations do not fit into their 32-bit counter")
-        if self.log_every < 1 or self.checkpoint_every % self.log_every:
+        if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every} must be a multiple of "
-                f"log_every={self.log_every}, and both positive"
+                f"log_every={self.log_every}"
             )
-        if self.eval_every < 0 or self.eval_every % self.log_every:
+        if self.eval_every % self.log_every:
             raise ValueError(
                 f"eval_every={self.eval_every} must be a multiple of log_every={self.log_every}"
             )
+        if self.eval_every and not self.eval_episodes:
+            raise ValueError(f"eval_every={self.eval_every} needs eval_episodes of at least 1")
         known = {name for name, _ in self.data}
         if (read := getattr(self.replay, "data", None)) is not None and read not in known:
             raise ValueError(
@@ -115,6 +124,7 @@ class System(NamedTuple):
 def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
+    require_sized(env.spec)
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
     replay = experiment.make_replay(env.spec)
@@ -175,8 +185,13 @@ def with_steps(experiment: Experiment, steps: int) -> Experiment:
 
 
 def for_debug(experiment: Experiment) -> Experiment:
-    """The same experiment in seconds: short phases, small nets, few episodes."""
-    experiment = config.override(experiment, experiment.debug)
+    """The same experiment in seconds: short phases, small nets, few episodes.
+
+    Assignments of `debug` to a part that was exchanged for another one are left out.
+    """
+    for assignment in experiment.debug:
+        with contextlib.suppress(UnknownField):
+            experiment = config.override(experiment, [assignment])
     warmup = experiment.least_rows + 4
     phases = tuple(
         dataclasses.replace(phase, iterations=_debug_length(phase) if phase.learn else warmup)

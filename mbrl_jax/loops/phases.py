@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mbrl_jax.types import bounded
+
 
 @dataclasses.dataclass(frozen=True)
 class Due:
@@ -15,13 +17,8 @@ class Due:
     """
 
     name: str = "all"
-    every: int = 1
-    times: int = 1
-
-    def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        if self.every < 1 or self.times < 1:
-            raise ValueError("every and times must be positive")
+    every: int = bounded(1, low=1)
+    times: int = bounded(1, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +35,16 @@ class Phase:
     With `collect=False` the agent learns from what is stored already, or from a data set.
     """
 
-    iterations: int
+    iterations: int = bounded(low=0)
     collect: bool = True
     learn: bool = True
-    learn_every: int = 1
-    random_share: float = 0.0
-    random_rows: int = 1
+    learn_every: int = bounded(1, low=1)
+    random_share: float = bounded(0.0, low=0, high=1)
+    random_rows: int = bounded(1, low=1)
     schedule: tuple[Due, ...] = ()
 
     def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        if self.learn_every < 1 or self.random_rows < 1:
-            raise ValueError("learn_every and random_rows must be positive")
-        if not 0 <= self.random_share <= 1:
-            raise ValueError(f"random_share={self.random_share} must lie between 0 and 1")
+        """Raise ValueError for an update that is named twice."""
         names = [due.name for due in self.schedule]
         if len(set(names)) < len(names):
             raise ValueError("an update stands twice in a schedule: say how often with times")

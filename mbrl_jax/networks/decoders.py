@@ -13,7 +13,7 @@ from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
-from mbrl_jax.types import Array, ArraySpec
+from mbrl_jax.types import Array, ArraySpec, bounded
 
 
 class DenseDecoder(nn.Module):
@@ -37,8 +37,8 @@ class DenseDecoder(nn.Module):
 class Dense:
     """For vectors and small grids."""
 
-    width: int = 128
-    layers: int = 1
+    width: int = bounded(128, low=1)
+    layers: int = bounded(1, low=0)
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module for one observation spec."""
@@ -49,7 +49,7 @@ class Dense:
 class Grid:
     """Transposed convolutions to small grids (`networks.grid`), the last from `depth` channels."""
 
-    depth: int = 16
+    depth: int = bounded(16, low=1)
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
@@ -97,8 +97,8 @@ class ImageDecoder(nn.Module):
 class Image64:
     """Drama's decoder of 64×64 images (specification section 2); its output wants a sigmoid."""
 
-    depth: int = 16
-    multipliers: tuple[int, ...] = (1, 2, 3, 4, 4)
+    depth: int = bounded(16, low=1)
+    multipliers: tuple[int, ...] = bounded((1, 2, 3, 4, 4), low=1)
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no 64×64 images."""

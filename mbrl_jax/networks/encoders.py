@@ -16,7 +16,7 @@ from mbrl_jax.networks.heads import RMS_EPS
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, activate
-from mbrl_jax.types import Array, ArraySpec
+from mbrl_jax.types import Array, ArraySpec, bounded
 
 
 class DenseEncoder(nn.Module):
@@ -40,8 +40,8 @@ class DenseEncoder(nn.Module):
 class Dense:
     """For vectors and small grids."""
 
-    width: int = 128
-    layers: int = 1
+    width: int = bounded(128, low=1)
+    layers: int = bounded(1, low=0)
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module for one observation spec."""
@@ -52,8 +52,8 @@ class Dense:
 class Grid:
     """Convolutions over small grids of cells (`networks.grid`); channels of the first, output."""
 
-    depth: int = 16
-    width: int = 128
+    depth: int = bounded(16, low=1)
+    width: int = bounded(128, low=1)
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
@@ -95,8 +95,8 @@ class ImageEncoder(nn.Module):
 class Image64:
     """Drama's encoder of 64×64 images (specification section 2)."""
 
-    depth: int = 16
-    multipliers: tuple[int, ...] = (1, 2, 3, 4, 4)
+    depth: int = bounded(16, low=1)
+    multipliers: tuple[int, ...] = bounded((1, 2, 3, 4, 4), low=1)
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no 64×64 images."""

@@ -27,6 +27,7 @@ from mbrl_jax.types import (
     RowStore,
     Step,
     Transition,
+    bounded,
     cached_make,
 )
 
@@ -37,13 +38,14 @@ REAL_ROWS, MODEL_ROWS = 0, 1  # purposes of the key of `sample`
 class Config:
     """Sizes of the model buffer and of the batches that mix it with real rows."""
 
-    capacity: int = 100_000  # imagined transitions kept; a multiple of rows_per_update
+    # Imagined transitions kept; `agents.branched` rounds it down to whole updates.
+    capacity: int = bounded(100_000, low=1)
     # Imagined transitions that one agent update hands back; `agents.branched` fills in
     # num_starts · branch_length.
-    rows_per_update: int = 0
-    batch_size: int = 256  # rows of one gradient step, real and imagined together
-    num_batches: int = 20  # gradient steps per behaviour update
-    real_fraction: float = 0.05  # share of real rows in a batch
+    rows_per_update: int = bounded(0, low=0)
+    batch_size: int = bounded(256, low=1)  # rows of one gradient step, real and imagined together
+    num_batches: int = bounded(20, low=1)  # gradient steps per behaviour update
+    real_fraction: float = bounded(0.05, low=0, high=1)  # share of real rows in a batch
 
     @property
     def real_rows(self) -> int:
@@ -246,5 +248,3 @@ def _validate(config: Config) -> None:
             f"capacity ({config.capacity}) must be a multiple of rows_per_update "
             f"({config.rows_per_update}), so that an append never wraps."
         )
-    if not 0.0 <= config.real_fraction <= 1.0:
-        raise ValueError(f"real_fraction must lie in [0, 1], not {config.real_fraction}.")

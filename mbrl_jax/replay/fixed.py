@@ -12,7 +12,17 @@ import jax.numpy as jnp
 
 from mbrl_jax.replay import samplers
 from mbrl_jax.replay.ring import Streams, all_streams
-from mbrl_jax.types import Array, Key, PyTree, Replay, ReplayState, Step, Windows, cached_make
+from mbrl_jax.types import (
+    Array,
+    Key,
+    PyTree,
+    Replay,
+    ReplayState,
+    Step,
+    Windows,
+    bounded,
+    cached_make,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,25 +30,18 @@ class Config:
     """Which data set, and the batches drawn from it."""
 
     data: str = "data"  # its name in `Experiment.data`
-    batch_size: int = 16  # windows of the "model" stream
-    length: int = 128  # L: windows of the "model" stream hold L + 1 rows, the last as target
+    batch_size: int = bounded(16, low=1)  # windows of the "model" stream
+    # L: windows of the "model" stream hold L + 1 rows, the last as target
+    length: int = bounded(128, low=1)
 
     def least_rows(self, num_envs: int, streams: Streams = ()) -> int:
         """Rows a lane must hold before every stream can be sampled: none, the data are there."""
         del num_envs, streams
         return 0
 
-    def validate(self) -> None:
-        """Raise ValueError for a batch without rows."""
-        if self.batch_size < 1 or self.length < 1:
-            raise ValueError(
-                f"batch_size={self.batch_size} and length={self.length} must be positive"
-            )
-
     def make(self, num_envs: int, streams: Streams = ()) -> Replay:
         """Build the record; it serves the stream "model" and these."""
         del num_envs
-        self.validate()
         return make(self, streams)
 
 

@@ -24,6 +24,7 @@ from mbrl_jax.types import (
     ReplayState,
     Step,
     Windows,
+    bounded,
     cached_make,
     part,
 )
@@ -34,9 +35,10 @@ class Config:
     """Which data set, where collected rows go, and how much of a batch comes from either."""
 
     data: str = "data"  # its name in `Experiment.data`
-    share: float = 0.5  # of the windows of each stream that come from the data
+    # of the windows of each stream that come from the data
+    share: float = bounded(0.5, low=0, high=1)
     # (stream, share) where it is another one: (("model", 1.0),) trains the model on data alone
-    shares: tuple[tuple[str, float], ...] = ()
+    shares: tuple[tuple[str, float], ...] = bounded((), low=0, high=1)
     # Keeps what is collected. Its batch_size and length are those of the whole batch.
     online: Any = part("mbrl_jax.replay", ring.Config())
 
@@ -61,15 +63,8 @@ class Config:
             return 0
         return config.least_rows(num_envs, rest)
 
-    def validate(self) -> None:
-        """Raise ValueError for a share that is none."""
-        for share in (self.share, *(share for _, share in self.shares)):
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"the share of the data must lie in [0, 1], not {share}")
-
     def make(self, num_envs: int, streams: Streams = ()) -> Replay:
         """Build the record; it serves the stream "model" and these."""
-        self.validate()
         return make(self, num_envs, streams)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +18,7 @@ from mbrl_jax.types import (
     RowStore,
     Step,
     Windows,
+    bounded,
     cached_make,
 )
 
@@ -28,9 +30,10 @@ _MOST_ROWS = 2**31 - 1  # that a position can count
 class Config:
     """Ring size and the batches drawn from it."""
 
-    capacity: int = 100_000  # rows of each lane
-    batch_size: int = 16  # windows of the "model" stream
-    length: int = 128  # L: windows of the "model" stream hold L + 1 rows, the last as target
+    capacity: int = bounded(100_000, low=2, high=_MOST_ROWS // 2)  # rows of each lane
+    batch_size: int = bounded(16, low=1)  # windows of the "model" stream
+    # L: windows of the "model" stream hold L + 1 rows, the last as target
+    length: int = bounded(128, low=1)
     sampler: samplers.Uniform | samplers.DynamicFrequency = samplers.Uniform()
 
     def least_rows(self, num_envs: int, streams: Streams = ()) -> int:
@@ -42,8 +45,6 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError where the ring cannot hold one window."""
-        if self.capacity > _MOST_ROWS // 2:
-            raise ValueError(f"replay capacity {self.capacity} exceeds {_MOST_ROWS // 2} rows")
         if self.capacity <= self.length:
             raise ValueError(
                 f"replay capacity {self.capacity} holds no window of length + 1 = "
@@ -99,6 +100,7 @@ def init(parts: Parts, row: Step) -> ReplayState:
 
 def add(parts: Parts, state: ReplayState, rows: Step) -> ReplayState:
     """Write one row [N] of every lane, over the oldest when full."""
+    chex.assert_tree_shape_prefix(rows, (parts.num_envs,))
     slot = state.position % parts.config.capacity
     storage = jax.tree.map(
         lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), slot, 0),

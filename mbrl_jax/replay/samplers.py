@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.types import Array, Key, PyTree
+from mbrl_jax.types import Array, Key, PyTree, bounded
 
 
 class Ring(NamedTuple):
@@ -76,11 +76,11 @@ class DynamicFrequency:
     imagined more often than trained on are suppressed. Without replacement (Gumbel top-k).
     """
 
-    temperature: float = 10.0
-    alpha: float = 1.0
-    beta: float = 1.0
+    temperature: float = bounded(10.0, above=0)
+    alpha: float = bounded(1.0, low=0)
+    beta: float = bounded(1.0, low=0)
     # Imagination starts for each world-model window: puts b on the scale of v.
-    kappa: float = 64.0
+    kappa: float = bounded(64.0, above=0)
 
     def make(self) -> Sampler:
         """Build the sampler."""

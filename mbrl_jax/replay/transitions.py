@@ -1,5 +1,6 @@
 """From stored rows to transitions: the one place where the off-by-one of rewards is written."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +25,9 @@ def transitions(trajectory: Trajectory) -> Transition:
       Transitions with leading `[T - 1]`; `discount` and `valid` are float32.
     """
     timestep = trajectory.timestep
+    flags = (timestep.reward, timestep.is_first, timestep.is_last, timestep.is_terminal)
+    chex.assert_rank(flags, 1)
+    chex.assert_tree_shape_prefix(trajectory, timestep.reward.shape)
     return Transition(
         observation=jax.tree.map(lambda x: x[:-1], timestep.observation),
         action=jax.tree.map(lambda x: x[:-1], trajectory.action),

@@ -149,7 +149,7 @@ def s4d_stream(
     if reset is None:
         reset = jnp.zeros((length,), bool)
     if initial_state is not None:
-        initial_state = diagonal.state_pair(initial_state, wide)
+        initial_state = diagonal.keep(~reset[0], diagonal.state_pair(initial_state, wide))
     system = _system(dt, A, B, C, rule, conjugate_pairs, wide)
     rows = [chunking.to_chunks(row, chunk_size) for row in (u.astype(wide), reset)]
     y, starts = _RUN[method](*system, *rows, initial_state)

@@ -145,8 +145,8 @@ def s5_stream(
     decay, weight, out = _system(dt, A, B, C, rule, conjugate_pairs, wide)
     inputs = diagonal.each(lambda part: u.astype(wide) @ part.T, weight)  # [T, P]
     if initial_state is not None:
-        carried = diagonal.multiply(decay, diagonal.state_pair(initial_state, wide))
-        carried = diagonal.keep(~reset[0], carried)
+        state = diagonal.keep(~reset[0], diagonal.state_pair(initial_state, wide))
+        carried = diagonal.multiply(decay, state)
         inputs = diagonal.each(lambda part, first: part.at[0].add(first), inputs, carried)
     states = diagonal.linear_scan(decay, inputs, ~reset, _rows(method, chunk_size))
     y = states.real @ out.real.T - states.imag @ out.imag.T

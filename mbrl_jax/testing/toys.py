@@ -26,6 +26,7 @@ from mbrl_jax.types import (
     Timestep,
     Trajectory,
     WorldModel,
+    bounded,
 )
 
 RATE = 0.1  # of gradient descent
@@ -39,7 +40,7 @@ class Model:
     In imagination noise takes the place of the observation. Deterministic where rows are observed.
     """
 
-    width: int = 4
+    width: int = bounded(4, low=1)
     markov: bool = False  # True: nothing of the row before is remembered
 
     def make(self, spec: EnvSpec) -> WorldModel:

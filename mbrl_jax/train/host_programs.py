@@ -12,6 +12,7 @@ import numpy as np
 
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
 from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.keys import at, lane_seeds, named
@@ -21,7 +22,7 @@ from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
 from mbrl_jax.runs.checkpoint import template_like
 from mbrl_jax.train import work
 from mbrl_jax.train.compiled import Compiled
-from mbrl_jax.train.report import OPEN_LOOP_ROWS, draws
+from mbrl_jax.train.report import draws
 from mbrl_jax.types import (
     AgentState,
     HostEnvironment,
@@ -93,12 +94,17 @@ class HostPrograms:
         programs = learns | {
             ("init",): (keys, timestep),
             ("act",): (acting, state.agent, state.key, timestep, pace, count),
-            ("evaluate", False, 0.0, lanes): self._evaluate_args(lanes, state.agent, keys),
             ("evaluate", True, 0.0, 1): self._evaluate_args(1, state.agent, keys),
         }
+        if lanes:
+            programs["evaluate", False, 0.0, lanes] = self._evaluate_args(lanes, state.agent, keys)
         if draws(self.system):
             programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
         return programs
+
+    def require_traced(self) -> None:
+        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
+        self._compiled.require_traced()
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""
@@ -126,7 +132,7 @@ class HostPrograms:
     def init(self, keys: jax.Array) -> TrainState:
         """Open the lanes; fresh state [S]."""
         self._env = self._open(keys, self._experiment.num_envs)
-        return self._compiled.call(("init",), keys, self._put(self._env.reset()))
+        return self._compiled.call(("init",), keys, self._put(self._env.reset(None)))
 
     def resume(self, keys: jax.Array, state: TrainState, iteration: int) -> TrainState:
         """Open new lanes, with other seeds than those before; the state to go on from."""

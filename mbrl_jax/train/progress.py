@@ -12,7 +12,7 @@ from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs.shown import shown
 from mbrl_jax.train import preflight
 from mbrl_jax.train.host_programs import PUBLISHED_LANES
-from mbrl_jax.train.report import human_normalised
+from mbrl_jax.train.report import human_normalised, nothing_done
 
 _CHUNKS = 20  # newest ones, over which the time of an update is taken
 
@@ -205,6 +205,8 @@ def _short(value: float | None) -> str:
 def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     """(mean ± standard error, finished / all) of the greedy episodes of seed i."""
     returns, finished = evaluation.episode_return[i], evaluation.finished[i]
+    if not len(returns):
+        return "–", "–"
     error = returns.std() / math.sqrt(max(len(returns), 1))
     return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
 
@@ -229,6 +231,8 @@ def print_table(result, directory) -> None:
         )
     console = _console()
     console.print(table)
+    for line in nothing_done(result.updates, result.evaluation):
+        console.print(line, soft_wrap=True, highlight=False)
     for picture in result.pictures:
         console.print(shown(picture), soft_wrap=True, highlight=False)
     flag = shlex.quote(f"--workdir={directory}")

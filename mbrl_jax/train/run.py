@@ -36,6 +36,7 @@ class Result(NamedTuple):
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
     causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
     members: Members  # what each of the S is
+    updates: int  # of each seed
 
 
 def run(
@@ -80,6 +81,8 @@ def run(
         keys = members.keys()
         with contextlib.closing(make_programs(experiment, system, members)) as programs:
             programs.compile_ahead(keys, fresh=resumed is None)
+            if resumed is None:  # what would fail at the end fails before anything is saved
+                programs.require_traced()
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
 
 
@@ -202,7 +205,10 @@ def _finish(
         pictures = write_pictures(path, experiment, predictions, rows)
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members)
+    updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
+    return Result(
+        last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members, updates
+    )
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):

@@ -27,7 +27,7 @@ from mbrl_jax.types.data import (
     Trajectory,
     Transition,
 )
-from mbrl_jax.types.fields import cached_make, number, part, switch
+from mbrl_jax.types.fields import Range, bounded, cached_make, number, part, switch
 from mbrl_jax.types.interfaces import (
     Act,
     Agent,
@@ -101,6 +101,7 @@ __all__ = [
     "ObserveSequence",
     "Prediction",
     "PyTree",
+    "Range",
     "Replay",
     "ReplayState",
     "RepresentationLoss",
@@ -114,6 +115,7 @@ __all__ = [
     "Windows",
     "WorldModel",
     "bind",
+    "bounded",
     "cached_make",
     "number",
     "part",

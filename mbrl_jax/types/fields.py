@@ -2,19 +2,95 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def number(default: float, doc: str = "") -> Any:
+class Range(NamedTuple):
+    """Where a number may lie; None: no bound. NaN lies nowhere."""
+
+    low: float | None = None  # inclusive
+    high: float | None = None  # inclusive
+    above: float | None = None  # exclusive
+    below: float | None = None  # exclusive
+
+    def __contains__(self, number: object) -> bool:
+        low, high, above, below = self
+        return (
+            isinstance(number, int | float)
+            and number == number
+            and (low is None or number >= low)
+            and (high is None or number <= high)
+            and (above is None or number > above)
+            and (below is None or number < below)
+        )
+
+    def __str__(self) -> str:
+        words = ("at least", "at most", "above", "below")
+        bounds = zip(words, self, strict=True)
+        told = [f"{word} {bound}" for word, bound in bounds if bound not in (None, -math.inf)]
+        return " and ".join(told) or "any number"
+
+
+def number(
+    default: float,
+    doc: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
     """A config field that may be traced (learning rate, entropy scale, gamma).
 
-    Numbers never decide shapes or Python branches, so a sweep can vmap over them.
+    Numbers never decide shapes or Python branches, so a sweep can vmap over them. Bounds as for
+    `bounded`.
     """
-    return dataclasses.field(default=default, metadata={"number": True, "doc": doc})
+    metadata = {"number": True, "doc": doc, **_range(low, high, above, below)}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def switch(default: Any, *, published: Any, better: Any, why: str, number: bool = False) -> Any:
+def bounded(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    doc: str = "",
+) -> Any:
+    """A config field of a number, or of a tuple of numbers, with the range that each lies in.
+
+    `experiment.config.validate` refuses what lies outside, before anything is traced.
+
+    Args:
+      default: of the field, if it has one.
+      low, high: bounds that it may reach; `low=-math.inf` says that any number will do.
+      above, below: bounds that it may not reach.
+      doc: what it is.
+    """
+    metadata = {"doc": doc, **_range(low, high, above, below)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _range(*bounds: float | None) -> dict[str, Range]:
+    """The metadata of a range; none where nothing is said."""
+    return {} if bounds == (None,) * 4 else {"range": Range(*bounds)}
+
+
+def switch(
+    default: Any,
+    *,
+    published: Any,
+    better: Any,
+    why: str,
+    number: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
     """A config field where a published system does something odd, or leaves something out.
 
     `python -m launch.switches` lists all of them.
@@ -25,8 +101,10 @@ def switch(default: Any, *, published: Any, better: Any, why: str, number: bool 
       better: what we would choose.
       why: when to want which, in a line.
       number: as for `number`.
+      low, high, above, below: as for `bounded`, where it is a number.
     """
     metadata = {"published": published, "better": better, "why": why, "number": number, "doc": why}
+    metadata |= _range(low, high, above, below)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -371,7 +371,9 @@ class HostEnvironment(NamedTuple):
     Arrays are NumPy's, [S, N, …]; what was returned is never written to again.
     """
 
-    reset: Callable  # (lanes [S, N] bool, None: all) -> Timestep: those lanes begin new episodes
+    # (lanes [S, N] bool, or None: all) -> Timestep: those lanes begin new episodes. It is always
+    # called with one argument, `reset(None)` at first.
+    reset: Callable
     send: Callable  # (actions [S, N]): begin to step; the caller can work meanwhile
     receive: Callable  # () -> Timestep [S, N] that the actions led to
     close: Callable  # ()

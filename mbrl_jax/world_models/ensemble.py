@@ -20,6 +20,7 @@ Janner et al. 2019 (MBPO), https://arxiv.org/abs/1906.08253.
 import dataclasses
 import functools
 import itertools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ from mbrl_jax.types import (
     Trajectory,
     Transition,
     WorldModel,
+    bounded,
     cached_make,
     number,
 )
@@ -56,18 +58,19 @@ ACTIVATIONS = {"swish": jax.nn.silu, "silu": jax.nn.silu, "relu": jax.nn.relu, "
 class Config:
     """Ensemble of probabilistic MLPs; defaults as published for MBPO."""
 
-    members: int = 7
-    elites: int = 5  # members that imagine
-    layers: int = 4  # hidden layers
-    width: int = 200
+    members: int = bounded(7, low=1)
+    elites: int = bounded(5, low=1)  # members that imagine
+    layers: int = bounded(4, low=0)  # hidden layers
+    width: int = bounded(200, low=1)
     activation: Literal["swish", "silu", "relu", "tanh"] = "swish"
-    learning_rate: float = number(1e-3)
-    weight_decay: float | tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)  # per layer
-    clip_norm: float = number(100.0, "bound on the gradient norm over all members")
+    learning_rate: float = number(1e-3, low=0)
+    # per layer
+    weight_decay: float | tuple[float, ...] = bounded((2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), low=0)
+    clip_norm: float = number(100.0, "bound on the gradient norm over all members", above=0)
     bootstrap: bool = True  # False: every member sees every row, and elites have no holdout
-    max_log_variance: float = 0.5  # where the trainable bounds start
-    min_log_variance: float = -10.0
-    bound_penalty: float = number(0.01)
+    max_log_variance: float = bounded(0.5, low=-math.inf)  # where the trainable bounds start
+    min_log_variance: float = bounded(-10.0, low=-math.inf)
+    bound_penalty: float = number(0.01, low=0)
     scale_targets: bool = False  # True: predict targets standardised by running statistics
     termination: bool = False  # True: learn whether the episode goes on; False: it always does
 
@@ -305,8 +308,8 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
 
 
 def _validate(config: Config) -> None:
-    if not 1 <= config.elites <= config.members:
-        raise ValueError(f"elites ({config.elites}) must be 1 to members ({config.members}).")
+    if config.elites > config.members:
+        raise ValueError(f"elites ({config.elites}) must not exceed members ({config.members}).")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}.")
     decay = config.weight_decay

@@ -47,6 +47,7 @@ from mbrl_jax.types import (
     Timestep,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
     number,
     switch,
@@ -59,27 +60,27 @@ BINS: distributions.Bins = "symexp"  # of rewards
 class Config:
     """Published numbers by default, at the sizes of the published preset "12m" for vectors."""
 
-    deter: int = 2048
-    hidden: int = 256
-    groups: int = 32
-    classes: int = 16
-    blocks: int = 8
-    gru_layers: int = 1
-    prior_layers: int = 2
-    posterior_layers: int = 1
+    deter: int = bounded(2048, low=1)
+    hidden: int = bounded(256, low=1)
+    groups: int = bounded(32, low=1)
+    classes: int = bounded(16, low=1)
+    blocks: int = bounded(8, low=1)
+    gru_layers: int = bounded(1, low=1)
+    prior_layers: int = bounded(2, low=0)
+    posterior_layers: int = bounded(1, low=0)
     encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Dense(256, 3)
     decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Dense(256, 3)
-    head_layers: int = 1
-    head_width: int = 256
-    num_bins: int = 255
+    head_layers: int = bounded(1, low=0)
+    head_width: int = bounded(256, low=1)
+    num_bins: int = bounded(255, low=2)
     reconstruction: Kind = "symlog"
-    unimix: float = number(0.01)
+    unimix: float = number(0.01, low=0, high=1)
     # Nats below which the KL of a row has no gradient. On small tasks a step carries less than one
     # nat given the past, and 1 would switch the prior off.
-    free_nats: float = number(1.0)
-    dynamics_scale: float = number(1.0)
-    representation_scale: float = number(0.1)
-    reward_scale: float = number(1.0)
+    free_nats: float = number(1.0, low=0)
+    dynamics_scale: float = number(1.0, low=0)
+    representation_scale: float = number(0.1, low=0)
+    reward_scale: float = number(1.0, low=0)
     unled: Literal["masked", "counted"] = switch(
         "masked",
         published="counted",

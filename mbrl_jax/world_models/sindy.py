@@ -31,6 +31,7 @@ from mbrl_jax.types import (
     Metrics,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
 )
 from mbrl_jax.world_models import markov, sparse_regression
@@ -44,7 +45,7 @@ class Config:
     reward: sparse_regression.Config = sparse_regression.Config(threshold=5e-2, ridge=1e-5)
     # (cosine, sine) of the same angle, by their places in the observation: predictions are put
     # back on the circle
-    circles: tuple[tuple[int, int], ...] = ()
+    circles: tuple[tuple[int, int], ...] = bounded((), low=0)
 
     def make(self, spec: EnvSpec) -> WorldModel:
         """The record; see the module."""
@@ -55,10 +56,8 @@ class Config:
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment.
 
-    Raises ValueError for numbers that mean nothing.
+    Raises ValueError for circles that lie outside the observation.
     """
-    config.dynamics.validate()
-    config.reward.validate()
     if not set(sum(config.circles, ())) <= set(range(flat_size(spec.observation))):
         raise ValueError(f"circles={config.circles} lie outside {spec.observation}")
     return markov.make(

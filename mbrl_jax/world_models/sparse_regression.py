@@ -19,7 +19,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.types import Array, Key, number, switch
+from mbrl_jax.types import Array, Key, bounded, number, switch
 
 # Share of a column's square that the columns before it leave unexplained, below which it counts as
 # lying in their span: what float32 leaves of nothing is smaller.
@@ -33,17 +33,19 @@ class Config:
     Defaults are those of SINDy-RL for the swing-up of a cart-pole.
     """
 
-    degree: int = 2  # of the polynomials P
+    degree: int = bounded(2, low=1)  # of the polynomials P
     interactions: bool = True  # False: powers of single numbers alone
-    threshold: float = number(7e-3, "coefficients below it are dropped")
-    ridge: float = number(5e-5, "weight of the squared coefficients while terms are dropped")
-    rounds: int = 20
-    members: int = 20
-    dropped_terms: int = 1  # of the library, for each member anew
+    threshold: float = number(7e-3, "coefficients below it are dropped", low=0)
+    ridge: float = number(5e-5, "weight of the squared coefficients while terms are dropped", low=0)
+    rounds: int = bounded(20, low=1)
+    members: int = bounded(20, low=1)
+    dropped_terms: int = bounded(1, low=0)  # of the library, for each member anew
     bag_fraction: float = switch(
         1.0,
         published=0.6,
         better=1.0,
+        above=0,
+        high=1,
         why="rows that a member draws with replacement, as a share of the batch: pysindy 1.7.5 "
         "takes 0.6 of them, pysindy 2 all",
     )
@@ -54,13 +56,6 @@ class Config:
         why="plain least squares on the terms that are left: pysindy 1.7.5 leaves the members of "
         "an ensemble with the ridge's smaller coefficients, pysindy 2 refits them",
     )
-
-    def validate(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
-        if min(self.degree, self.rounds, self.members) < 1 or self.dropped_terms < 0:
-            raise ValueError("degree, rounds and members must be positive, dropped_terms too or 0")
-        if not 0 < self.bag_fraction <= 1:
-            raise ValueError(f"bag_fraction={self.bag_fraction} must lie in (0, 1]")
 
 
 def monomials(config: Config, size: int) -> list[tuple[int, ...]]:

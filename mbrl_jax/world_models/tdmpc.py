@@ -51,6 +51,7 @@ from mbrl_jax.types import (
     Timestep,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
     number,
 )
@@ -60,20 +61,24 @@ from mbrl_jax.types import (
 class Config:
     """Published sizes (5 million parameters with the behaviour) and numbers by default."""
 
-    latent: int = 512  # numbers of z
-    group: int = 8  # of them share a softmax
-    width: int = 512
-    layers: int = 2  # hidden ones, of dynamics and heads
-    encoder_width: int = 256
-    encoder_layers: int = 1
-    num_bins: int = 101
-    bin_limit: float = number(10.0, "symlog of the largest reward that bins reach")
-    rho: float = number(0.5, "weight of a row for each row since the latent was encoded")
-    consistency_scale: float = number(20.0)
-    reward_scale: float = number(0.1)
+    latent: int = bounded(512, low=1)  # numbers of z
+    group: int = bounded(8, low=1)  # of them share a softmax
+    width: int = bounded(512, low=1)
+    layers: int = bounded(2, low=0)  # hidden ones, of dynamics and heads
+    encoder_width: int = bounded(256, low=1)
+    encoder_layers: int = bounded(1, low=0)
+    num_bins: int = bounded(101, low=2)
+    bin_limit: float = number(10.0, "symlog of the largest reward that bins reach", above=0)
+    rho: float = number(
+        0.5, "weight of a row for each row since the latent was encoded", low=0, high=1
+    )
+    consistency_scale: float = number(20.0, low=0)
+    reward_scale: float = number(0.1, low=0)
     termination: bool = False  # True: learn whether the episode goes on; False: it always does
-    termination_scale: float = number(1.0)
-    encoder_rate: float = number(0.3, "the encoder's learning rate, as a share of the others'")
+    termination_scale: float = number(1.0, low=0)
+    encoder_rate: float = number(
+        0.3, "the encoder's learning rate, as a share of the others'", low=0
+    )
     optimiser: optim.Config = optim.Config("adam", 3e-4, clip_norm=20.0, warmup=0, eps=1e-8)
 
     def make(self, spec: EnvSpec) -> WorldModel:

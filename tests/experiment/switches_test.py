@@ -40,7 +40,7 @@ def test_the_experiment_is_as_published_in_every_switch():
 
 
 def test_the_table_in_the_docs_is_up_to_date():
-    text = Path(__file__).parents[2].joinpath("BUILD.md").read_text()
+    text = Path(__file__).parents[2].joinpath("experiments/README.md").read_text()
     assert switches.table(PUBLISHED) in text, "run python -m launch.switches and put it there"
 
 

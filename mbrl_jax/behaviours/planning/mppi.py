@@ -14,26 +14,26 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax.keys import named
-from mbrl_jax.types import Array, Key, number
+from mbrl_jax.types import Array, Key, bounded, number
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Published numbers by default."""
 
-    horizon: int = 3  # H, actions of a plan
-    iterations: int = 6
-    num_samples: int = 512  # sequences scored in each iteration, proposals among them
-    num_proposals: int = 24  # sequences that a policy proposes, the same in all iterations
-    num_elites: int = 64
-    temperature: float = number(0.5, "multiplies scores: the larger, the fewer elites count")
-    min_std: float = number(0.05)
-    max_std: float = number(2.0, "also where every plan begins")
+    horizon: int = bounded(3, low=1)  # H, actions of a plan
+    iterations: int = bounded(6, low=1)
+    # sequences scored in each iteration, proposals among them
+    num_samples: int = bounded(512, low=1)
+    # sequences that a policy proposes, the same in all iterations
+    num_proposals: int = bounded(24, low=0)
+    num_elites: int = bounded(64, low=1)
+    temperature: float = number(0.5, "multiplies scores: the larger, the fewer elites count", low=0)
+    min_std: float = number(0.05, above=0)
+    max_std: float = number(2.0, "also where every plan begins", above=0)
 
     def validate(self) -> None:
         """Raise ValueError for numbers that cannot work together."""
-        if min(self.horizon, self.iterations, self.num_elites) < 1:
-            raise ValueError("a plan needs horizon, iterations and num_elites of at least 1")
         if not self.num_proposals < self.num_samples >= self.num_elites:
             raise ValueError(
                 f"num_samples={self.num_samples} must exceed num_proposals={self.num_proposals} "

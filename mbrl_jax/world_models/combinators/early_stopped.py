@@ -29,6 +29,7 @@ from mbrl_jax.types import (
     PyTree,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
     number,
     part,
@@ -45,12 +46,13 @@ class Config:
 
     model: Any = part("mbrl_jax.world_models", ensemble.Config())
     metric: str = "model/holdout_mse"  # of the model's loss; the lower the better
-    period: int = 100  # updates whose mean is one score; published: an epoch of the data
-    patience: int = 5  # periods without a gain, after which learning stops
-    margin: float = number(0.01, "share of the best score by which a better one is lower")
+    # updates whose mean is one score; published: an epoch of the data
+    period: int = bounded(100, low=1)
+    patience: int = bounded(5, low=1)  # periods without a gain, after which learning stops
+    margin: float = number(0.01, "share of the best score by which a better one is lower", low=0)
 
     def make(self, spec: EnvSpec) -> WorldModel:
-        """The record. Raises ValueError for counts below 1."""
+        """The record; see the module."""
         return make(self, spec)
 
 
@@ -71,8 +73,6 @@ class Stopping(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Bind the functions of this module to a config and an environment."""
-    if min(config.period, config.patience) < 1:
-        raise ValueError("period and patience must be at least 1")
     model = config.model.make(spec)
     readers = {
         name: functools.partial(_on_best, f)

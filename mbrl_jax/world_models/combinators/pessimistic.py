@@ -8,6 +8,7 @@ Reference: Yu et al. 2020 (MOPO), https://arxiv.org/abs/2005.13239; default as i
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ class Config:
     """The wrapped model, and how much its uncertainty costs."""
 
     model: Any = part("mbrl_jax.world_models", ensemble.Config())
-    penalty: float = number(1.0, "reward that one unit of uncertainty costs")
+    penalty: float = number(1.0, "reward that one unit of uncertainty costs", low=-math.inf)
     # a name in the model's `Prediction.extras`; of an ensemble those in `uncertainty.NAMES` and
     # "disagreement". MOPO: the largest norm of a member's deviations
     uncertainty: str = "max_std"

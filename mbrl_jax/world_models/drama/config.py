@@ -9,6 +9,7 @@ from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.types import (
     EnvSpec,
     WorldModel,
+    bounded,
     number,
     part,
     switch,
@@ -22,23 +23,23 @@ class Config:
     core: Any = part("mbrl_jax.cores", mamba2.Config())
     encoder: Any = part("mbrl_jax.networks.encoders", encoders.Image64())
     decoder: Any = part("mbrl_jax.networks.decoders", decoders.Image64())
-    groups: int = 32
-    classes: int = 32
-    prior_layers: int = 0
-    head_layers: int = 1
-    head_width: int = 256
-    num_bins: int = 255
+    groups: int = bounded(32, low=1)
+    classes: int = bounded(32, low=1)
+    prior_layers: int = bounded(0, low=0)
+    head_layers: int = bounded(1, low=0)
+    head_width: int = bounded(256, low=1)
+    num_bins: int = bounded(255, low=2)
     # "bernoulli" for binary observations, "sigmoid" squared error for images in [0, 1],
     # "squared" for unbounded vectors.
     reconstruction: Literal["bernoulli", "sigmoid", "squared"] = "sigmoid"
     zero_reward_output: bool = False
-    unimix: float = number(0.01)
+    unimix: float = number(0.01, low=0, high=1)
     # Nats below which the batch mean of a KL term has no gradient. On small tasks a step carries
     # less than one nat given the past, and 1 would switch the prior off.
-    free_nats: float = number(1.0)
-    dynamics_scale: float = number(1.0)
-    representation_scale: float = number(0.1)
-    reward_scale: float = number(1.0)  # larger where rewards are rare
+    free_nats: float = number(1.0, low=0)
+    dynamics_scale: float = number(1.0, low=0)
+    representation_scale: float = number(0.1, low=0)
+    reward_scale: float = number(1.0, low=0)  # larger where rewards are rare
     boundaries: Literal["reset", "ignored"] = switch(
         "reset",
         published="ignored",
@@ -51,6 +52,8 @@ class Config:
         published=0.0,
         better=0.0,
         number=True,
+        low=0,
+        high=1,
         why="share of the one-hot groups that the core does not hear in imagination; an integer "
         "buffer of the published code loses about 0.22: try it where scores do not match",
     )

@@ -5,7 +5,7 @@ o_t from z_t. The posterior sees the frame alone, so a window encodes in paralle
 
 Conventions of the record (`mbrl_jax.types.WorldModel`): the latent of row t holds the core carry
 after row t - 1, the output d_{t-1}, and z_t. A training window has L + 1 rows, the last of which
-serves as target only.
+serves as target only. What the code cites as "specification" stands in SPECIFICATION.md.
 """
 
 import functools
