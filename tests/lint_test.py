@@ -73,6 +73,6 @@ def test_the_top_level_holds_what_was_agreed():
         *("setup.cfg", "pyproject.toml", "constraints.txt", "README.md", "BUILD.md", "LICENSE"),
         *(".gitignore", ".ci", "mbrl_jax", "experiments", "launch", "tests"),
     }
-    hidden = {".git", ".venv", ".pytest_cache", ".ruff_cache", "runs"}
+    hidden = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", "runs"}
     found = {path.name for path in ROOT.iterdir() if not path.name.endswith(".egg-info")}
     assert found - hidden == agreed

@@ -11,6 +11,7 @@ Axes: `T` time, cut into `K` chunks of `Q` rows, `D` channels, `N` state size. E
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -393,7 +394,7 @@ def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]
     return (state_bar, rates_bar), (delta * inputs_bar, delta_bar, B_bar, C_bar)
 
 
-_RUN = {
+_RUN: dict[str, Callable] = {
     "associative": _associative,
     "recurrent": _recurrent,
     "fused": fused_scan.fused_scan,
