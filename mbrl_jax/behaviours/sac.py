@@ -20,6 +20,7 @@ import itertools
 import math
 from typing import Any, NamedTuple, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -163,6 +164,8 @@ def update(
 ) -> tuple[LearnerState, Metrics]:
     """`U` gradient steps on a batch with leading `[U, B]`; rows that are not valid count 0."""
     del starts, iteration
+    chex.assert_rank(batch.reward, 2)
+    chex.assert_tree_shape_prefix(batch, batch.reward.shape)
     embed = functools.partial(observation_features, model, spec)
     noise = jax.random.normal(
         jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, action_size(spec.action))

@@ -11,8 +11,7 @@ Axes: `T` time, cut into `K` chunks of `Q` rows, `D` channels, `N` state size. E
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -394,8 +393,5 @@ def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]
     return (state_bar, rates_bar), (delta * inputs_bar, delta_bar, B_bar, C_bar)
 
 
-_RUN: dict[str, Callable] = {
-    "associative": _associative,
-    "recurrent": _recurrent,
-    "fused": fused_scan.fused_scan,
-}
+_FUSED = fused_scan.fused_scan
+_RUN: dict[str, Any] = {"associative": _associative, "recurrent": _recurrent, "fused": _FUSED}
