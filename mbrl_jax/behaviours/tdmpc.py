@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, optim, returns
+from mbrl_jax import distributions, masks, optim, returns
 from mbrl_jax.acting import observe_from_nothing
 from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.behaviours.planning import mppi
@@ -363,6 +363,7 @@ def update(
     del batch, iteration
     config, stats = parts.config, state.stats
     features = jax.lax.stop_gradient(jax.vmap(model.features)(starts.latent))
+    features = masks.clean(features, starts.weight)
     extras = jax.vmap(model.predict)(starts.latent).extras
     weight = starts.weight * row_weight(parts, extras, starts.weight)
 

@@ -254,8 +254,7 @@ def _decay_and_input(rates: Array, u: Array, delta: Array, B: Array) -> tuple[Ar
 
 
 def _unless(reset: Array, state: Array) -> Array:
-    """The state, or 0 after a reset; chosen, because 0 · NaN is NaN."""
-    return jnp.where(reset, 0, state)
+    return jnp.where(reset, 0, state)  # chosen, because 0 · NaN is NaN
 
 
 def _read(state: Array, C: Array) -> Array:

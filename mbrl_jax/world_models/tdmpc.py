@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, optim
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.envs.spec import (
     action_size,
     action_vector,
@@ -276,6 +276,7 @@ def loss(
 ) -> tuple[Array, tuple[Latent, PyTree, Metrics]]:
     """Loss [] over windows [B, L+1]; entries [B, L] are open-loop latents, differentiable."""
     del key
+    batch = masks.clean_rows(batch)
     config, rows = parts.config, jax.vmap(transitions)(batch)
     encoded = encode(parts, params, batch.timestep)
     rolled = jax.vmap(functools.partial(roll, parts, params))(encoded, batch)

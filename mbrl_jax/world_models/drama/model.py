@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, optim
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import example_observation, only_array
 from mbrl_jax.keys import named
@@ -275,6 +275,8 @@ def loss(
     the core is emptied the KL is masked, and so are rewards and ends on first rows, which mean
     nothing there unless the seam is merged (`types.EnvSpec`).
     """
+    merged = parts.spec.seam == "merged"
+    batch = masks.clean_rows(batch, merged)
     config, timestep, resets = parts.config, batch.timestep, _resets(parts, batch)
     windows, length = timestep.reward.shape
     posterior, encoder_stats = nets.posterior(
@@ -290,13 +292,8 @@ def loss(
     unroll = functools.partial(parts.core.unroll, params["core"], None)
     _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
 
-    merged = parts.spec.seam == "merged"
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
     arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
-
-    def masked_mean(x):
-        return (x * arrived).sum() / jnp.maximum(arrived.sum(), 1.0)
-
     reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
     terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
     terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
@@ -306,11 +303,12 @@ def loss(
         1.0 - resets[:, 1:].astype(jnp.float32),
         config.free_nats,
     )
-    reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
+    reward = distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])
+    ends = distributions.bernoulli_nll(terminal_logit, terminal)
     terms = {
         "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
-        "reward": config.reward_scale * reward,
-        "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
+        "reward": config.reward_scale * masks.masked_mean(reward, arrived),
+        "termination": masks.masked_mean(ends, arrived),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,
     }
