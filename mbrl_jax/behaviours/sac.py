@@ -107,7 +107,8 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
             f"Soft actor-critic needs bounded real actions, not {spec.action}."
         )
     config.validate()
-    if config.diversifies and spec.action.size < 2:
+    is_set = isinstance(config.diversity, int | float) and config.diversity != 0
+    if is_set and spec.action.size < 2:
         raise ValueError(
             "diversity turns the critics' gradients by the action, which of an action of one "
             "number have no direction but a sign: leave diversity=0 here"
