@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from mbrl_jax.errors import ConfigError
 
@@ -132,7 +133,8 @@ def _cache_compiled_programs(cache_dir: str | Path | None) -> Path | None:
     import jax
 
     if cache_dir is None:  # jax reads JAX_COMPILATION_CACHE_DIR into its config on import
-        cache_dir = jax.config.read("jax_compilation_cache_dir") or _default_cache_dir()
+        config: Any = jax.config  # it says nothing of its fields
+        cache_dir = config.jax_compilation_cache_dir or _default_cache_dir()
     path = Path(cache_dir).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -216,7 +218,8 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts when no plugin is installed
-        wanted = jax.config.read("jax_platforms")
+        config: Any = jax.config
+        wanted = config.jax_platforms
         raise ConfigError(
             f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
             f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on "
