@@ -38,9 +38,7 @@ def get_experiment() -> Experiment:
     return Experiment(
         name="mopo_pendulum",
         env=gymnax.Config("Pendulum-v1"),
-        model=pessimistic.Config(
-            model=early_stopped.Config(model=members, period=62), penalty=1.0
-        ),
+        model=pessimistic.Config(model=early_stopped.Config(model=members, period=62), penalty=1.0),
         behaviour=sac.Config(
             width=64,
             actor_learning_rate=1e-3,

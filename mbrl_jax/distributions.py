@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.masks import clean, masked_mean
 from mbrl_jax.types import Array, Key
 
 TWO_HOT_LIMIT = 20.0  # bins cover symlog values in [-20, 20]: rewards up to 4.8e8
@@ -51,13 +52,6 @@ def categorical_entropy(log_probs: Array) -> Array:
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
 
 
-def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean [] of the entries of x [...] where mask [...] (bool); 0 if there are none."""
-    chex.assert_equal_shape((x, mask))
-    chex.assert_type(mask, bool)
-    return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
-
-
 def free_kl_losses(
     log_posterior: Array, log_prior: Array, mask: Array, free_nats: float
 ) -> tuple[Array, Array, Array]:
@@ -68,6 +62,7 @@ def free_kl_losses(
     A row under the floor has no gradient, whatever the others have.
     """
     stop = jax.lax.stop_gradient
+    log_posterior, log_prior = clean((log_posterior, log_prior), mask)
     raw = categorical_kl(stop(log_posterior), log_prior).sum(axis=-1)
     back = categorical_kl(log_posterior, stop(log_prior)).sum(axis=-1)
     dynamics, representation = (jnp.maximum(free_nats, kl) for kl in (raw, back))
@@ -76,19 +71,19 @@ def free_kl_losses(
 
 
 def kl_losses(
-    log_posterior: Array, log_prior: Array, weight: Array, free_nats: float
+    log_posterior: Array, log_prior: Array, mask: Array, free_nats: float
 ) -> tuple[Array, Array, Array]:
     """(dynamics, representation, raw KL) [] of log-probabilities [..., groups, classes].
 
-    KL summed over groups, weighted mean over rows, and *then* clipped from below by `free_nats`:
-    under the floor the whole term has no gradient (specification, trap 6). `free_kl_losses` clips
-    row by row.
+    KL summed over groups, mean over the rows of `mask` [...] (0 or 1), and *then* clipped from
+    below by `free_nats`: under the floor the whole term has no gradient (specification, trap 6).
+    `free_kl_losses` clips row by row.
     """
     stop = jax.lax.stop_gradient
+    log_posterior, log_prior = clean((log_posterior, log_prior), mask)
 
     def mean_kl(p, q):
-        kl = categorical_kl(p, q).sum(axis=-1)
-        return (kl * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask)
 
     raw = mean_kl(stop(log_posterior), log_prior)
     dynamics = jnp.maximum(free_nats, raw)

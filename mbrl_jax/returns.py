@@ -34,7 +34,8 @@ def lambda_return(
 
     def backward(following, row):
         r, d, v = row
-        g = r + d * ((1.0 - lambda_) * v + lambda_ * following)
+        following = d * ((1.0 - lambda_) * v + lambda_ * following)
+        g = r + jnp.where(d != 0, following, 0)  # behind an end NaN may stand, and 0 · NaN is NaN
         return g, g
 
     rows = (reward, discount, value)
@@ -51,7 +52,9 @@ def survival(discount: Array, start_weight: Array) -> Array:
       start_weight: [] 1 - is_terminal of the start.
     """
     chex.assert_rank((discount, start_weight), (1, 0))
-    return jnp.cumprod(jnp.concatenate([start_weight[None], discount[:-1]]))
+    factors = jnp.concatenate([start_weight[None], discount[:-1]])
+    ended = jnp.cumsum(factors == 0) > 0  # 0 · NaN is NaN
+    return jnp.where(ended, 0, jnp.cumprod(factors))
 
 
 def order_statistic(x: Array, fraction: float) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mbrl_jax import distributions, imagination, returns
+from mbrl_jax import distributions, imagination, masks, returns
 from mbrl_jax.agents import parts
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs.spec import action_vector, example_row
@@ -46,8 +46,7 @@ KEYS = jax.random.split(jax.random.key(0), 2)
         lambda: distributions.categorical_kl(jnp.ones((2, 3)), jnp.ones(3)),
         lambda: distributions.two_hot_loss(jnp.ones((2, 9)), jnp.ones((2, 1))),
         lambda: distributions.bernoulli_nll(jnp.ones((2, 1)), jnp.ones(2)),
-        lambda: distributions.masked_mean(jnp.ones((2, 1)), jnp.ones(2, bool)),
-        lambda: distributions.masked_mean(jnp.ones(2), jnp.ones(2)),
+        lambda: masks.masked_mean(jnp.ones((2, 1)), jnp.ones(2, bool)),
         lambda: imagination.imagine_rollout(None, None, KEYS, (), 3),
         lambda: imagination.follow_actions(None, KEYS, (), jnp.zeros(2, int), None),
         lambda: action_vector(DiscreteSpec(2), jnp.zeros(3)),
@@ -74,7 +73,6 @@ KEYS = jax.random.split(jax.random.key(0), 2)
             "targets",
             "elementwise",
             "mask",
-            "mask's type",
         ),
         *("keys of several starts", "keys", "action's type", "choices", "action's size"),
         *("imagined rows", "no gradient steps", "one row", "no windows", "lanes"),

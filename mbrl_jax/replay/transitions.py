@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.masks import clean
 from mbrl_jax.types import Trajectory, Transition
 
 
@@ -16,7 +17,8 @@ def transitions(trajectory: Trajectory) -> Transition:
 
     The row after an `is_last` row is a reset, so that pair is no transition and counts 0. A
     truncated episode (last without terminal) keeps discount 1; a lost life (terminal without
-    last) has discount 0 and the rows go on.
+    last) has discount 0 and the rows go on. What is not finite in a pair that is no transition
+    becomes 0.
 
     Args:
       trajectory: rows with leading `[T]`; it may cross episodes.
@@ -28,7 +30,7 @@ def transitions(trajectory: Trajectory) -> Transition:
     flags = (timestep.reward, timestep.is_first, timestep.is_last, timestep.is_terminal)
     chex.assert_rank(flags, 1)
     chex.assert_tree_shape_prefix(trajectory, timestep.reward.shape)
-    return Transition(
+    pairs = Transition(
         observation=jax.tree.map(lambda x: x[:-1], timestep.observation),
         action=jax.tree.map(lambda x: x[:-1], trajectory.action),
         reward=timestep.reward[1:],
@@ -36,3 +38,4 @@ def transitions(trajectory: Trajectory) -> Transition:
         discount=1.0 - jnp.asarray(timestep.is_terminal[1:], jnp.float32),
         valid=1.0 - jnp.asarray(timestep.is_last[:-1], jnp.float32),
     )
+    return clean(pairs, pairs.valid)

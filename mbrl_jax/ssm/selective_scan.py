@@ -6,7 +6,6 @@ For every channel d of D and state n of N, with a decay rate A[d, n] < 0 of thei
 
 The decay differs per channel and state, so there is no form by matrix products as in `ssd`. A state
 is `[N, D]` with the long axis D minor: it fills vector lanes and y is a sum over the other axis.
-
 Axes: `T` time, cut into `K` chunks of `Q` rows, `D` channels, `N` state size. Everything but
 `selective_scan` is for a single stream; `vmap` adds batches.
 """
@@ -255,8 +254,7 @@ def _decay_and_input(rates: Array, u: Array, delta: Array, B: Array) -> tuple[Ar
 
 
 def _unless(reset: Array, state: Array) -> Array:
-    """The state, or 0 after a reset; chosen, because 0 · NaN is NaN."""
-    return jnp.where(reset, 0, state)
+    return jnp.where(reset, 0, state)  # chosen, because 0 · NaN is NaN
 
 
 def _read(state: Array, C: Array) -> Array:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from mbrl_jax.errors import ConfigError
 
@@ -133,8 +132,8 @@ def _cache_compiled_programs(cache_dir: str | Path | None) -> Path | None:
     import jax
 
     if cache_dir is None:  # jax reads JAX_COMPILATION_CACHE_DIR into its config on import
-        config: Any = jax.config  # it says nothing of its fields
-        cache_dir = config.jax_compilation_cache_dir or _default_cache_dir()
+        named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        cache_dir = named or _default_cache_dir()
     path = Path(cache_dir).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -218,8 +217,7 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts when no plugin is installed
-        config: Any = jax.config
-        wanted = config.jax_platforms
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
         raise ConfigError(
             f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
             f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on "

@@ -27,9 +27,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax import masks
 from mbrl_jax.envs.spec import action_size, flat_size
 from mbrl_jax.networks import moments
-from mbrl_jax.networks.moments import Moments, deviation, masked_mean, standardise
+from mbrl_jax.networks.moments import Moments, deviation, standardise
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -197,12 +198,12 @@ def loss(
     if config.termination:
         per_row += optax.sigmoid_binary_cross_entropy(output.go_on, rows.discount)
     counts = bag_counts(config, rows)  # [E, R]
-    nll = jnp.sum(masked_mean(per_row, counts * rows.valid))
+    nll = jnp.sum(masks.weighted_mean(per_row, counts * rows.valid))
     held_out = ((counts == 0) if config.bootstrap else (counts > 0)) * rows.valid
     error = jax.lax.stop_gradient(jnp.mean(jnp.square(output.mean - target), axis=-1))
     metrics = {
         "model/nll": (nll / config.members, jnp.ones(())),
-        "model/holdout_mse": (jnp.sum(error * held_out), jnp.sum(held_out)),
+        "model/holdout_mse": (jnp.sum(masks.weigh(error, held_out)), jnp.sum(held_out)),
         "model/log_variance": (jnp.mean(output.log_variance), jnp.ones(())),
     }
     stats = update_holdout(stats, error, held_out)
@@ -291,7 +292,7 @@ def update_moments(stats: Stats, observation: Array, target: Array, valid: Array
 
 def update_holdout(stats: Stats, error: Array, held_out: Array) -> Stats:
     """Moves each member's running error towards that of its held-out rows (both `[E, R]`)."""
-    change = masked_mean(error, held_out) - stats.holdout_error
+    change = masks.weighted_mean(error, held_out) - stats.holdout_error
     change = jnp.where(jnp.sum(held_out, axis=-1) > 0, change, 0.0)
     return stats._replace(
         holdout_error=stats.holdout_error + _rate(stats) * change, count=stats.count + 1.0
