@@ -165,6 +165,7 @@ def two_hot_loss(
 
 def bernoulli_nll(logits: Array, target: Array) -> Array:
     """Negative log-likelihood in nats of `target` in [0, 1]; elementwise, safe for large logits."""
-    chex.assert_equal_shape((logits, target))
+    if jnp.ndim(target):
+        chex.assert_equal_shape((logits, target))
     logits = logits.astype(jnp.float32)
     return jax.nn.softplus(logits) - target * logits
