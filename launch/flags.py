@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -19,7 +20,8 @@ FAMILIES = ("gymnax", "envpool", "atari", "probe")  # of environments that ship
 
 def run_main(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; what a user can mend ends as one sentence on stderr."""
-    for stream in (sys.stdout, sys.stderr):
+    streams: Any = (sys.stdout, sys.stderr)
+    for stream in streams:
         stream.reconfigure(errors="backslashreplace")  # where a terminal lacks a letter
     app.define_help_flags()  # --help prints the module's docstring and flags, and exits
     try:
@@ -138,12 +140,22 @@ def experiment_names() -> list[str]:
     return sorted(p.stem for p in EXPERIMENTS.glob("*.py") if not p.stem.startswith("_"))
 
 
+def required(flag: flags.FlagHolder) -> str:
+    """The value of a flag that cannot be left out. Raises ConfigError where it is."""
+    from mbrl_jax.errors import ConfigError
+
+    if not flag.value:
+        raise ConfigError(f"--{flag.name} is missing; see --help")
+    return flag.value
+
+
 def _load_file(path: Path, flag: str = "experiment"):
     from mbrl_jax.errors import ConfigError
 
     if not path.is_file():
         raise ConfigError(f"--{flag}={path}: there is no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # configs defined there can then be read back by name
     spec.loader.exec_module(module)

@@ -83,7 +83,7 @@ def kl_losses(
     log_posterior, log_prior = clean((log_posterior, log_prior), mask)
 
     def mean_kl(p, q):
-        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask)
+        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask != 0)
 
     raw = mean_kl(stop(log_posterior), log_prior)
     dynamics = jnp.maximum(free_nats, raw)
@@ -154,12 +154,17 @@ def two_hot_mean(logits: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LI
 def two_hot_loss(
     logits: Array, target: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
 ) -> Array:
-    """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
+    """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`.
+
+    Logits may have leading axes of their own, over several critics, say.
+    """
+    chex.assert_shape(target, logits.shape[logits.ndim - 1 - target.ndim : -1])
     code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins, limit))
     return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
 
 
 def bernoulli_nll(logits: Array, target: Array) -> Array:
     """Negative log-likelihood in nats of `target` in [0, 1]; elementwise, safe for large logits."""
+    chex.assert_equal_shape((logits, target))
     logits = logits.astype(jnp.float32)
     return jax.nn.softplus(logits) - target * logits

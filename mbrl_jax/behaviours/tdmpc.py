@@ -93,7 +93,7 @@ class Config:
         published="normal",
         better="action",
         why="entropy of the action, or of the normal before tanh, which grows with the deviation "
-        "for ever (a slip of the code: the correction for tanh cancels)",
+        "for ever (in the published code the correction for tanh cancels)",
     )
     greedy: Literal["mean", "elite"] = switch(
         "mean",

@@ -12,6 +12,7 @@ keys. Everything is a single stream; `jax.vmap` adds batches.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,8 +85,8 @@ def attend_step(
     )
     valid = jnp.where(places == place, 1, cache.valid)
     # Two products of one query each are faster on CPU than one product of two queries.
-    scores = [(query[:, None] @ jnp.swapaxes(keys, 1, 2))[:, 0] for query in queries]
-    scores = jnp.where(places <= place, scores[0], scores[-1])
+    both = [(query[:, None] @ jnp.swapaxes(keys, 1, 2))[:, 0] for query in queries]
+    scores = jnp.where(places <= place, both[0], both[-1])
     if positions.bias is not None:
         # Twice the biases from far to near: a slice of W gives distance (place - p) mod W at p.
         around = jnp.tile(positions.bias[:, ::-1], (1, 2))
@@ -313,7 +314,7 @@ def cos_sin(angles: np.ndarray) -> tuple[Array, Array]:
     return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
 
 
-def rotate(x: Array, tables: tuple[Array, Array]) -> Array:
+def rotate(x: Array, tables: Sequence[Array]) -> Array:
     """Turn the pairs (c, c + P/2) of x [..., P] by angles of cosine and sine `tables` [..., P/2].
 
     Computed in at least float32, returned in the dtype of x.

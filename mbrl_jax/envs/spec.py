@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -43,13 +44,16 @@ def action_vector(spec: ActionSpec, action: Array) -> Array:
     Of several discrete choices [..., k] the one-hot vectors stand one behind the other.
     """
     if isinstance(spec, MultiDiscreteSpec):
+        chex.assert_axis_dimension(action, -1, len(spec.num_actions))
         choices = [
             jax.nn.one_hot(action[..., i], num, dtype=jnp.float32)
             for i, num in enumerate(spec.num_actions)
         ]
         return jnp.concatenate(choices, axis=-1)
     if isinstance(spec, DiscreteSpec):
+        chex.assert_type(action, int)
         return jax.nn.one_hot(action, spec.num_actions, dtype=jnp.float32)
+    chex.assert_axis_dimension(action, -1, spec.size)
     return action
 
 

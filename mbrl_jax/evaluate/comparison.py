@@ -6,7 +6,7 @@ shows a figure on pages of two themes may put other colours in their places.
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +160,7 @@ def _legend(axes) -> None:
     """Which letter is which line; with many of them beside the axes."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        where = {"loc": "best"} if len(labels) <= 8 else {"loc": "center left"}
+        where: dict[str, Any] = {"loc": "best"} if len(labels) <= 8 else {"loc": "center left"}
         where |= {} if len(labels) <= 8 else {"bbox_to_anchor": (1.0, 0.5)}
         legend = axes.legend(
             handles, labels, frameon=False, fontsize=8, ncols=1 + (len(labels) - 1) // 16, **where

@@ -14,7 +14,6 @@ from mbrl_jax.loops import fused, host, seeds
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.types import (
     Agent,
-    Environment,
     EnvSpec,
     HostEnvironments,
     Replay,
@@ -115,11 +114,11 @@ class Experiment:
 class System(NamedTuple):
     """An experiment, built."""
 
-    env: Environment | HostEnvironments
+    env: Any  # Environment, or HostEnvironments
     world_model: WorldModel
     agent: Agent
     replay: Replay
-    entry: fused.EntryPoints | host.HostEntryPoints
+    entry: Any  # fused.EntryPoints, or host.HostEntryPoints
 
 
 def build(experiment: Experiment) -> System:
@@ -131,11 +130,12 @@ def build(experiment: Experiment) -> System:
     replay = experiment.make_replay(env.spec)
     agent = experiment.agent.make(env.spec, world_model, behaviour, replay)
     _check_updates(experiment, agent)
+    num_envs = experiment.num_envs
+    entry: fused.EntryPoints | host.HostEntryPoints
     if isinstance(env, HostEnvironments):
-        make, parts = host.make_entry_points, (env, agent, world_model, replay)
+        entry = host.make_entry_points(env, agent, world_model, replay, num_envs)
     else:
-        make, parts = fused.make_entry_points, (env, agent, replay)
-    entry = make(*parts, experiment.num_envs)
+        entry = fused.make_entry_points(env, agent, replay, num_envs)
     return System(env, world_model, agent, replay, entry)
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -183,6 +184,8 @@ def extend(counters: DynaCounters, rows: Transition) -> DynaCounters:
       rows: rows_per_update of them, in any leading shape such as `[H, M]`; at most one such call
         between two calls of `add` is kept.
     """
+    chex.assert_tree_shape_prefix(rows, rows.reward.shape)
+    chex.assert_size(rows.reward, counters.pending.reward.size)
     rows = jax.tree.map(lambda x, old: x.reshape(old.shape), rows, counters.pending)
     finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in jax.tree.leaves(rows)]
     keep = jnp.stack(finite).all(0)  # [rows_per_update]

@@ -36,7 +36,7 @@ def take(tree: PyTree, num_seeds: int) -> Taken:
 
 def is_key(leaf) -> bool:
     """Whether a leaf is a typed PRNG key."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _own(leaf: jax.Array) -> tuple[int, np.ndarray]:

@@ -53,7 +53,7 @@ def write(
     folder = Path(workdir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rows_{rows[0]}_{rows[1]}_seeds_{of_seeds[0]}_{of_seeds[1]}.npz"
-    files.write_whole(path, lambda file: np.savez(file, **leaves))
+    files.write_arrays(path, leaves)
     return Segment(path.name, rows, of_seeds, path.stat().st_size)
 
 

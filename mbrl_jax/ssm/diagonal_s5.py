@@ -14,7 +14,7 @@ batches.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,11 @@ def s5(
     _check(u, dt, A, B, C, D, reset, initial_state, "B T ", "B ")
 
     def stream(u, reset, initial_state):
-        options = {"rule": rule, "conjugate_pairs": conjugate_pairs, "method": method}
+        options: dict[str, Any] = {
+            "rule": rule,
+            "conjugate_pairs": conjugate_pairs,
+            "method": method,
+        }
         options |= {"reset": reset, "initial_state": initial_state, "chunk_size": chunk_size}
         return s5_stream(u, dt, A, B, C, D, **options)[:2]
 

@@ -6,13 +6,12 @@ For every channel d of D and state n of N, with a decay rate A[d, n] < 0 of thei
 
 The decay differs per channel and state, so there is no form by matrix products as in `ssd`. A state
 is `[N, D]` with the long axis D minor: it fills vector lanes and y is a sum over the other axis.
-
 Axes: `T` time, cut into `K` chunks of `Q` rows, `D` channels, `N` state size. Everything but
 `selective_scan` is for a single stream; `vmap` adds batches.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -393,8 +392,5 @@ def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]
     return (state_bar, rates_bar), (delta * inputs_bar, delta_bar, B_bar, C_bar)
 
 
-_RUN = {
-    "associative": _associative,
-    "recurrent": _recurrent,
-    "fused": fused_scan.fused_scan,
-}
+_FUSED = fused_scan.fused_scan
+_RUN: dict[str, Any] = {"associative": _associative, "recurrent": _recurrent, "fused": _FUSED}

@@ -152,7 +152,8 @@ class Supervisor:
         self._free = list(range(self._jobs))
         self._failures = {task.name: 0 for task in tasks}
         self._gpus, self._cores = visible_gpus() if self._jobs > 1 else [], _cores()
-        self._touched, self._stop_began = 0.0, None
+        self._touched = 0.0
+        self._stop_began: float | None = None
         self.signals: list[int] = []
         self.states = {task.name: "not begun" for task in tasks}
 

@@ -15,7 +15,7 @@ from mbrl_jax.train import preemption, work
 class Compiled:
     """Compiles at the first call of a program, unless `begin` was called before."""
 
-    def __init__(self, jitted: Callable[[tuple], Callable]):
+    def __init__(self, jitted: Callable[[tuple], Any]):
         """`jitted`: (name) -> the jitted function of that name."""
         self._jitted = jitted
         # XLA releases Python's lock while it compiles; threads beyond the cores gain nothing.
@@ -60,7 +60,7 @@ class Compiled:
         names = [name for name in self._programs if name[0] == kind]
         return max(self.get(name).memory_analysis().temp_size_in_bytes for name in names)
 
-    def get(self, name: tuple, *args: Any) -> Callable:
+    def get(self, name: tuple, *args: Any) -> Any:
         """The compiled program; waits for it."""
         if name not in self._programs:
             self.begin(name, *args)

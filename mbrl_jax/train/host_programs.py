@@ -61,7 +61,7 @@ class HostPrograms:
         self._experiment, self.system = experiment, system
         self._system_of = system_of or systems(experiment, system)
         self._compiled = Compiled(self._jitted)
-        self._env: HostEnvironment | None = None
+        self._env: Any = None  # open lanes: a HostEnvironment
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.

@@ -352,8 +352,8 @@ def print_plan(console, plan: preflight.Plan) -> None:
         taken = f"and {size(plan.temporaries)} more during an update"
     of_all = f"{plan.num_seeds} seeds take {size(plan.num_seeds * plan.of_seed)}"
     free = "it is not known how much is free"
-    if plan.most_seeds is not None:
-        place = plan.memory
+    place = plan.memory
+    if plan.most_seeds is not None and place.free is not None:
         several = f" each of {place.pools} times" if place.pools > 1 else ""
         fits = f"the state of {plan.most_seeds} fits"
         if plan.temporaries is not None:

@@ -116,7 +116,8 @@ def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[
 def write_film(path: Path, experiment: Experiment, frames: np.ndarray) -> None:
     """Write what was seen, [F, *observation], as an animated GIF."""
     if isinstance(experiment.env, atari.Config):  # of stacked frames, the newest
-        frames = frames[..., -3 if experiment.env.protocol.colour else -1 :]
+        colour = atari.protocol_of(experiment.env).colour
+        frames = frames[..., -3 if colour else -1 :]
     elif np.issubdtype(frames.dtype, np.integer):  # kinds of things, and not brightness
         frames = frames / max(frames.max(), 1)
     write_animation(frames, path)

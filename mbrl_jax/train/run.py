@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from mbrl_jax.train.progress import Quiet, Reporter
 from mbrl_jax.train.report import draws, write_evaluation, write_pictures
 from mbrl_jax.train.trained import build_system, evaluate_seeds, keys_of, restore_state
 from mbrl_jax.train.training import Judges, train
+from mbrl_jax.types import AgentState
 
 
 class Result(NamedTuple):
@@ -162,9 +164,7 @@ def _judges(
         own_keys = keys_of(keys, "evaluate")
         episodes, limit = experiment.eval_episodes, experiment.eval_max_steps
         yield {
-            name: lambda agent, player=player: player.evaluate(
-                episodes, False, agent, own_keys, limit
-            )
+            name: functools.partial(_judge, player, episodes, own_keys, limit)
             for name, player in players.items()
         }
 
@@ -177,6 +177,13 @@ def _require_same_kind(name: str, system: System, trained: System) -> None:
             f"eval_envs: {name} has {there.observation} and {there.action}, and the agent is made "
             f"for {here.observation} and {here.action}"
         )
+
+
+def _judge(
+    player: Programs | HostPrograms, episodes: int, keys: jax.Array, limit: int, agent: AgentState
+) -> Evaluation:
+    """Greedy episodes of the agent of the moment."""
+    return player.evaluate(episodes, False, agent, keys, limit)
 
 
 def _finish(

@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ class Stats(NamedTuple):
     observation: Moments  # [D]
     target: Moments  # [1 + D] reward, change of the observation
     holdout_error: Array  # [E] running mean of the out-of-bag squared error
-    count: Array  # [] float32: batches seen
+    count: Array  # type: ignore[assignment]  # [] float32: batches seen
 
 
 class Output(NamedTuple):
@@ -102,7 +102,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment."""
     _validate(config)
     functions = (init, forward, loss, apply)
-    bound = {f.__name__: functools.partial(f, config, spec) for f in functions}
+    bound: dict[str, Any] = {f.__name__: functools.partial(f, config, spec) for f in functions}
     # Measures of `uncertainty`, and "disagreement": the std of the members' means, averaged over
     # what the network gives. Of a row that was not imagined all are 0.
     certain = dict.fromkeys((*uncertainty.NAMES, "disagreement"), 0.0)

@@ -12,8 +12,9 @@ Conventions. The reward of (z, a) rides on the latent that follows, where `predi
 episode that begins inside a window is encoded there and rolled on from it: nothing is trained
 across a seam. `Prediction.extras["age"]` counts the rows since a latent was encoded.
 
-This is the published system for vectors and one task. Pixels, task embeddings, the table of model
-sizes and the training on collected episodes alone are left out.
+This is the published system for vectors and one task. Pixels, task embeddings and the table of
+model sizes are left out; the published burst of updates behind the first random episodes would be
+a phase of an experiment (`Phase(collect=False)`).
 
 Reference: Hansen, Su & Wang 2024, https://arxiv.org/abs/2310.16828; facts beyond the paper are
 those of its code (https://github.com/nicklashansen/tdmpc2).

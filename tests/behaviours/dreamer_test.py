@@ -1,6 +1,7 @@
 """DreamerV3's actor-critic: returns of replayed rows, targets, and how far the gradient goes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,11 @@ CONFIG = dreamer.Config(
 )
 SPEC = EnvSpec(ArraySpec((3,), "float32"), DiscreteSpec(2))
 WINDOWS, ROWS = 4, 12
+LENGTH = 6  # L; windows hold one row more
+
+
+def test_the_law_of_behaviours():
+    testing.check_behaviour(CONFIG, SPEC, batch=(2, LENGTH))
 
 
 # ------------------------------------------------------------------------------- replayed returns
@@ -88,16 +94,18 @@ def test_the_replay_loss_is_the_cross_entropy_with_both_targets_where_an_episode
     logits, slow = jax.random.normal(jax.random.key(0), (2, WINDOWS, ROWS, 9))
     stats = actor_critic.Stats(slow, 0.0, 0.0, ())
     features = jnp.zeros((WINDOWS, ROWS, 1))
-    found = dreamer.replay_loss(parts, {"critic": logits}, stats, features, rows, value)
-    errors = []
+    found = jax.jit(functools.partial(dreamer.replay_loss, parts))(
+        {"critic": logits}, stats, features, rows, value
+    )
+    pulls = distributions.two_hot_mean(slow, "symexp")
+    code = jax.jit(lambda x: distributions.two_hot(x, 9, "symexp"))
+    log_probs, errors = np.asarray(jax.nn.log_softmax(logits)), []
     for b in range(WINDOWS):
         one = jax.tree.map(lambda x, b=b: np.asarray(x[b]), (rows, value))
         target = _brute_force(*one, 0.9, 0.8)
-        pulls = distributions.two_hot_mean(slow[b], "symexp")
-        for t in np.flatnonzero(~np.asarray(rows.is_last)[b, :-1]):
-            both = jnp.stack([jnp.float32(target[t]), pulls[t]])
-            code = np.asarray(distributions.two_hot(both, 9, "symexp"))
-            errors.append(-(code * np.asarray(jax.nn.log_softmax(logits[b, t]))).sum())
+        both = code(target.astype(np.float32)) + code(pulls[b, :-1])
+        each = -(np.asarray(both) * log_probs[b, :-1]).sum(-1)
+        errors += [each[t] for t in range(ROWS - 1) if not rows.is_last[b, t]]
     np.testing.assert_allclose(found, np.mean(errors), rtol=1e-5)
 
 
@@ -116,7 +124,8 @@ def targets():
     imagined = actor_critic.Imagined(
         jnp.zeros((5, 4, 1)), prediction, jnp.zeros((5, 3), jnp.int32), jnp.ones(5)
     )
-    return *actor_critic.make_targets(parts, stats, imagined, codes[0]), values, slow
+    make = jax.jit(functools.partial(actor_critic.make_targets, parts))
+    return *make(stats, imagined, codes[0]), values, slow
 
 
 def test_returns_come_from_the_critic_and_the_second_term_pulls_to_the_slow_ones_values(targets):
@@ -147,7 +156,6 @@ def test_the_range_is_within_one_percent_after_459_updates_golden(updates, close
 
 # --------------------------------------------------------------------------------------- gradients
 
-LENGTH = 6  # L; windows hold one row more
 RESETS = ((3,), ())
 
 

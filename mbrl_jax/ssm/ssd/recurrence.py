@@ -13,6 +13,7 @@ it costs the same as writing the batch axis by hand.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -216,9 +217,9 @@ def ssd_step(
     if num_groups == 1:
         state, y = group.step(state, *rows, B[0], C[0])
     else:
-        step = jax.vmap(group.step, in_axes=(1, 0, 0, 0, 0, 0), out_axes=(1, 0))
-        rows = (group.split_heads(row, 0, num_groups) for row in rows)
-        columns, y = step(group.split_heads(state, 1, num_groups), *rows, B, C)
+        step: Callable = jax.vmap(group.step, in_axes=(1, 0, 0, 0, 0, 0), out_axes=(1, 0))
+        heads = (group.split_heads(row, 0, num_groups) for row in rows)
+        columns, y = step(group.split_heads(state, 1, num_groups), *heads, B, C)
         state, y = columns.reshape(state.shape), y.reshape(x.shape)
     if D is not None:
         y = y + D.astype(y.dtype)[:, None] * x.astype(y.dtype)
@@ -227,7 +228,7 @@ def ssd_step(
 
 # --------------------------------------------------------------------------------------- private
 
-_RUN = {
+_RUN: dict[str, Callable] = {
     "chunked": functools.partial(group.chunked, sequential=False),
     "chunked_sequential": functools.partial(group.chunked, sequential=True),
     "recurrent": group.recurrent,
