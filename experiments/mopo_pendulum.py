@@ -33,7 +33,7 @@ A second question, where the data are narrow: 4,000 transitions of a good contro
         --set=model.model.period=125 --set=phases.0.iterations=8000 \\
         --set=phases.1.iterations=2000 --set=eval_every=2000 --set=eval_episodes=30
 
-On `--seed=100` λ = 1 was better on 3 of 3 seeds (-328, -322, -146 beside -445, -556, -397), 5 and 20
+On `--seed=100` λ = 1 was better on 3 of 3 seeds (-328, -322, -146 beside -445, -556, -397); 5, 20
 were worse; with a period of 31 updates, where the ensemble stops long before it has converged, all
 were below -900. The criterion, stated before the run (`--seed=0`): the difference seed by seed is
 larger than two standard errors, else no effect is claimed.
