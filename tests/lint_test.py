@@ -103,6 +103,20 @@ def test_public_functions_and_classes_say_what_they_do(path):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+def _unannotated(node: ast.FunctionDef) -> list[str]:
+    """Arguments of a function without a type, and "return"."""
+    a = node.args
+    own = [*a.posonlyargs, *a.args, *a.kwonlyargs, *(x for x in (a.vararg, a.kwarg) if x)]
+    return [x.arg for x in own if x.annotation is None] + ["return"] * (node.returns is None)
+
+
+@pytest.mark.parametrize("path", _files("mbrl_jax"), ids=_name)
+def test_public_functions_say_their_types(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert not _unannotated(node), f"{node.name}: {_unannotated(node)} have no types"
+
+
 def test_the_package_imports_nothing_of_the_repository_around_it():
     for path in _files("mbrl_jax"):
         for node in ast.walk(ast.parse(path.read_text())):
