@@ -83,7 +83,7 @@ def kl_losses(
     log_posterior, log_prior = clean((log_posterior, log_prior), mask)
 
     def mean_kl(p, q):
-        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask)
+        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask != 0)
 
     raw = mean_kl(stop(log_posterior), log_prior)
     dynamics = jnp.maximum(free_nats, raw)

@@ -48,9 +48,10 @@ def weigh(x: Array, weight: Array) -> Array:
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean [] of x [...] where `mask` [...], of bool or of 0 and 1, shows it; 0 if nowhere."""
+    """Mean [] of the entries of x [...] where mask [...] (bool); 0 if there are none."""
     chex.assert_equal_shape((x, mask))
-    return jnp.where(mask != 0, x, 0).sum() / jnp.maximum(mask.sum(), 1)
+    chex.assert_type(mask, bool)
+    return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:

@@ -107,7 +107,8 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
             f"Soft actor-critic needs bounded real actions, not {spec.action}."
         )
     config.validate()
-    if config.diversifies and spec.action.size < 2:
+    is_set = isinstance(config.diversity, int | float) and config.diversity != 0
+    if is_set and spec.action.size < 2:
         raise ValueError(
             "diversity turns the critics' gradients by the action, which of an action of one "
             "number have no direction but a sign: leave diversity=0 here"
@@ -221,7 +222,7 @@ def loss(
     config: Config, spec: EnvSpec, params: PyTree, target_params: PyTree, rows: Rows
 ) -> tuple[Array, dict[str, Array]]:
     """Sum of the three losses `[]`; gradients of one never reach the parameters of another."""
-    frozen = jax.lax.stop_gradient(params)
+    frozen, valid = jax.lax.stop_gradient(params), rows.valid > 0
     temperature = jnp.exp(frozen["log_temperature"])
     next_action, next_log_prob = _sample(frozen["actor"], rows.next_features, rows.noise[:, 0])
     next_value = jnp.min(critic(target_params, rows.next_features, next_action), axis=0)
@@ -231,20 +232,20 @@ def loss(
     values = critic(params["critic"], rows.features, rows.action)  # [N, B]
     action, log_prob = _sample(params["actor"], rows.features, rows.noise[:, 1])
     value = jnp.min(critic(frozen["critic"], rows.features, action), axis=0)
-    entropy = -masks.masked_mean(jax.lax.stop_gradient(log_prob), rows.valid)
+    entropy = -masks.masked_mean(jax.lax.stop_gradient(log_prob), valid)
     wanted = (
         -float(action_size(spec.action)) if config.target_entropy is None else config.target_entropy
     )
     losses = {
         "critic_loss": jnp.sum(jax.vmap(critic_loss, (0, None, None))(values, target, rows.valid)),
-        "actor_loss": masks.masked_mean(temperature * log_prob - value, rows.valid),
+        "actor_loss": masks.masked_mean(temperature * log_prob - value, valid),
         "temperature_loss": temperature_loss(params["log_temperature"], entropy, wanted),
     }
     if not config.learn_temperature:
         losses["temperature_loss"] = jnp.zeros(())
     metrics = {
         "critic_loss": losses["critic_loss"],
-        "value": masks.masked_mean(value, rows.valid),
+        "value": masks.masked_mean(value, valid),
         "entropy": entropy,
         "temperature": temperature,
         "valid_rows": jnp.mean(rows.valid),
@@ -267,7 +268,7 @@ def soft_target(
 
 def critic_loss(value: Array, target: Array, valid: Array) -> Array:
     """`½ mean (Q - y)²` over the valid rows of `[B]`."""
-    return 0.5 * masks.masked_mean(jnp.square(value - target), valid)
+    return 0.5 * masks.masked_mean(jnp.square(value - target), valid > 0)
 
 
 def alignment(critic_params: PyTree, rows: Rows) -> Array:
@@ -277,7 +278,7 @@ def alignment(critic_params: PyTree, rows: Rows) -> Array:
     """
     total = lambda member, action: jnp.sum(critic(member, rows.features, action))  # noqa: E731
     gradient = jax.vmap(jax.grad(total, 1), (0, None))(critic_params, rows.action)  # [N, B, A]
-    return masks.masked_mean(shared_direction(gradient), rows.valid) / (gradient.shape[0] - 1)
+    return masks.masked_mean(shared_direction(gradient), rows.valid > 0) / (gradient.shape[0] - 1)
 
 
 def shared_direction(gradient: Array) -> Array:

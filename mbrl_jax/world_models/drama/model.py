@@ -298,14 +298,14 @@ def loss(
     _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
 
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
-    arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
+    arrived = ~empty[:, 1:]
     reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
     terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
     terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
     dynamics, representation, kl = distributions.kl_losses(
         posterior[:, 1:],
         nets.prior(parts, params, outputs),
-        1.0 - resets[:, 1:].astype(jnp.float32),
+        ~resets[:, 1:],
         config.free_nats,
     )
     reward = distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])
