@@ -6,9 +6,16 @@ The criterion, stated before the run: mean return above -250, greedy and in trai
 fifth, within 4,000 steps on 3 of 3 seeds (`--seed=0 --num_seeds=3`; settings were chosen on
 `--seed=100`).
 
+Expect (random play: about -1,200): met. From step 1,750 on every seed swings up; training ends at
+-149, -147 and -98, greedy episodes at -177, -166 and -191, with 23, 23 and 17 terms in all
+(`model/terms`). About two CPU-minutes for 3 seeds. The policy can do with imagined rows alone
+(`agent.buffer.real_fraction=0`: greedy -191, -169, -197), so the equations are good enough to learn
+from; but with as many gradient steps on real rows alone (`=1`) it learns as fast (-178, -160,
+-196): on this task the model saves no steps.
+
 The model is fitted anew every 250 steps, the policy learns at every step. SINDy-RL trains PPO in
 its surrogate; here soft actor-critic learns from branches that the sparse model imagines, mixed
-with real rows.
+with real rows. Its cart-pole swing-up and the distilling of the policy are not part of this.
 """
 
 from mbrl_jax.agents import branched
@@ -47,6 +54,7 @@ def get_experiment() -> Experiment:
         eval_episodes=20,
         open_loop_context=1,
         debug=(
+            "phases.1.schedule.0.every=2",
             "model.dynamics.degree=1",
             "model.dynamics.members=2",
             "model.reward.degree=1",

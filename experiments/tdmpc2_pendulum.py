@@ -1,4 +1,20 @@
-"""TD-MPC2 (arXiv 2310.16828) at a small size swings up the gymnax Pendulum."""
+"""TD-MPC2 (arXiv 2310.16828) at a small size swings up the gymnax Pendulum.
+
+    python -m launch.train --experiment=tdmpc2_pendulum --num_seeds=3 --workdir=runs/tdmpc2_pendulum
+    python -m launch.evaluate --workdir=runs/tdmpc2_pendulum
+    python -m launch.evaluate --workdir=runs/tdmpc2_pendulum --set=behaviour.plan=false
+
+The second command judges the planner, the third the policy alone that proposes its plans.
+
+Criterion, stated before the run: the mean return of the last fifth of 6,000 steps lies above -250
+on 3 of 3 seeds (random play: about -1,200). Expect that; about ten minutes for 3 seeds on a CPU
+core.
+
+Sizes are cut for a CPU: latents of 64 numbers, widths of 128, 64 windows a batch (published: 512,
+512, 256), 3 iterations of 128 plans (6 of 512), and rates of 1e-3 for thousands of steps where the
+published 3e-4 is for millions. Five hundred random steps come first, without the published updates
+on them alone. Everything else is as published, or a switch (`behaviours.tdmpc`).
+"""
 
 from mbrl_jax import optim
 from mbrl_jax.agents import joint
@@ -36,9 +52,11 @@ def get_experiment() -> Experiment:
         eval_episodes=10,
         debug=(
             "model.latent=16",
+            "model.layers=1",
             "model.width=8",
             "model.encoder_width=8",
             "model.num_bins=9",
+            "behaviour.layers=1",
             "behaviour.width=8",
             "behaviour.num_bins=9",
             "behaviour.planner.num_samples=8",

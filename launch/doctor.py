@@ -41,7 +41,7 @@ def main() -> None:
     from mbrl_jax.train.progress import print_findings
 
     found = doctor.check(_environment(), steps=_STEPS.value, seed=_SEED.value, limits=limits)
-    print_findings(found, _ENV.value or _EXPERIMENT.value)
+    print_findings(found, _ENV.value or launch_flags.required(_EXPERIMENT))
     sys.exit(1 if doctor.count_errors(found) else 0)
 
 
@@ -51,7 +51,7 @@ def _environment():
             from mbrl_jax.errors import ConfigError
 
             raise ConfigError("--set changes fields of an --experiment, and there is none")
-        return launch_flags.load_environment(_ENV.value)
+        return launch_flags.load_environment(launch_flags.required(_ENV))
     from mbrl_jax.experiment import config
 
     return config.override(launch_flags.load_experiment(_EXPERIMENT.value), _SET.value).env

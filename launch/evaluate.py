@@ -56,8 +56,7 @@ def main() -> None:
     from mbrl_jax.experiment import config
     from mbrl_jax.train import runtime
 
-    if not _WORKDIR.value:
-        raise config.ConfigError("--workdir is missing; see --help")
+    directory = launch_flags.required(_WORKDIR)
     for name in _OF_EPISODES if _QUALITY.value else _OF_QUALITY:
         if flags.FLAGS[name].present:
             goes = "does not go with --quality" if _QUALITY.value else "goes with --quality only"
@@ -72,16 +71,16 @@ def main() -> None:
     if _EXPERIMENT.value:
         launch_flags.load_experiment(_EXPERIMENT.value)
     if _QUALITY.value:
-        return _measure()
-    run = restore_run(_WORKDIR.value, _CHECKPOINT.value, _SET.value)
+        return _measure(directory)
+    run = restore_run(directory, _CHECKPOINT.value, _SET.value)
     if _GIF.value is not None:
         print_films(film_seeds(*run, _GIF.value))
     evaluation = evaluate_seeds(*run, _NUM_EPISODES.value, _EXPLORE.value, _PROTOCOL.value)
-    judged = " ".join((_WORKDIR.value, *_SET.value))
+    judged = " ".join((directory, *_SET.value))
     print_evaluation(evaluation, run[0], judged, _PROTOCOL.value)
 
 
-def _measure() -> None:
+def _measure(directory: str) -> None:
     """Measure the world model, print a table, write `quality.json`."""
     from mbrl_jax.errors import ConfigError
     from mbrl_jax.evaluate import quality
@@ -91,13 +90,13 @@ def _measure() -> None:
     from mbrl_jax.train.report import write_quality
 
     measured = quality.Config(horizon=_HORIZON.value, random_share=_RANDOM_SHARE.value)
-    found = trained.measure_quality(_WORKDIR.value, _CHECKPOINT.value, measured)
-    print_quality(found, _WORKDIR.value)
+    found = trained.measure_quality(directory, _CHECKPOINT.value, measured)
+    print_quality(found, directory)
     try:
-        write_quality(workdir.as_path(_WORKDIR.value), found)
+        write_quality(workdir.as_path(directory), found)
     except OSError as error:
         raise ConfigError(
-            f"quality.json could not be written ({error.strerror}); make room in {_WORKDIR.value}, "
+            f"quality.json could not be written ({error.strerror}); make room in {directory}, "
             "or the permission to write there"
         ) from error
 

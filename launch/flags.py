@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -19,7 +20,8 @@ FAMILIES = ("gymnax", "envpool", "atari", "probe")  # of environments that ship
 
 def run_main(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; what a user can mend ends as one sentence on stderr."""
-    for stream in (sys.stdout, sys.stderr):
+    streams: Any = (sys.stdout, sys.stderr)
+    for stream in streams:
         stream.reconfigure(errors="backslashreplace")  # where a terminal lacks a letter
     app.define_help_flags()  # --help prints the module's docstring and flags, and exits
     try:
@@ -62,7 +64,7 @@ def fail(sentence: str, status: int = 1) -> None:
     sys.exit(status)
 
 
-def load_experiment(name: str):
+def load_experiment(name: str) -> Any:
     """`get_experiment()` of an experiment: a name, a dotted module, or a path to a .py file."""
     from mbrl_jax.errors import ConfigError
 
@@ -75,7 +77,9 @@ def load_experiment(name: str):
     return module.get_experiment()
 
 
-def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, debug: bool):
+def adjust_experiment(
+    experiment: Any, settings: Sequence[str], steps: int | None, debug: bool
+) -> Any:
     """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
     from mbrl_jax.experiment.config import check_ranges, override
     from mbrl_jax.experiment.experiment import for_debug, with_steps
@@ -87,7 +91,7 @@ def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, de
     return experiment if steps is None else with_steps(experiment, steps)
 
 
-def load_environment(text: str):
+def load_environment(text: str) -> Any:
     """What `--env` names: a config, or a function that gives an environment or a config.
 
     Raises ConfigError where there is no such environment, file, module or function.
@@ -138,12 +142,22 @@ def experiment_names() -> list[str]:
     return sorted(p.stem for p in EXPERIMENTS.glob("*.py") if not p.stem.startswith("_"))
 
 
+def required(flag: flags.FlagHolder) -> str:
+    """The value of a flag that cannot be left out. Raises ConfigError where it is."""
+    from mbrl_jax.errors import ConfigError
+
+    if not flag.value:
+        raise ConfigError(f"--{flag.name} is missing; see --help")
+    return flag.value
+
+
 def _load_file(path: Path, flag: str = "experiment"):
     from mbrl_jax.errors import ConfigError
 
     if not path.is_file():
         raise ConfigError(f"--{flag}={path}: there is no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # configs defined there can then be read back by name
     spec.loader.exec_module(module)

@@ -27,10 +27,7 @@ def main() -> None:
     from mbrl_jax.experiment import config
     from mbrl_jax.train import runtime
 
-    for flag in (_WORKDIR, _OUT):
-        if not flag.value:
-            raise config.ConfigError(f"--{flag.name} is missing; see --help")
-    out = Path(_OUT.value)
+    workdir, out = launch_flags.required(_WORKDIR), Path(launch_flags.required(_OUT))
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
         raise config.ConfigError(f"--out={out} must end in .png and lie in an existing directory")
     runtime.configure_runtime(quick_compile=True)
@@ -39,7 +36,7 @@ def main() -> None:
 
     if _EXPERIMENT.value:
         launch_flags.load_experiment(_EXPERIMENT.value)
-    step = draw_open_loop(_WORKDIR.value, out, _CHECKPOINT.value)
+    step = draw_open_loop(workdir, out, _CHECKPOINT.value)
     print(f"step {step}: {out}")
 
 

@@ -110,8 +110,7 @@ def _check_flags() -> None:
     """Raise ConfigError for flags that are missing or do not go together."""
     from mbrl_jax.errors import ConfigError
 
-    if not _EXPERIMENT.value:
-        raise ConfigError("--experiment is missing; see --help")
+    launch_flags.required(_EXPERIMENT)
     given = [name for name in _ONLY_SLURM if flags.FLAGS[name].present]
     if given and _EXECUTOR.value != "slurm":
         raise ConfigError(f"--{given[0]} goes with --executor=slurm only")
@@ -123,7 +122,7 @@ def _check_flags() -> None:
 def _common():
     from mbrl_jax.sweeps.plan import Common
 
-    experiment = _EXPERIMENT.value
+    experiment = launch_flags.required(_EXPERIMENT)
     if experiment.endswith(".py"):  # a task may run in another directory
         experiment = str(Path(experiment).absolute())
     return Common(
@@ -143,8 +142,10 @@ def _seeds_per_program(common, configurations, before) -> int | None:
     from mbrl_jax.sweeps import packing
 
     text = _SEEDS_PER_PROGRAM.value
-    if text is None or text.isdecimal() and int(text):
-        return text and int(text)
+    if text is None:
+        return None
+    if text.isdecimal() and int(text):
+        return int(text)
     if text != "fit":
         raise ConfigError(f"--seeds_per_program={text} must be a number of 1 or more, or fit")
     if before is not None:
@@ -189,7 +190,8 @@ def _check_configurations(common) -> dict[tuple[str, ...], tuple[int, int]]:
     jax.config.update("jax_platforms", "cpu")  # the accelerators are for the members
     Members(common.seed, common.num_seeds)
     base = launch_flags.load_experiment(common.experiment)
-    sizes, seen = {}, {}
+    sizes: dict[tuple[str, ...], tuple[int, int]] = {}
+    seen: dict[str, str] = {}
     for settings in _configurations():
         name = plan.member_name(settings)
         try:

@@ -70,8 +70,7 @@ def train() -> None:
         raise config.ConfigError("--json goes with --preflight only")
     needed = [] if _FORK.value else [_EXPERIMENT]
     for flag in needed if _PREFLIGHT.value else [*needed, _WORKDIR]:
-        if not flag.value:
-            raise config.ConfigError(f"--{flag.name} is missing; see --help")
+        launch_flags.required(flag)
     experiment = _experiment()
     members = _members(experiment)
     runtime.join_processes(_DISTRIBUTED.value)
@@ -80,32 +79,32 @@ def train() -> None:
     from mbrl_jax.train.progress import Console, Quiet, print_table
     from mbrl_jax.train.run import run, survey
 
-    reporter = Console() if runtime.is_first_process() else Quiet()
     if _PREFLIGHT.value:
         found = survey(experiment, members)
         if runtime.is_first_process():
-            print(json.dumps(found.numbers())) if _JSON.value else reporter.surveyed(found)
+            print(json.dumps(found.numbers())) if _JSON.value else Console().surveyed(found)
         if found.refusal() and not _ALLOW_OVERSIZE.value:
             raise config.ConfigError(found.refusal())
         return
+    workdir = launch_flags.required(_WORKDIR)
     if _FORK.value:
         from mbrl_jax.train import fork
 
         if runtime.is_first_process():  # the others wait for it in `run`
-            fork.fork(fork.parse_origin(_FORK.value), _WORKDIR.value, experiment)
+            fork.fork(fork.parse_origin(_FORK.value), workdir, experiment)
     result = run(
         experiment,
-        _WORKDIR.value,
+        workdir,
         seed=members.seed,
         num_seeds=members.num_seeds,
         inside=members.inside,
         first_seed=members.first_seed,
         resume=_RESUME.value,
-        reporter=reporter,
+        reporter=Console() if runtime.is_first_process() else Quiet(),
         allow_oversize=_ALLOW_OVERSIZE.value,
     )
     if runtime.is_first_process():
-        print_table(result, _WORKDIR.value)
+        print_table(result, workdir)
 
 
 def _parent():
@@ -113,7 +112,7 @@ def _parent():
     from mbrl_jax.runs import workdir
     from mbrl_jax.train import fork
 
-    return workdir.read_config(fork.parse_origin(_FORK.value).path)
+    return workdir.read_config(fork.parse_origin(launch_flags.required(_FORK)).path)
 
 
 def _members(experiment):

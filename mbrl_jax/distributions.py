@@ -5,9 +5,11 @@ Logits and log-probabilities keep the classes on the last axis. Everything is fl
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax.masks import clean, masked_mean
 from mbrl_jax.types import Array, Key
 
 TWO_HOT_LIMIT = 20.0  # bins cover symlog values in [-20, 20]: rewards up to 4.8e8
@@ -41,17 +43,13 @@ def sample_one_hot(key: Key, log_probs: Array) -> Array:
 
 def categorical_kl(log_p: Array, log_q: Array) -> Array:
     """KL(p ‖ q) [...] in nats of categoricals given by log-probabilities [..., C]."""
+    chex.assert_equal_shape((log_p, log_q))
     return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
 def categorical_entropy(log_probs: Array) -> Array:
     """Entropy [...] in nats of categoricals [..., C]."""
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1)
-
-
-def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean [] of the entries of x [...] where mask [...] (bool); 0 if there are none."""
-    return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def free_kl_losses(
@@ -64,6 +62,7 @@ def free_kl_losses(
     A row under the floor has no gradient, whatever the others have.
     """
     stop = jax.lax.stop_gradient
+    log_posterior, log_prior = clean((log_posterior, log_prior), mask)
     raw = categorical_kl(stop(log_posterior), log_prior).sum(axis=-1)
     back = categorical_kl(log_posterior, stop(log_prior)).sum(axis=-1)
     dynamics, representation = (jnp.maximum(free_nats, kl) for kl in (raw, back))
@@ -72,19 +71,19 @@ def free_kl_losses(
 
 
 def kl_losses(
-    log_posterior: Array, log_prior: Array, weight: Array, free_nats: float
+    log_posterior: Array, log_prior: Array, mask: Array, free_nats: float
 ) -> tuple[Array, Array, Array]:
     """(dynamics, representation, raw KL) [] of log-probabilities [..., groups, classes].
 
-    KL summed over groups, weighted mean over rows, and *then* clipped from below by `free_nats`:
-    under the floor the whole term has no gradient (specification, trap 6). `free_kl_losses` clips
-    row by row.
+    KL summed over groups, mean over the rows of `mask` [...] (0 or 1), and *then* clipped from
+    below by `free_nats`: under the floor the whole term has no gradient (specification, trap 6).
+    `free_kl_losses` clips row by row.
     """
     stop = jax.lax.stop_gradient
+    log_posterior, log_prior = clean((log_posterior, log_prior), mask)
 
     def mean_kl(p, q):
-        kl = categorical_kl(p, q).sum(axis=-1)
-        return (kl * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask != 0)
 
     raw = mean_kl(stop(log_posterior), log_prior)
     dynamics = jnp.maximum(free_nats, raw)
@@ -155,12 +154,18 @@ def two_hot_mean(logits: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LI
 def two_hot_loss(
     logits: Array, target: Array, bins: Bins = "symlog", limit: float = TWO_HOT_LIMIT
 ) -> Array:
-    """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`."""
+    """Cross-entropy [...] in nats of logits [..., num_bins] with the two-hot code of `target`.
+
+    Logits may have leading axes of their own, over several critics, say.
+    """
+    chex.assert_shape(target, logits.shape[logits.ndim - 1 - target.ndim : -1])
     code = jax.lax.stop_gradient(two_hot(target, logits.shape[-1], bins, limit))
     return -(code * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)).sum(axis=-1)
 
 
 def bernoulli_nll(logits: Array, target: Array) -> Array:
     """Negative log-likelihood in nats of `target` in [0, 1]; elementwise, safe for large logits."""
+    if jnp.ndim(target):
+        chex.assert_equal_shape((logits, target))
     logits = logits.astype(jnp.float32)
     return jax.nn.softplus(logits) - target * logits

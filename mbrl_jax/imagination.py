@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -31,6 +32,7 @@ def imagine_rollout(
     Returns:
       (extracted [H+1], actions [H]): row 0 belongs to `start`, row t + 1 follows action t.
     """
+    chex.assert_rank(key, 0)
 
     def body(state, step_key):
         carry, latent = state
@@ -48,6 +50,8 @@ def follow_actions(
     model: BoundModel, key: Key, start: PyTree, actions: PyTree, extract: Callable
 ) -> PyTree:
     """Imagine given actions [H] from `start`; returns extracted [H], after each action."""
+    chex.assert_rank(key, 0)
+    chex.assert_equal_shape_prefix(jax.tree.leaves(actions), 1)
 
     def body(latent, row):
         step_key, action = row

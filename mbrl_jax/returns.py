@@ -4,6 +4,7 @@ Index t runs over H imagined actions; `reward[t]` and `discount[t]` arrived with
 action t led to.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -28,9 +29,13 @@ def lambda_return(
       [H] returns.
     """
 
+    chex.assert_rank((reward, discount, value, bootstrap), (1, 1, 1, 0))
+    chex.assert_equal_shape((reward, discount, value))
+
     def backward(following, row):
         r, d, v = row
-        g = r + d * ((1.0 - lambda_) * v + lambda_ * following)
+        following = d * ((1.0 - lambda_) * v + lambda_ * following)
+        g = r + jnp.where(d != 0, following, 0)  # behind an end NaN may stand, and 0 · NaN is NaN
         return g, g
 
     rows = (reward, discount, value)
@@ -46,7 +51,10 @@ def survival(discount: Array, start_weight: Array) -> Array:
       discount: [H] as in `lambda_return`, gamma not included.
       start_weight: [] 1 - is_terminal of the start.
     """
-    return jnp.cumprod(jnp.concatenate([start_weight[None], discount[:-1]]))
+    chex.assert_rank((discount, start_weight), (1, 0))
+    factors = jnp.concatenate([start_weight[None], discount[:-1]])
+    ended = jnp.cumsum(factors == 0) > 0  # 0 · NaN is NaN
+    return jnp.where(ended, 0, jnp.cumprod(factors))
 
 
 def order_statistic(x: Array, fraction: float) -> Array:

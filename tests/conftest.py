@@ -79,7 +79,7 @@ def programs_kept(quick_compile):
 
     def keep(jitted):
         owner = jitted.__self__
-        system = owner._system  # kept beside them, so that its id stays its own
+        system = owner.system  # kept beside them, so that its id stays its own
         key = type(owner), id(system), repr(owner.members)
         return compiled.setdefault(key, (_Kept(jitted), system))[0]
 

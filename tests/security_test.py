@@ -167,7 +167,7 @@ NAMES = [
 def test_names_are_printed_as_they_are(name, capsys):
     returns = np.ones((1, 2), np.float32)
     played = Evaluation(returns, np.ones((1, 2), np.int32), np.ones((1, 2), bool))
-    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members()), name)
+    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members(), 1), name)
     progress.print_evaluation(played, small.catch(), name, "clean")
     progress.print_findings([("ok", name, name)], name)
     with pytest.raises(SystemExit):

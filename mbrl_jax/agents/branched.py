@@ -95,7 +95,9 @@ class Config:
         """The replay that a config of one makes, inside the buffer of imagined rows."""
         real = replay.make(num_envs, tuple(self.streams().items()))
         rows = self.num_starts * self.branch_length
-        return dataclasses.replace(self.buffer, rows_per_update=rows).make(real, spec)
+        whole = max(self.buffer.capacity // rows, 1) * rows  # an append never wraps
+        buffer = dataclasses.replace(self.buffer, rows_per_update=rows, capacity=whole)
+        return buffer.make(real, spec)
 
     def make(
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay

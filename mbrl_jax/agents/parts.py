@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -279,6 +280,7 @@ def draw_starts(
     world_model: WorldModel, key: Key, entries: PyTree, batch: Trajectory, num_starts: int
 ) -> Starts:
     """Latents [M] of different rows of windows [B, L+1], the last row of each left out."""
+    chex.assert_rank(batch.timestep.reward, 2)
     windows, length = batch.timestep.reward.shape
     length -= 1
     total = windows * length

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, optim, returns
+from mbrl_jax import distributions, masks, optim, returns
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.behaviours.actor_critic import Parts, Stats, require_discrete
 from mbrl_jax.networks.block_gru import RMS_EPS
@@ -157,11 +157,13 @@ def replay_loss(
     before = features[:, :-1]
     logits = parts.critic.apply({"params": params["critic"]}, before)
     slow = parts.critic.apply({"params": stats.target_critic}, before)
+    led_on = ~timestep.is_last[:, :-1]
+    target = masks.clean(target, led_on)
     error = distributions.two_hot_loss(logits, target, parts.bins)
     error += distributions.two_hot_loss(
         logits, distributions.two_hot_mean(slow, parts.bins), parts.bins
     )
-    return distributions.masked_mean(error, ~timestep.is_last[:, :-1])
+    return masks.masked_mean(error, led_on)
 
 
 def replay_return(timestep: Timestep, value: Array, gamma: float, lambda_: float) -> Array:

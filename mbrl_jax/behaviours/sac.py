@@ -20,10 +20,12 @@ import itertools
 import math
 from typing import Any, NamedTuple, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax import masks
 from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.envs.spec import action_size, zero_action
 from mbrl_jax.types import (
@@ -105,7 +107,8 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
             f"Soft actor-critic needs bounded real actions, not {spec.action}."
         )
     config.validate()
-    if config.diversifies and spec.action.size < 2:
+    is_set = isinstance(config.diversity, int | float) and config.diversity != 0
+    if is_set and spec.action.size < 2:
         raise ValueError(
             "diversity turns the critics' gradients by the action, which of an action of one "
             "number have no direction but a sign: leave diversity=0 here"
@@ -163,6 +166,9 @@ def update(
 ) -> tuple[LearnerState, Metrics]:
     """`U` gradient steps on a batch with leading `[U, B]`; rows that are not valid count 0."""
     del starts, iteration
+    chex.assert_rank(batch.reward, 2)
+    chex.assert_tree_shape_prefix(batch, batch.reward.shape)
+    batch = masks.clean(batch, batch.valid)
     embed = functools.partial(observation_features, model, spec)
     noise = jax.random.normal(
         jax.random.fold_in(key, NOISE), (*batch.reward.shape, 2, action_size(spec.action))
@@ -216,7 +222,7 @@ def loss(
     config: Config, spec: EnvSpec, params: PyTree, target_params: PyTree, rows: Rows
 ) -> tuple[Array, dict[str, Array]]:
     """Sum of the three losses `[]`; gradients of one never reach the parameters of another."""
-    frozen = jax.lax.stop_gradient(params)
+    frozen, valid = jax.lax.stop_gradient(params), rows.valid > 0
     temperature = jnp.exp(frozen["log_temperature"])
     next_action, next_log_prob = _sample(frozen["actor"], rows.next_features, rows.noise[:, 0])
     next_value = jnp.min(critic(target_params, rows.next_features, next_action), axis=0)
@@ -226,20 +232,20 @@ def loss(
     values = critic(params["critic"], rows.features, rows.action)  # [N, B]
     action, log_prob = _sample(params["actor"], rows.features, rows.noise[:, 1])
     value = jnp.min(critic(frozen["critic"], rows.features, action), axis=0)
-    entropy = -_mean(jax.lax.stop_gradient(log_prob), rows.valid)
+    entropy = -masks.masked_mean(jax.lax.stop_gradient(log_prob), valid)
     wanted = (
         -float(action_size(spec.action)) if config.target_entropy is None else config.target_entropy
     )
     losses = {
         "critic_loss": jnp.sum(jax.vmap(critic_loss, (0, None, None))(values, target, rows.valid)),
-        "actor_loss": _mean(temperature * log_prob - value, rows.valid),
+        "actor_loss": masks.masked_mean(temperature * log_prob - value, valid),
         "temperature_loss": temperature_loss(params["log_temperature"], entropy, wanted),
     }
     if not config.learn_temperature:
         losses["temperature_loss"] = jnp.zeros(())
     metrics = {
         "critic_loss": losses["critic_loss"],
-        "value": _mean(value, rows.valid),
+        "value": masks.masked_mean(value, valid),
         "entropy": entropy,
         "temperature": temperature,
         "valid_rows": jnp.mean(rows.valid),
@@ -262,7 +268,7 @@ def soft_target(
 
 def critic_loss(value: Array, target: Array, valid: Array) -> Array:
     """`½ mean (Q - y)²` over the valid rows of `[B]`."""
-    return 0.5 * _mean(jnp.square(value - target), valid)
+    return 0.5 * masks.masked_mean(jnp.square(value - target), valid > 0)
 
 
 def alignment(critic_params: PyTree, rows: Rows) -> Array:
@@ -272,7 +278,7 @@ def alignment(critic_params: PyTree, rows: Rows) -> Array:
     """
     total = lambda member, action: jnp.sum(critic(member, rows.features, action))  # noqa: E731
     gradient = jax.vmap(jax.grad(total, 1), (0, None))(critic_params, rows.action)  # [N, B, A]
-    return _mean(shared_direction(gradient), rows.valid) / (gradient.shape[0] - 1)
+    return masks.masked_mean(shared_direction(gradient), rows.valid > 0) / (gradient.shape[0] - 1)
 
 
 def shared_direction(gradient: Array) -> Array:
@@ -327,11 +333,6 @@ def mlp(params: list, x: Array) -> Array:
 def _sample(params: PyTree, features: Array, noise: Array) -> tuple[Array, Array]:
     """Actions `[B, A]` and log-densities `[B]` made from noise `[B, A]`."""
     return jax.vmap(tanh_normal.squash)(*actor(params, features), noise)
-
-
-def _mean(x: Array, valid: Array) -> Array:
-    """Mean over the valid rows of `[B]`; 0 if there is none."""
-    return jnp.sum(x * valid) / jnp.maximum(jnp.sum(valid), 1.0)
 
 
 def _optimisers(config: Config) -> dict[str, optax.GradientTransformation]:

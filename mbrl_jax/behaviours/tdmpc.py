@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, optim, returns
+from mbrl_jax import distributions, masks, optim, returns
 from mbrl_jax.acting import observe_from_nothing
 from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.behaviours.planning import mppi
@@ -93,7 +93,7 @@ class Config:
         published="normal",
         better="action",
         why="entropy of the action, or of the normal before tanh, which grows with the deviation "
-        "for ever (a slip of the code: the correction for tanh cancels)",
+        "for ever (in the published code the correction for tanh cancels)",
     )
     greedy: Literal["mean", "elite"] = switch(
         "mean",
@@ -188,7 +188,9 @@ def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tu
     return action, -action_size(parts.spec.action) * log_prob
 
 
-def q_logits(parts: Parts, critics: PyTree, features: Array, action: Array, key=None) -> Array:
+def q_logits(
+    parts: Parts, critics: PyTree, features: Array, action: Array, key: Key | None = None
+) -> Array:
     """Logits [C, ..., bins] of stacked critics; with a key, numbers are dropped out."""
     inputs = jnp.concatenate([features, action], axis=-1)
     if key is None:
@@ -363,6 +365,7 @@ def update(
     del batch, iteration
     config, stats = parts.config, state.stats
     features = jax.lax.stop_gradient(jax.vmap(model.features)(starts.latent))
+    features = masks.clean(features, starts.weight)
     extras = jax.vmap(model.predict)(starts.latent).extras
     weight = starts.weight * row_weight(parts, extras, starts.weight)
 

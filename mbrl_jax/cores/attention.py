@@ -12,6 +12,7 @@ keys. Everything is a single stream; `jax.vmap` adds batches.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,8 +85,8 @@ def attend_step(
     )
     valid = jnp.where(places == place, 1, cache.valid)
     # Two products of one query each are faster on CPU than one product of two queries.
-    scores = [(query[:, None] @ jnp.swapaxes(keys, 1, 2))[:, 0] for query in queries]
-    scores = jnp.where(places <= place, scores[0], scores[-1])
+    both = [(query[:, None] @ jnp.swapaxes(keys, 1, 2))[:, 0] for query in queries]
+    scores = jnp.where(places <= place, both[0], both[-1])
     if positions.bias is not None:
         # Twice the biases from far to near: a slice of W gives distance (place - p) mod W at p.
         around = jnp.tile(positions.bias[:, ::-1], (1, 2))
@@ -184,6 +185,9 @@ def _make_entries(key, value, positions, window, is_first, cache) -> Entries:
         keys, values, valid, place = rows, rows, jnp.zeros((window,)), jnp.zeros(())
         empty = window
     else:
+        # What an episode that begins at row 0 does not see may hold NaN, and so would gradients.
+        keys, values = (jnp.where(is_first[0], 0, rows) for rows in (cache.keys, cache.values))
+        cache = cache._replace(keys=keys, values=values)
         place = cache.place
         order = (place.astype(jnp.int32) + jnp.arange(window)) % window  # oldest first
         keys, values = (
@@ -286,6 +290,11 @@ def _attend(query, keys, values, visible, positions):
     scores = jnp.matmul(query, jnp.swapaxes(keys, -1, -2), preferred_element_type=wide)
     if positions.bias is not None:
         scores = _add_bias(scores, positions.bias)
+    # 0 · NaN is NaN, so that a weight of 0 hides nothing: values that are not finite go into the
+    # product as zeros, and rows that see them have NaN for a score.
+    finite = jnp.isfinite(values)
+    values = jnp.where(finite, values, 0)
+    scores = jnp.where(finite.all(-1)[..., None, :], scores, jnp.nan)
     scores = jnp.where(visible, scores, -jnp.inf)
     # A row always sees itself, so the largest score is finite and the sum is at least 1.
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
@@ -305,7 +314,7 @@ def cos_sin(angles: np.ndarray) -> tuple[Array, Array]:
     return jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)
 
 
-def rotate(x: Array, tables: tuple[Array, Array]) -> Array:
+def rotate(x: Array, tables: Sequence[Array]) -> Array:
     """Turn the pairs (c, c + P/2) of x [..., P] by angles of cosine and sine `tables` [..., P/2].
 
     Computed in at least float32, returned in the dtype of x.

@@ -41,7 +41,8 @@ class Config:
         """Raise ValueError where the blocks do not fit."""
         if self.state_size % (2 * self.blocks):
             raise ValueError(
-                f"state_size {self.state_size} is no multiple of 2 · blocks = {2 * self.blocks}"
+                f"state_size {self.state_size} is no positive multiple of 2 · blocks "
+                f"= {2 * self.blocks}"
             )
 
     def make(self, in_size: int) -> SequenceCore:

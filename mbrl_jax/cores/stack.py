@@ -49,7 +49,8 @@ class Stack(nn.Module):
         return nn.silu(self.stem_norm(self.stem(x)))
 
     def step(self, carry, x):
-        residual, carries = self.embed(x), []
+        residual: Array = self.embed(x)
+        carries: list[PyTree] = []
         for layer_carry, norm, mixer in zip(carry, self.norms, self.mixers, strict=True):
             layer_carry, y = mixer.step(layer_carry, norm(residual))
             residual, carries = residual + y, carries + [layer_carry]
@@ -57,7 +58,9 @@ class Stack(nn.Module):
 
     def unroll(self, carry, xs, is_first):
         carry = (None,) * len(self.mixers) if carry is None else carry
-        residual, carries, entries = self.embed(xs), [], []
+        residual: Array = self.embed(xs)
+        carries: list[PyTree] = []
+        entries: list[PyTree] = []
         for layer_carry, norm, mixer in zip(carry, self.norms, self.mixers, strict=True):
             layer_carry, y, layer_entries = mixer.unroll(layer_carry, norm(residual), is_first)
             residual = residual + y
@@ -127,7 +130,7 @@ def core_of(stack: nn.Module, mixers: tuple[Mixer, ...], width: int) -> Sequence
     )
 
 
-def dt_bias_init(low: float = 1e-3, high: float = 1e-1):
+def dt_bias_init(low: float = 1e-3, high: float = 1e-1) -> Callable:
     """Initialiser: inverse softplus of a step size drawn log-uniformly from [low, high] (Mamba)."""
 
     def init(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:

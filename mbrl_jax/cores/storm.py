@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from mbrl_jax.cores import stack, transformer
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, SequenceCore, bounded
+from mbrl_jax.types import Array, PyTree, SequenceCore, bounded
 
 STEM_EPS = 1e-5  # torch's default, which the norms of the stem keep
 EPS = 1e-6
@@ -87,12 +87,15 @@ class StormStack(nn.Module):
 
     def unroll(self, carry, xs, is_first):
         last, length = self.config.window - 1, len(is_first)
-        start, *caches = (jnp.zeros(()), *(None,) * len(self.blocks)) if carry is None else carry
+        if carry is None:
+            carry = (jnp.zeros(()), *(None,) * len(self.blocks))
+        start, *caches = carry
         rows = jnp.arange(length)
         reset = jax.lax.cummax(jnp.where(is_first, rows, -1))  # the last one so far, or -1
         since = jnp.where(reset < 0, start + rows, (rows - reset).astype(jnp.float32))
         position = jnp.minimum(since, last)
-        h, after, entries = self.embed(xs, position), [], [position]
+        h, entries = self.embed(xs, position), [position]
+        after: list[PyTree] = []
         for cache, block in zip(caches, self.blocks, strict=True):
             cache, h, layer_entries = block.unroll(cache, h, is_first)
             after, entries = [*after, cache], [*entries, layer_entries]
@@ -141,6 +144,6 @@ def _layer_norm(eps: float) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=eps, use_fast_variance=False)
 
 
-def _position_at(last: int, position: Array, t: Array) -> Array:
+def _position_at(last: int, position: Array, t: Array | int) -> Array:
     """The position that follows row t, from those [T] of all rows."""
     return jnp.minimum(position[t] + 1.0, last)

@@ -25,12 +25,9 @@ class Arrays(NamedTuple):
     names: tuple[str, ...]
     data: Mapping[str, Any]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
     def get(self, name: str) -> np.ndarray:
         """An array, read whole. Raises ValueError where it is damaged or absent."""
-        if name not in self:
+        if name not in self.names:
             there = ", ".join(self.names[:20]) or "nothing"
             raise ValueError(f"{self.path} holds no {name!r}; it has {there}")
         try:
@@ -54,7 +51,7 @@ def opened(path: Path) -> Iterator[Arrays]:
     Raises ValueError for a file that is neither or is damaged, and without h5py for HDF5.
     """
     is_npz = path.suffix == ".npz"
-    h5py = None if is_npz else _h5py(path)
+    h5py: Any = None if is_npz else _h5py(path)
     with contextlib.ExitStack() as stack:
         try:
             if is_npz:  # opened here: NumPy leaves open what it cannot read
@@ -77,7 +74,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], hdf5: bool) -> Non
     """Write named arrays; the file is complete when this returns, or it is absent."""
     path = as_path(path)
     if not hdf5:
-        files.write_whole(path, lambda file: np.savez(file, **arrays))
+        files.write_arrays(path, arrays)
         return
     h5py = _h5py(path)
 

@@ -113,10 +113,10 @@ def read(path: Path, spec: EnvSpec, ends: Ends, num_rows: int | None) -> Steps:
         following = None
         if any(n.split("/")[0] == "next_observations" for n in arrays.names):
             following = by_name(spec.observation, lambda leaf: get("next_observations" + leaf))
-        names = ("actions", "rewards", "terminals") + ("timeouts",) * ("timeouts" in arrays)
+        names = ("actions", "rewards", "terminals") + ("timeouts",) * ("timeouts" in arrays.names)
         stored = {name: get(name) for name in names}
         extras = {name: get(_key_of_extra(arrays, name, path)) for name in spec.extras}
-        is_ours = TRUE_LAST in arrays
+        is_ours = TRUE_LAST in arrays.names
     whole = jax.tree.leaves([observation, following, stored, extras])
     if len(lengths := {len(leaf) for leaf in whole}) > 1:
         raise ValueError(f"{path} holds arrays of different lengths: {sorted(lengths)}")
@@ -182,7 +182,7 @@ def _goes_on(observation: PyTree, following: PyTree) -> np.ndarray:
 def _key_of_extra(arrays: files.Arrays, name: str, path: Path) -> str:
     """Where a file has the extra `name`: "cost", "costs" or "infos/cost"."""
     keys = (name, f"{name}s", f"infos/{name}")
-    found = [key for key in keys if key in arrays]
+    found = [key for key in keys if key in arrays.names]
     if not found:
         raise ValueError(f"{path} lacks {name!r}, which the environment gives with every row")
     return found[0]

@@ -73,7 +73,7 @@ def from_lanes(rows: Step) -> Step:
       episode after each `is_last`, or does elsewhere (its seam is "merged").
     """
     rows = jax.tree.map(np.asarray, rows)
-    timestep = rows.timestep
+    timestep: Any = rows.timestep
     first, last = (np.array(x) for x in (timestep.is_first, timestep.is_last))  # [T, N]
     if not np.array_equal(first[1:], last[:-1]):
         raise ValueError("not every row after an is_last is is_first, and no other")
@@ -83,12 +83,13 @@ def from_lanes(rows: Step) -> Step:
     rows = jax.tree.map(in_order, rows)
     first, last = in_order(first), in_order(last)
     blank = lambda x: np.where(first, np.zeros((), x.dtype), x)  # noqa: E731
-    timestep = rows.timestep._replace(
-        reward=blank(rows.timestep.reward),
+    timestep = rows.timestep
+    timestep = timestep._replace(
+        reward=blank(timestep.reward),
         is_first=first,
         is_last=last,
-        is_terminal=rows.timestep.is_terminal & ~first,
-        extras={name: blank(x) for name, x in rows.timestep.extras.items()},
+        is_terminal=timestep.is_terminal & ~first,
+        extras={name: blank(x) for name, x in timestep.extras.items()},
     )
     return rows._replace(timestep=timestep)
 
@@ -165,8 +166,8 @@ def _fit(value: Any, spec: ArraySpec, name: str, path: Path) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
     kinds = "f" if dtype.kind == "f" else "iub"
     fitting = value.astype(dtype, copy=False) if value.dtype.kind in kinds else None
-    lossless = fitting is value or kinds == "f" or np.array_equal(fitting, value)
-    if fitting is None or not lossless:
+    lossless = kinds == "f" or fitting is value
+    if fitting is None or not (lossless or np.array_equal(fitting, value)):
         raise ValueError(
             f"{path}: {name} of the dtype {value.dtype} in the file do not fit {dtype}, which the "
             "environment has"

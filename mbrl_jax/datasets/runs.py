@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -84,7 +84,7 @@ def _rows(
     """The rows [T, N, …] before row `stop` of each wanted seed, as they were stored."""
     segments = sorted((s for s in segments if s.rows[0] < stop), key=lambda segment: segment.rows)
     names = host_arrays.names(_shape(spec))
-    leaves = {seed: [[] for _ in names] for seed in wanted}
+    leaves: dict[int, list[list]] = {seed: [[] for _ in names] for seed in wanted}
     found = dict.fromkeys(wanted, segments[0].rows[0])  # rows of each seed are read up to here
     for segment in segments:
         of_seeds = [seed for seed in wanted if segment.seeds[0] <= seed < segment.seeds[1]]
@@ -112,7 +112,7 @@ def _episodes(rows: Step, spec: EnvSpec, workdir: Path) -> Step:
         rows = from_lanes(rows)
     except ValueError as error:
         raise ValueError(f"{workdir} was trained with another seam: {error}") from error
-    timestep = rows.timestep
+    timestep: Any = rows.timestep
     return Step(
         timestep._replace(
             observation=fit_observation(timestep.observation, spec.observation, workdir),
@@ -126,7 +126,6 @@ def _episodes(rows: Step, spec: EnvSpec, workdir: Path) -> Step:
 def _shape(spec: EnvSpec) -> Step:
     """A row of zeros, for the names of its leaves."""
     observation = by_name(spec.observation, lambda leaf: np.zeros(()))
-    flags = (np.zeros(()),) * 4
-    return Step(
-        Timestep(observation, *flags, dict.fromkeys(spec.extras, np.zeros(()))), np.zeros(())
-    )
+    zero: Any = np.zeros(())
+    timestep = Timestep(observation, zero, zero, zero, zero, dict.fromkeys(spec.extras, zero))
+    return Step(timestep, zero)

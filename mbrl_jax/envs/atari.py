@@ -114,19 +114,23 @@ class Config:
         return make(self)
 
 
+def protocol_of(config: Config) -> Protocol:
+    """The protocol of a game; a name became one when the config was made."""
+    assert isinstance(config.protocol, Protocol)
+    return config.protocol
+
+
 @functools.cache
 def make(config: Config) -> HostEnvironments:
     """Describe a game, as it is played in training and in evaluation."""
-    assert isinstance(config.protocol, Protocol)  # see `Config.__post_init__`
-    evaluated = dataclasses.replace(config, protocol=config.protocol.for_evaluation)
+    evaluated = dataclasses.replace(config, protocol=protocol_of(config).for_evaluation)
     return environments(make_adaptor(config), make_adaptor(evaluated))
 
 
 def make_adaptor(config: Config) -> Adaptor:
     """Adapt a game: channels last, a lost life as the protocol says."""
     task = require_task(config.name, [name for name in known_tasks() if is_atari(name)])
-    protocol = config.protocol
-    assert isinstance(protocol, Protocol)
+    protocol = protocol_of(config)
     protocol.validate()
     options = {
         "img_height": protocol.size,

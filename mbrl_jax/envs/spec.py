@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -43,13 +44,16 @@ def action_vector(spec: ActionSpec, action: Array) -> Array:
     Of several discrete choices [..., k] the one-hot vectors stand one behind the other.
     """
     if isinstance(spec, MultiDiscreteSpec):
+        chex.assert_axis_dimension(action, -1, len(spec.num_actions))
         choices = [
             jax.nn.one_hot(action[..., i], num, dtype=jnp.float32)
             for i, num in enumerate(spec.num_actions)
         ]
         return jnp.concatenate(choices, axis=-1)
     if isinstance(spec, DiscreteSpec):
+        chex.assert_type(action, int)
         return jax.nn.one_hot(action, spec.num_actions, dtype=jnp.float32)
+    chex.assert_axis_dimension(action, -1, spec.size)
     return action
 
 
@@ -142,6 +146,20 @@ def only_array(spec: EnvSpec, who: str) -> ArraySpec:
             "concatenate them in the environment, or use model=ensemble, which takes all of them"
         )
     return spec.observation
+
+
+def require_sized(spec: EnvSpec) -> None:
+    """Raise ValueError for observations or actions without a single number or choice in them."""
+    leaves = spec_tree(spec.observation)
+    for name, leaf in (leaves if isinstance(leaves, dict) else {"": leaves}).items():
+        if math.prod(leaf.shape) < 1:
+            raise ValueError(
+                f"the environment's observation {name + ' ' * bool(name)}has the shape "
+                f"{leaf.shape}, which holds no number: there is nothing to learn from"
+            )
+    choices = getattr(spec.action, "num_actions", None) or (action_size(spec.action),)
+    if min(choices if isinstance(choices, tuple) else (choices,)) < 1:
+        raise ValueError(f"the environment's action is {spec.action}: there is nothing to choose")
 
 
 def require_separate_seam(spec: EnvSpec, who: str) -> None:

@@ -6,7 +6,7 @@ shows a figure on pages of two themes may put other colours in their places.
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def mean_line(label: str, style: int, curves: Sequence[tuple]) -> Line:
     return Line(label, style, steps, found.estimate, found.low, found.high)
 
 
-def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **options) -> Line:
+def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **options: Any) -> Line:
     """The mean over seeds [S, X] with a band from the least to the greatest; NaN is left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns without a number stay NaN
@@ -90,7 +90,7 @@ def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **opti
     return Line(label, style, x, mean, low, high, **options)
 
 
-def draw_curves(lines: Sequence[Line], whole: float | None = None):
+def draw_curves(lines: Sequence[Line], whole: float | None = None) -> Any:
     """Learning curves of one task: a figure. `whole` is the last step, if runs are under way."""
     figure, axes = _axes()
     for line in lines:
@@ -112,7 +112,7 @@ def draw_lines(
     *,
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
-):
+) -> Any:
     """Lines over an axis: a figure.
 
     Args:
@@ -160,7 +160,7 @@ def _legend(axes) -> None:
     """Which letter is which line; with many of them beside the axes."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        where = {"loc": "best"} if len(labels) <= 8 else {"loc": "center left"}
+        where: dict[str, Any] = {"loc": "best"} if len(labels) <= 8 else {"loc": "center left"}
         where |= {} if len(labels) <= 8 else {"bbox_to_anchor": (1.0, 0.5)}
         legend = axes.legend(
             handles, labels, frameon=False, fontsize=8, ncols=1 + (len(labels) - 1) // 16, **where
@@ -171,7 +171,7 @@ def _legend(axes) -> None:
 # --------------------------------------------------------------------------- points with intervals
 
 
-def draw_points(rows: Sequence[Points], x_label: str):
+def draw_points(rows: Sequence[Points], x_label: str) -> Any:
     """A row for each group, the first on top: a figure."""
     height = 0.75 + 0.34 * max(len(rows), 1)
     figure, axes = _axes(5.2, height)

@@ -72,19 +72,21 @@ def predict_rows(
     taken.
     """
     model = bind(world_model, state)
+    assert model.decode is not None  # see `train.report.require_drawn`
+    decode = model.decode
 
     def body(loop, scanned):
         latent, prev_action = loop
         t, row = scanned
         observe_key = named(at(key, "act", t), "observe")  # as `agent.act` does it
         latent = model.observe(observe_key, latent, row.timestep, prev_action)
-        return (latent, row.action), model.decode(latent)
+        return (latent, row.action), decode(latent)
 
     seen = jax.tree.map(lambda x: x[:context], rows)
     nothing = jax.tree.map(jnp.zeros_like, jax.tree.map(lambda x: x[0], rows.action))
     loop = (model.initial_latent(), nothing)
     (latent, _), decoded = jax.lax.scan(body, loop, (jnp.arange(context), seen))
     actions = jax.tree.map(lambda x: x[context - 1 : -1], rows.action)
-    imagined = follow_actions(model, named(key, "imagine"), latent, actions, model.decode)
+    imagined = follow_actions(model, named(key, "imagine"), latent, actions, decode)
     predicted = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), decoded, imagined)
     return OpenLoop(rows.timestep.observation, predicted, rows.timestep.is_first)

@@ -35,7 +35,7 @@ _CHANNELS = np.array(
 )
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches."""
     from matplotlib.figure import Figure
 
@@ -49,7 +49,7 @@ def plain(title: str) -> str:
     return shown(title).replace("$", r"\$")
 
 
-def save(figure, path: str | Path) -> Path:
+def save(figure: Any, path: str | Path) -> Path:
     """Write a figure as a PNG; returns its path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -95,7 +95,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
     return save(figure, path)
 
 
-def dress_curve(axes) -> None:
+def dress_curve(axes: Any) -> None:
     """Name the axes of a learning curve, and draw its grid."""
     axes.set_xlabel("environment steps of a seed")
     axes.set_ylabel("episode return")
@@ -103,7 +103,7 @@ def dress_curve(axes) -> None:
     dress(axes)
 
 
-def dress(axes) -> None:
+def dress(axes: Any) -> None:
     """Draw a grid, and leave out the frame above and at the right."""
     axes.grid(True, color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -194,7 +194,8 @@ def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> 
     side = {"va": "center", "fontsize": 9, "color": INK}
     for row, label in enumerate((f"{name}real", "predicted", "difference")):
         axes.text(-0.1, row + 0.5, label, ha="right", **side)
-    seen, imagined = [], []
+    seen: list[Rectangle] = []
+    imagined: list[Rectangle] = []
     for column, t in enumerate(_columns(len(real), columns, first)):
         for row, frame in enumerate((_to_colour(real[t]), _to_colour(predicted[t]), error[t])):
             scale = {"cmap": "inferno", "vmin": 0.0, "vmax": 1.0} if row == 2 else {}
@@ -232,7 +233,8 @@ def _to_unit(real: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
     pair = [np.asarray(x, float) / (255.0 if bytes_ else 1.0) for x in (real, predicted)]
     pair = [x[..., None] if x.ndim == 3 else x for x in pair]
     low, high = min(float(pair[0].min()), 0.0), max(float(pair[0].max()), 1.0)
-    return tuple(np.clip(np.nan_to_num((x - low) / (high - low)), 0.0, 1.0) for x in pair)
+    one, other = (np.clip(np.nan_to_num((x - low) / (high - low)), 0.0, 1.0) for x in pair)
+    return one, other
 
 
 def _to_colour(frame: np.ndarray) -> np.ndarray:
@@ -337,5 +339,7 @@ def _quantise(images: np.ndarray) -> tuple[np.ndarray, bytes]:
         return indices.reshape(packed.shape).astype(np.uint8), palette.tobytes()
     sample = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLED_FRAMES).astype(int))]
     known = Image.fromarray(np.concatenate(sample)).quantize(256)
-    quantised = [Image.fromarray(x).quantize(palette=known, dither=0) for x in images]
-    return np.stack([np.asarray(x) for x in quantised]), bytes(known.getpalette())
+    quantised = [
+        Image.fromarray(x).quantize(palette=known, dither=Image.Dither.NONE) for x in images
+    ]
+    return np.stack([np.asarray(x) for x in quantised]), bytes(known.getpalette() or [])

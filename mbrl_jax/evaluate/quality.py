@@ -127,6 +127,8 @@ def _from_start(
     spec: EnvSpec, model: BoundModel, horizon: int, key: Key, latent: PyTree, rows: Step
 ) -> Predicted:
     """Imagine from one start; rows [H+1] begin with it."""
+    assert model.decode is not None  # see `train.report.require_drawn`
+    decode = model.decode
     real = rows.timestep
     observation = real.observation.astype(jnp.float32)
     observation = observation / 255.0 if real.observation.dtype == jnp.uint8 else observation
@@ -136,7 +138,7 @@ def _from_start(
         step_key, action, observed = scanned
         latent = model.imagine(step_key, latent, action)
         told = model.predict(latent)
-        errors = apart(model.decode(latent), observed), apart(observation[0], observed)
+        errors = apart(decode(latent), observed), apart(observation[0], observed)
         return latent, (*errors, told.reward, told.discount)
 
     actions = jax.tree.map(lambda x: x[:-1], rows.action)
@@ -154,7 +156,7 @@ def _from_start(
         discount,
         real.is_terminal[1:],
         before == 0,
-        apart(model.decode(latent), observation[0]),
+        apart(decode(latent), observation[0]),
     )
 
 
@@ -176,7 +178,7 @@ def summarise(predicted: Predicted) -> dict[str, Any]:
         the share of rows that went on ("found"), their number ("rows").
       reconstruction: mean squared error of an element of what was just seen.
     """
-    flat = Predicted(*(np.reshape(x, (-1, *np.shape(x)[2:])) for x in predicted))
+    flat: Any = jax.tree.map(lambda x: np.reshape(x, (-1, *np.shape(x)[2:])), predicted)
     seen, counted = flat.is_seen, flat.is_counted
     real = flat.real_reward[counted]
     constant = real.mean() if real.size else 0.0

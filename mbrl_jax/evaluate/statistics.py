@@ -72,7 +72,7 @@ def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarr
     return (above + 0.5 * equal).mean((-3, -2, -1))
 
 
-def performance_profile(scores: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+def performance_profile(scores: np.ndarray, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """Share of runs above each of T thresholds, in the mean over tasks: [..., T]."""
     above = np.asarray(scores)[..., None, :, :] > np.asarray(thresholds, float)[:, None, None]
     return above.mean((-2, -1))

@@ -17,7 +17,7 @@ _WORDS = {
 
 
 @functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
     """Resolved annotations of the fields of a dataclass."""
     return typing.get_type_hints(cls)
 

@@ -82,7 +82,8 @@ def _children(target: _Target) -> dict[str, _Target]:
     """What lies under a config (its fields) or under a tuple of configs (its positions)."""
     prefix = f"{target.path}." if target.path else ""
     if is_config(target.value):
-        hints = hints_of(type(target.value))
+        kind: Any = type(target.value)
+        hints = hints_of(kind)
         return {
             field.name: _Target(
                 getattr(target.value, field.name),
@@ -119,7 +120,7 @@ def _parse_part(target: _Target, text: str) -> Any:
     if text.lower() == "none" and target.value is None:
         return None
     try:
-        return _switch(target, rooms.find(target.room, text))
+        return _switch(target, rooms.find(str(target.room), text))
     except rooms.NotFound as error:
         below = _children(target)
         ways = f", or set one of {', '.join(c.path for c in below.values())}" if below else ""
@@ -130,7 +131,8 @@ def _switch(target: _Target, cls: type) -> Any:
     """Make the default `cls`, taking over the fields that the old value has in common with it."""
     kept = {}
     if is_config(target.value):
-        old, new = hints_of(type(target.value)), hints_of(cls)
+        before: Any = type(target.value)
+        old, new = hints_of(before), hints_of(cls)
         shared = {f.name for f in dataclasses.fields(target.value)}
         shared &= {f.name for f in dataclasses.fields(cls) if f.init}
         kept = {n: getattr(target.value, n) for n in sorted(shared) if old[n] == new[n]}

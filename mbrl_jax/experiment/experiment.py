@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax.envs.spec import require_sized
 from mbrl_jax.errors import UnknownField
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment import config
@@ -13,7 +14,6 @@ from mbrl_jax.loops import fused, host, seeds
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.types import (
     Agent,
-    Environment,
     EnvSpec,
     HostEnvironments,
     Replay,
@@ -82,6 +82,8 @@ class Experiment:
             raise ValueError(
                 f"eval_every={self.eval_every} must be a multiple of log_every={self.log_every}"
             )
+        if self.eval_every and not self.eval_episodes:
+            raise ValueError(f"eval_every={self.eval_every} needs eval_episodes of at least 1")
         known = {name for name, _ in self.data}
         if (read := getattr(self.replay, "data", None)) is not None and read not in known:
             raise ValueError(
@@ -112,26 +114,28 @@ class Experiment:
 class System(NamedTuple):
     """An experiment, built."""
 
-    env: Environment | HostEnvironments
+    env: Any  # Environment, or HostEnvironments
     world_model: WorldModel
     agent: Agent
     replay: Replay
-    entry: fused.EntryPoints | host.HostEntryPoints
+    entry: Any  # fused.EntryPoints, or host.HostEntryPoints
 
 
 def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
+    require_sized(env.spec)
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
     replay = experiment.make_replay(env.spec)
     agent = experiment.agent.make(env.spec, world_model, behaviour, replay)
     _check_updates(experiment, agent)
+    num_envs = experiment.num_envs
+    entry: fused.EntryPoints | host.HostEntryPoints
     if isinstance(env, HostEnvironments):
-        make, parts = host.make_entry_points, (env, agent, world_model, replay)
+        entry = host.make_entry_points(env, agent, world_model, replay, num_envs)
     else:
-        make, parts = fused.make_entry_points, (env, agent, replay)
-    entry = make(*parts, experiment.num_envs)
+        entry = fused.make_entry_points(env, agent, replay, num_envs)
     return System(env, world_model, agent, replay, entry)
 
 

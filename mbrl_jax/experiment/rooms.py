@@ -11,6 +11,7 @@ import importlib.util
 import pkgutil
 import re
 from types import ModuleType
+from typing import Any
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -88,7 +89,7 @@ def _class_in(module: ModuleType, qualname: str) -> object:
     return found
 
 
-def _checked(found: object, text: str) -> type:
+def _checked(found: Any, text: str) -> type:
     if not _is_part(found) or not found.__dataclass_params__.frozen:
         raise NotFound(f"{text!r} is no frozen dataclass with a function make")
     return found

@@ -251,7 +251,7 @@ def restart(
     The episodes that were running end there, without being terminal: (environment, the rows to go
     on from). Its first answer are the first rows of new episodes.
     """
-    first = env.reset()
+    first = env.reset(None)
     if spec.seam == "merged":
         return env, first._replace(reward=timestep.reward, is_terminal=timestep.is_terminal)
     answers = [first]

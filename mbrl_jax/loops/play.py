@@ -24,7 +24,7 @@ def play_episodes(
       num_episodes: E of each seed; the k-th of lane i stands at k · E' + i.
       max_steps: environment steps after which an episode is cut (`finished` is False).
     """
-    timestep = env.reset()
+    timestep = env.reset(None)
     seeds, lanes = timestep.reward.shape
     quota = np.array([len(range(lane, num_episodes, lanes)) for lane in range(lanes)])
     result = _nothing_played(seeds, num_episodes, timestep)
@@ -53,7 +53,7 @@ def play_first_episodes(
     Args as for `play_episodes`. Returns episodes [S, E] in the order in which they ended, at one
     step by lane.
     """
-    timestep = env.reset()
+    timestep = env.reset(None)
     seeds = len(timestep.reward)
     result = _nothing_played(seeds, num_episodes, timestep)
     played = np.zeros(seeds, np.int32)
@@ -82,7 +82,7 @@ def play_film(env: HostEnvironment, act: Callable, carry: PyTree, max_steps: int
 
     Args as for `play_episodes`. Returns a Film of each seed, of at most MAX_FRAMES frames.
     """
-    first = env.reset()
+    first = env.reset(None)
     reels = [_Reel(observation[0]) for observation in first.observation]
     films: dict[int, Film] = {}
     steps = _steps(env, act, carry, first, max_steps)
@@ -155,7 +155,7 @@ def _note(result: Evaluation, place: tuple, running: Evaluation, lane: tuple) ->
 
 def play_rows(env: HostEnvironment, act: Callable, carry: PyTree, num_rows: int) -> Step:
     """The first rows [S, E, T] of lanes [S, E] after a reset."""
-    rows, timestep = [], env.reset()
+    rows, timestep = [], env.reset(None)
     for step in range(num_rows):
         carry, action = act(carry, timestep, np.int32(step))
         rows.append(Step(timestep, action))

@@ -13,6 +13,7 @@
 """
 
 import functools
+from collections.abc import Iterable
 
 import jax
 
@@ -60,7 +61,7 @@ def convolution(
     _check(x, kernel, stride, method)
     if x.shape[-1] != kernel.shape[-2]:
         raise ValueError(f"`x` {x.shape} and `kernel` {kernel.shape} differ in their channels")
-    geometry = Geometry(x.shape[1:3], kernel.shape[:2], stride, _pairs(padding, kernel))
+    geometry = Geometry(_two(x.shape[1:3]), _two(kernel.shape), stride, _pairs(padding, kernel))
     if min(geometry.coarse) < 1:
         raise ValueError(f"images {x.shape[1:3]} are smaller than the kernel {kernel.shape[:2]}")
     method = _method(method, kernel)
@@ -102,13 +103,13 @@ def transposed_convolution(
     if not 0 <= output_padding < stride:
         raise ValueError(f"output_padding {output_padding} must be in 0 … stride - 1 ({stride})")
     pairs = _pairs(padding, kernel)
-    fine = tuple(
+    fine = _two(
         (size - 1) * stride + k - sum(pads) + output_padding
         for size, k, pads in zip(x.shape[1:3], kernel.shape[:2], pairs, strict=True)
     )
     if min(fine) < 1:
         raise ValueError(f"padding {padding} leaves nothing of the result {fine}")
-    geometry = Geometry(fine, kernel.shape[:2], stride, pairs)
+    geometry = Geometry(fine, _two(kernel.shape), stride, pairs)
     method = _method(method, kernel)
     kernel = kernel.astype(x.dtype)
     adjoint = kernel.swapaxes(2, 3)  # of the convolution that this one is the transpose of
@@ -160,7 +161,9 @@ _lax_transposed.defvjp(_lax_transposed_forward, _lax_transposed_backward)
 
 
 def _method(method: str, kernel: Array) -> str:
-    return auto_method(jax.default_backend(), kernel.shape[-2:]) if method == "auto" else method
+    return (
+        auto_method(jax.default_backend(), _two(kernel.shape[-2:])) if method == "auto" else method
+    )
 
 
 def _pairs(padding: int | Padding | None, kernel: Array) -> Padding:
@@ -169,7 +172,14 @@ def _pairs(padding: int | Padding | None, kernel: Array) -> Padding:
         return ((rows, rows), (columns, columns))
     if isinstance(padding, int):
         return ((padding, padding), (padding, padding))
-    return tuple((int(low), int(high)) for low, high in padding)
+    of_rows, of_columns = ((int(low), int(high)) for low, high in padding)
+    return of_rows, of_columns
+
+
+def _two(sizes: Iterable[int]) -> tuple[int, int]:
+    """The first two of some sizes."""
+    rows, columns, *_ = sizes
+    return rows, columns
 
 
 def _check(x: Array, kernel: Array, stride: int, method: str) -> None:

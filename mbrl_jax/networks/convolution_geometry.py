@@ -85,8 +85,8 @@ def merged_columns(k: int, low: int, group: int) -> tuple[np.ndarray, int]:
 
 def contract(equation: str, table: np.ndarray, operand: Array) -> Array:
     """einsum of a table of zeros and ones with a kernel, exact on every backend."""
-    table = jnp.asarray(table, operand.dtype)
-    return jnp.einsum(equation, table, operand, precision=jax.lax.Precision.HIGHEST)
+    ones = jnp.asarray(table, operand.dtype)
+    return jnp.einsum(equation, ones, operand, precision=jax.lax.Precision.HIGHEST)
 
 
 def correlate(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int = 1) -> Array:

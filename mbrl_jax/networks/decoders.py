@@ -67,8 +67,10 @@ class ConvTranspose(nn.Module):
     def __call__(self, x, affine: Affine) -> tuple[Array, Moments]:
         kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        options = {"stride": self.stride, "output_padding": self.stride - 1}
-        return layer(functools.partial(transposed_convolution, **options), x, affine, kernel, bias)
+        transposed = functools.partial(
+            transposed_convolution, stride=self.stride, output_padding=self.stride - 1
+        )
+        return layer(transposed, x, affine, kernel, bias)
 
 
 class ImageDecoder(nn.Module):

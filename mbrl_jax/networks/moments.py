@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from mbrl_jax.masks import weighted_mean
 from mbrl_jax.types import Array
 
 
@@ -21,8 +22,8 @@ def fresh(size: int) -> Moments:
 
 def mix(moments: Moments, rate: Array, x: Array, valid: Array) -> Moments:
     """Moments of the mixture of what was seen and, with weight `rate`, the valid rows `[R, D]`."""
-    mean = masked_mean(x.T, valid)
-    variance = masked_mean(jnp.square(x - mean).T, valid)
+    mean = weighted_mean(x.T, valid)
+    variance = weighted_mean(jnp.square(x - mean).T, valid)
     shift = mean - moments.mean
     old = moments.variance + rate * jnp.square(shift)
     return Moments(moments.mean + rate * shift, (1 - rate) * old + rate * variance)
@@ -37,9 +38,3 @@ def deviation(moments: Moments) -> Array:
 def standardise(moments: Moments, x: Array) -> Array:
     """`x` less its running mean, over its running deviation."""
     return (x - moments.mean) / deviation(moments)
-
-
-def masked_mean(x: Array, weight: Array) -> Array:
-    """Weighted mean over the last axis; 0 where the weights are all 0."""
-    total = jnp.sum(weight, axis=-1)
-    return jnp.sum(x * weight, axis=-1) / jnp.where(total > 0, total, 1.0)

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +39,7 @@ REAL_ROWS, MODEL_ROWS = 0, 1  # purposes of the key of `sample`
 class Config:
     """Sizes of the model buffer and of the batches that mix it with real rows."""
 
-    # imagined transitions kept; a multiple of rows_per_update
+    # Imagined transitions kept; `agents.branched` rounds it down to whole updates.
     capacity: int = bounded(100_000, low=1)
     # Imagined transitions that one agent update hands back; `agents.branched` fills in
     # num_starts · branch_length.
@@ -168,7 +169,9 @@ def sample(
     return counters, batch, None
 
 
-def write_back(real: Replay, counters: DynaCounters, indices: PyTree, values: PyTree):
+def write_back(
+    real: Replay, counters: DynaCounters, indices: PyTree, values: PyTree
+) -> DynaCounters:
     """What the wrapped replay does with it (priorities, latents)."""
     return counters._replace(real=real.write_back(counters.real, indices, values))
 
@@ -183,6 +186,8 @@ def extend(counters: DynaCounters, rows: Transition) -> DynaCounters:
       rows: rows_per_update of them, in any leading shape such as `[H, M]`; at most one such call
         between two calls of `add` is kept.
     """
+    chex.assert_tree_shape_prefix(rows, rows.reward.shape)
+    chex.assert_size(rows.reward, counters.pending.reward.size)
     rows = jax.tree.map(lambda x, old: x.reshape(old.shape), rows, counters.pending)
     finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in jax.tree.leaves(rows)]
     keep = jnp.stack(finite).all(0)  # [rows_per_update]

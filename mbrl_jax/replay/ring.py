@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -99,6 +100,7 @@ def init(parts: Parts, row: Step) -> ReplayState:
 
 def add(parts: Parts, state: ReplayState, rows: Step) -> ReplayState:
     """Write one row [N] of every lane, over the oldest when full."""
+    chex.assert_tree_shape_prefix(rows, (parts.num_envs,))
     slot = state.position % parts.config.capacity
     storage = jax.tree.map(
         lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), slot, 0),

@@ -50,7 +50,7 @@ def command_of(run: Run, bases: Mapping[str, Base]) -> Command:
     settings = flags_between(base.experiment, run.saved.experiment)
     if settings is None:
         return Command("", f"unknown: flags do not lead there from --experiment={base.flag}")
-    text = _train(f"--experiment={base.flag}", *settings, *_flags(run.saved.members), run)
+    text = _train(run, f"--experiment={base.flag}", *settings, *_flags(run.saved.members))
     return Command(text, "reconstructed from config.json")
 
 
@@ -58,16 +58,17 @@ def _of_fork(run: Run) -> Command:
     link = run.lineage[-1]
     origin = f"{link['parent']}@{link['step']}"
     parent = read_run(Path(str(link["parent"]))).saved
-    settings = None if parent is None else flags_between(parent.experiment, run.saved.experiment)
+    settings = None
+    if parent is not None and run.saved is not None:
+        settings = flags_between(parent.experiment, run.saved.experiment)
     if settings is None or "--debug" in settings:
         changed = "; ".join(map(str, link["changed"])) or "nothing changed"
         return Command("", f"unknown: forked from {origin} ({changed})")
-    return Command(_train(f"--fork={origin}", *settings, run), "reconstructed from meta.json")
+    return Command(_train(run, f"--fork={origin}", *settings), "reconstructed from meta.json")
 
 
-def _train(*flags: str | Run) -> str:
-    *plain, run = flags
-    return shlex.join(["python", "-m", "launch.train", *plain, f"--workdir={run.path}"])
+def _train(run: Run, *flags: str) -> str:
+    return shlex.join(["python", "-m", "launch.train", *flags, f"--workdir={run.path}"])
 
 
 def _flags(members: Members) -> list[str]:
@@ -105,7 +106,8 @@ def _settings_and_steps(base: Experiment, wanted: Experiment) -> list[str] | Non
 
 def assignments(base: Experiment, wanted: Experiment) -> list[str] | None:
     """Assignments path=value that make `wanted` of `base`; None where there are none."""
-    values, found = config.flatten(wanted), []
+    values = config.flatten(wanted)
+    found: list[str] = []
     for _ in range(_ROUNDS):
         paths = [line.partition(": ")[0] for line in config.difference(base, wanted)]
         if not paths:

@@ -50,7 +50,7 @@ def states_text(runs: Sequence[Run]) -> str:
 
 def score_table(rows: Sequence[Score], at: Places) -> Table:
     """A row for each task and group."""
-    header = (
+    header: tuple[str, ...] = (
         *("task", "group", "seeds", "training, last fifth", "IQM", "range"),
         *("greedy", "IQM", "range", "remarks"),
     )
@@ -147,9 +147,9 @@ def pair_table(comparison: Comparison, at: Places) -> Table | None:
     rows = []
     for pair in comparison.pairs:
         ours, theirs = pair.ours.letter, pair.theirs.letter
-        links = (at.of_group(ours), at.of_group(theirs))
+        links = [at.of_group(ours), at.of_group(theirs)]
         if len(pair.tasks) == 1:
-            links = tuple(at.of(letter, pair.tasks[0]) for letter in (ours, theirs))
+            links = [at.of(letter, pair.tasks[0]) for letter in (ours, theirs)]
         text = interval_text(*map(float, pair.probability))
         rows.append(
             (
@@ -326,6 +326,7 @@ def ends_table(found: Sequence[Quality], at: Places) -> Table | None:
                 *(Cell(number_text(value), link) for value in (*ends, one.reconstruction)),
             )
         )
+    header: tuple[str, ...]
     header = ("task", "group", "seeds", "step", "rows seen", "random", "rows", "ends")
     note = (
         "Means over seeds; rows and ends are summed. Rows seen: before each prediction. Random: "

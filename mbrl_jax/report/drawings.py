@@ -169,8 +169,8 @@ def quality_figures(found: Sequence[Quality], of: Styles) -> list[Html]:
         for name, baseline, unit, title, copied in _PANELS:
             lines = [line for one in own for line in _quality_lines(one, of, name, baseline)]
             if lines:
-                shape = {"y_range": (-0.02, 1.02)} if name == "reward_accuracy" else {}
-                made = comparison.draw_lines(lines, "rows ahead", unit, **shape)
+                y_range = (-0.02, 1.02) if name == "reward_accuracy" else None
+                made = comparison.draw_lines(lines, "rows ahead", unit, y_range=y_range)
                 beside = f"; dashed: {copied}" if baseline else ""
                 drawn.append(figure(svg(made, f"{title} of {task}"), f"{task}: {title}{beside}"))
         lines = [
@@ -189,7 +189,7 @@ def quality_figures(found: Sequence[Quality], of: Styles) -> list[Html]:
 def _quality_lines(one: Quality, of: Styles, name: str, baseline: str | None) -> list[Line]:
     lines = []
     for key, is_baseline in ((name, False), (baseline, True)):
-        if key in one.curves:
+        if key is not None and key in one.curves:
             values = one.curves[key]
             ahead = np.arange(1, values.shape[1] + 1)
             letter, style = one.group.letter, of.of(one.group)

@@ -6,6 +6,7 @@ import itertools
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from mbrl_jax.evaluate.comparison import COLOURS, FAINT
@@ -30,7 +31,7 @@ _FONTS = "font-family: 'DejaVu Sans', Verdana, Geneva, sans-serif"
 _number = itertools.count()
 
 
-def svg(figure, label: str) -> Html:
+def svg(figure: Any, label: str) -> Html:
     """A matplotlib figure as inline SVG whose colours are variables of the page.
 
     Text stays text. Ids get a number of their own, and nothing of it reaches beyond the figure.
@@ -68,7 +69,7 @@ def _print_svg(figure) -> bytes:
     figure.set_facecolor("none")
     for axes in figure.axes:
         axes.set_facecolor("none")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "mbrl_jax", "font.size": 9}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "mbrl_jax", "font.size": 9}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Letters that matplotlib's own font lacks are measured as boxes; the browser has others.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -125,9 +126,9 @@ def _small_png(path: Path, most: int) -> bytes:
     for width in (pixels.width, *(w for w in _WIDTHS if w < pixels.width)):
         height = max(1, round(pixels.height * width / pixels.width))
         resized = pixels if width == pixels.width else pixels.resize((width, height))
-        for image in (resized, resized.quantize(128)):
+        for picture in (resized, resized.quantize(128)):
             file = io.BytesIO()
-            image.save(file, "png", optimize=True)
+            picture.save(file, "png", optimize=True)
             data = file.getvalue()
             if len(data) <= most:
                 return data

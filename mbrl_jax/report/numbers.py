@@ -158,7 +158,8 @@ def compare(grouping: Grouping, rows: Sequence[Score]) -> Comparison:
     Rows without a complete seed are left out, and of tasks with more seeds than others the last.
     """
     known = [row for row in rows if is_atari(row.group) and has_reference(row.pool.task)]
-    kind, notes = kind_of(known), []
+    kind = kind_of(known)
+    notes: list[str] = []
     overall = _overall(grouping, _by_group(grouping, known, kind), notes)
     pairs = []
     for i, ours in enumerate(grouping.groups):

@@ -36,8 +36,9 @@ def qualities(grouping: Grouping) -> list[Quality]:
     for task in grouping.tasks:
         for group in grouping.groups:
             pool = group.pool(task)
-            lanes = [s.lane.quality for s in pool.sources if s.lane.quality] if pool else []
-            if lanes:
+            if pool is None:
+                continue
+            if lanes := [s.lane.quality for s in pool.sources if s.lane.quality]:
                 found.append(_pooled(group, pool, lanes))
     return found
 
@@ -54,7 +55,9 @@ def _pooled(group: Group, pool: Pool, lanes: Sequence[Mapping[str, Any]]) -> Qua
         group,
         pool,
         len(lanes),
-        *(_distinct(lanes, name) for name in ("step", "context", "random_share")),
+        _distinct(lanes, "step"),
+        _distinct(lanes, "context"),
+        _distinct(lanes, "random_share"),
         curves,
         {n: _total(v) if n in _COUNTED else _mean(v) for n, v in values.items()},
         _mean([number(lane.get("reconstruction")) for lane in lanes]),
@@ -62,7 +65,7 @@ def _pooled(group: Group, pool: Pool, lanes: Sequence[Mapping[str, Any]]) -> Qua
     )
 
 
-def _distinct(lanes: Sequence[Mapping[str, Any]], name: str) -> tuple[float, ...]:
+def _distinct(lanes: Sequence[Mapping[str, Any]], name: str) -> tuple:
     return tuple(sorted({lane[name] for lane in lanes if number(lane.get(name)) is not None}))
 
 
@@ -95,13 +98,12 @@ def _calibration(lanes: Sequence[Mapping[str, Any]]):
     tables = []
     for lane in lanes:
         known = lane.get("calibration")
-        columns = [
-            _numbers(known.get(name)) if isinstance(known, dict) else None
-            for name in ("predicted", "found", "rows")
-        ]
-        if all(c is not None for c in columns) and len({len(c) for c in columns}) == 1:
+        table = known if isinstance(known, dict) else {}
+        found = (_numbers(table.get(name)) for name in ("predicted", "found", "rows"))
+        columns = [column for column in found if column is not None]
+        if len(columns) == 3 and len({len(c) for c in columns}) == 1:
             tables.append(np.stack(columns))
-    tables = [table for table in tables if table.shape == tables[0].shape]
+    tables = [one for one in tables if one.shape == tables[0].shape]
     if not tables:
         return None
     predicted, found, rows = np.moveaxis(np.stack(tables), 1, 0)  # [S, bins] each

@@ -35,13 +35,13 @@ class Greedy(NamedTuple):
 
     mean: float
     episodes: int
-    finished: int | None  # of them, before the time limit of the evaluation
+    finished: float | None  # of them, before the time limit of the evaluation
 
 
 class Lane(NamedTuple):
     """One seed of a run, under one setting of the numbers that vary inside it."""
 
-    index: int  # the "seed" of its rows
+    index: int  # type: ignore[assignment]  # the "seed" of its rows
     seed: tuple[int, int]  # (--seed, lane): what its random numbers derive from
     experiment: Experiment  # with the numbers of its setting
     curve: np.ndarray  # [T, 3]: environment steps, mean episode return, episodes
@@ -104,11 +104,11 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
         _lane(saved, index, rows, greedy[index], quality[index], meta)
         for index in range(len(saved.members))
     )
-    state, error = _state(path, saved, any(greedy), any(rows))
+    state, why = _state(path, saved, any(greedy), any(rows))
     return Run(
         path,
         state,
-        error,
+        why,
         saved,
         lanes,
         _lineage(path, notes),
@@ -160,7 +160,7 @@ def read_sweep(root: Path) -> list[Run]:
 def _common(root: Path, manifest: Mapping[str, Any]) -> plan.Common:
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest["common"].items()}
     try:
-        return plan.Common(**fields)
+        return plan.Common(**dict[str, Any](fields))
     except TypeError as error:
         raise ConfigError(f"{root / plan.MANIFEST} is no manifest of a sweep ({error})") from error
 
@@ -274,10 +274,10 @@ def read_json(path: Path) -> Any:
 
 def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[Greedy | None]:
     """Greedy episodes of each lane after the last step."""
-    none, steps = [None] * len(saved.members), saved.experiment.steps
+    none: list[Greedy | None] = [None] * len(saved.members)
+    steps = saved.experiment.steps
     try:
-        data = read_json(path / EVALUATION)
-        if data is None:
+        if (data := read_json(path / EVALUATION)) is None:
             return none
         if data["step"] != steps:
             notes.append(
@@ -307,9 +307,9 @@ def _quality(path: Path, size: int, notes: list[str]) -> list[Mapping[str, Any] 
             return [None] * size
         of_all = {name: data.get(name) for name in ("step", "context", "horizon")}
         of_all["random_share"] = data.get("random_share", 0.0)  # older files have none
-        lanes = [{**of_all, **lane} if isinstance(lane, dict) else None for lane in data["seeds"]]
+        lanes = data["seeds"]
         if len(lanes) == size:
-            return lanes
+            return [{**of_all, **lane} if isinstance(lane, dict) else None for lane in lanes]
         notes.append(f"{QUALITY} is of {len(lanes)} seeds, and the run has {size}: left out")
     except ValueError as error:
         notes.append(str(error))

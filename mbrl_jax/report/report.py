@@ -176,7 +176,7 @@ def _markdown(head: Head, warnings: Sequence[str], tables: _Tables, notes: Seque
     parts = [f"# {plain_markdown(head.title)}\n", f"{plain_markdown(head.summary)}.\n"]
     parts += [f"- {plain_markdown(warning)}" for warning in warnings]
     parts += [""] if warnings else []
-    parts += [to_markdown(table) for table in tables if _is_short(table)]
+    parts += [to_markdown(table) for table in tables if table is not None and _is_short(table)]
     if tables.differences and not _is_short(tables.differences):
         parts.append(
             f"{len(tables.differences.rows)} fields differ between groups: see the page.\n"
@@ -186,9 +186,9 @@ def _markdown(head: Head, warnings: Sequence[str], tables: _Tables, notes: Seque
     return "\n".join(parts)
 
 
-def _is_short(table: Table | None) -> bool:
-    """Whether a table is there, and can be read in a terminal."""
-    return table is not None and (table.name == "Scores" or len(table.rows) <= _MAX_ROWS)
+def _is_short(table: Table) -> bool:
+    """Whether a table can be read in a terminal."""
+    return table.name == "Scores" or len(table.rows) <= _MAX_ROWS
 
 
 def write_report(report: Report, out: Path) -> tuple[Path, Path]:

@@ -195,7 +195,7 @@ def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
     """Write NumPy's arrays: with Orbax, or of one process among several as `LEAVES`."""
     if jax.process_count() > 1:  # there Orbax writes NumPy's arrays of the first process only
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_whole(folder / LEAVES, lambda file: np.savez(file, **leaves))
+        files.write_arrays(folder / LEAVES, leaves)
         return
     import orbax.checkpoint as ocp
 

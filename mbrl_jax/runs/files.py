@@ -5,11 +5,12 @@ import fcntl
 import os
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
+import numpy as np
 
 from mbrl_jax.errors import ConfigError
 
@@ -30,6 +31,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """`write_whole` of named NumPy arrays, as an .npz file."""
+    named: Any = arrays
+    write_whole(path, lambda file: np.savez(file, **named))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -78,8 +78,8 @@ class MetricsWriter:
     def close(self) -> None:
         """Close the files; nothing can be written afterwards."""
         with contextlib.ExitStack() as stack:  # all of them, also if one is on a full disk
-            for file in (*self._boards, self._file):
-                stack.callback(file.close)
+            for close in (*(board.close for board in self._boards), self._file.close):
+                stack.callback(close)
 
 
 class _Board:

@@ -185,6 +185,7 @@ def _leaf(saved: dict[str, np.ndarray], name: str, template: jax.ShapeDtypeStruc
 
 def _rows(workdir: Path, wanted: Wanted, segments: list[Segment], total: int) -> PyTree:
     """The stored rows, one leaf after the other: at Atari's size each takes a gigabyte a seed."""
+    assert wanted.store is not None
     template = wanted.store.get(wanted.template.replay)
     leaves, treedef = jax.tree.flatten(template)
     first, last = host_arrays.own_seeds(leaves, wanted.num_seeds)

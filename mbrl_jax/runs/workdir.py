@@ -11,9 +11,10 @@ from mbrl_jax.experiment.experiment import Experiment, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs import checkpoint, files
 from mbrl_jax.runs.layout import as_path
+from mbrl_jax.runs.metrics import read_metrics
 
-__all__ = ["CONFIG", "RunConfig", "as_json", "as_path", "check_meta", "check_usable", "prepare"]
-__all__ += ["read_config"]
+__all__ = ["CONFIG", "RunConfig", "as_json", "as_path", "check_meta", "check_usable", "holds_run"]
+__all__ += ["prepare", "read_config"]
 
 CONFIG = "config.json"
 
@@ -39,6 +40,16 @@ def read_config(workdir: Path) -> RunConfig:
         raise ConfigError(f"{path} is not a run's configuration ({error})") from error
 
 
+def holds_run(workdir: Path) -> bool:
+    """Whether a directory belongs to a configuration: one that saved something, or wrote a row.
+
+    A command that failed before, while it compiled or by a kill, leaves it free for another.
+    """
+    if not (workdir / CONFIG).exists():
+        return False
+    return checkpoint.latest_iteration(workdir) is not None or bool(read_metrics(workdir))
+
+
 def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     """Create or check the directory; returns the iteration to resume from, or None.
 
@@ -53,7 +64,7 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
     workdir = Path(workdir)
     check_usable(workdir)
     iteration = checkpoint.latest_iteration(workdir)
-    exists = (workdir / CONFIG).exists()
+    exists = holds_run(workdir)
     if resume == "must" and (iteration is None or not exists):
         raise ConfigError(
             f"--resume=must, but {workdir} holds no checkpoint; use --resume=auto to begin there"

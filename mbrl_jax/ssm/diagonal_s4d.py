@@ -13,7 +13,8 @@ but `s4d` is for a single stream; `vmap` adds batches.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,11 @@ def s4d(
     _check(u, dt, A, B, C, D, reset, initial_state, "B T ", "B ")
 
     def stream(u, reset, initial_state):
-        options = {"rule": rule, "conjugate_pairs": conjugate_pairs, "method": method}
+        options: dict[str, Any] = {
+            "rule": rule,
+            "conjugate_pairs": conjugate_pairs,
+            "method": method,
+        }
         options |= {"reset": reset, "initial_state": initial_state, "chunk_size": chunk_size}
         return s4d_stream(u, dt, A, B, C, D, **options)[:2]
 
@@ -144,7 +149,7 @@ def s4d_stream(
     if reset is None:
         reset = jnp.zeros((length,), bool)
     if initial_state is not None:
-        initial_state = diagonal.state_pair(initial_state, wide)
+        initial_state = diagonal.keep(~reset[0], diagonal.state_pair(initial_state, wide))
     system = _system(dt, A, B, C, rule, conjugate_pairs, wide)
     rows = [chunking.to_chunks(row, chunk_size) for row in (u.astype(wide), reset)]
     y, starts = _RUN[method](*system, *rows, initial_state)
@@ -257,7 +262,7 @@ def _row(decay, weight, out, state, u, reset):
 
 def _recurrent(decay, weight, out, u, reset, initial_state):
     one_row = lambda state, row: _row(decay, weight, out, state, *row)  # noqa: E731
-    start = initial_state or diagonal.each(jnp.zeros_like, decay)
+    start: Any = initial_state or diagonal.each(jnp.zeros_like, decay)
     return chunking.scan_chunks(chunking.row_by_row(one_row), start, (u, reset))[:2]
 
 
@@ -287,7 +292,7 @@ def _chunked(run, decay, weight, out, u, reset, initial_state):
     return y + jnp.where((segment == 0)[..., None], read, 0), starts
 
 
-_RUN = {
+_RUN: dict[str, Callable] = {
     "chunked": functools.partial(_chunked, diagonal.rows_associative),
     "chunked_sequential": functools.partial(_chunked, diagonal.rows_sequential),
     "recurrent": _recurrent,
@@ -311,7 +316,8 @@ def _taps(kernel: Array, u: Array, segment: Array) -> Array:
     """
 
     def one_chunk(carry, chunk):
-        return carry, sum(tap[None] * _seen(*chunk, lag) for lag, tap in enumerate(kernel))
+        x, own = chunk
+        return carry, sum(tap[None] * _seen(x, own, lag) for lag, tap in enumerate(kernel))
 
     # A loop, because XLA:CPU would put these sums into every consumer of y, and whatever u comes
     # from into every term (measured in a GLU layer: forward and backward 6 times slower).

@@ -14,7 +14,7 @@ batches.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,11 @@ def s5(
     _check(u, dt, A, B, C, D, reset, initial_state, "B T ", "B ")
 
     def stream(u, reset, initial_state):
-        options = {"rule": rule, "conjugate_pairs": conjugate_pairs, "method": method}
+        options: dict[str, Any] = {
+            "rule": rule,
+            "conjugate_pairs": conjugate_pairs,
+            "method": method,
+        }
         options |= {"reset": reset, "initial_state": initial_state, "chunk_size": chunk_size}
         return s5_stream(u, dt, A, B, C, D, **options)[:2]
 
@@ -141,8 +145,8 @@ def s5_stream(
     decay, weight, out = _system(dt, A, B, C, rule, conjugate_pairs, wide)
     inputs = diagonal.each(lambda part: u.astype(wide) @ part.T, weight)  # [T, P]
     if initial_state is not None:
-        carried = diagonal.multiply(decay, diagonal.state_pair(initial_state, wide))
-        carried = diagonal.keep(~reset[0], carried)
+        state = diagonal.keep(~reset[0], diagonal.state_pair(initial_state, wide))
+        carried = diagonal.multiply(decay, state)
         inputs = diagonal.each(lambda part, first: part.at[0].add(first), inputs, carried)
     states = diagonal.linear_scan(decay, inputs, ~reset, _rows(method, chunk_size))
     y = states.real @ out.real.T - states.imag @ out.imag.T

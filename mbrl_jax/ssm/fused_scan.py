@@ -142,10 +142,10 @@ def _forward_kernel(rates, state, inputs, delta, B, C, reset, y, starts, final_s
 
     def one_chunk(k, state):
         starts[k] = state
-        rows = [(inputs[k, q], _kept(rates, delta[k, q], reset[k, q])) for q in range(size)]
+        rows = [(inputs[k, q], jnp.exp(delta[k, q][None] * rates)) for q in range(size)]
         read = []
         for q, (row, kept) in enumerate(rows):
-            state = kept * state + B[k, q][:, None] * row[None]
+            state = _unless(reset[k, q], kept * state) + B[k, q][:, None] * row[None]
             read.append((C[k, q][:, None] * state).sum(0))
         # Last, so that no store stands between the loads and their use.
         for q, row in enumerate(read):
@@ -155,9 +155,9 @@ def _forward_kernel(rates, state, inputs, delta, B, C, reset, y, starts, final_s
     final_state[...] = jax.lax.fori_loop(0, num_chunks, one_chunk, state[...])
 
 
-def _kept(rates: Array, delta: Array, reset: Array) -> Array:
-    """The share of the state [N, 32] that a row keeps."""
-    return jnp.where(reset != 0, 0, jnp.exp(delta[None] * rates))
+def _unless(reset: Array, state: Array) -> Array:
+    """The state [N, 32], or 0 after a reset; chosen, because 0 · NaN is NaN."""
+    return jnp.where(reset != 0, 0, state)
 
 
 def _backward_kernel(
@@ -171,7 +171,8 @@ def _backward_kernel(
         k = num_chunks - 1 - i
         state, carried = starts[k], []
         for q in range(size):
-            carried.append(_kept(rates, delta[k, q], reset[k, q]) * state)
+            kept = jnp.exp(delta[k, q][None] * rates)
+            carried.append(_unless(reset[k, q], kept * state))
             state = carried[q] + B[k, q][:, None] * inputs[k, q][None]
         back, total = carry
         for q in reversed(range(size)):
@@ -183,7 +184,7 @@ def _backward_kernel(
             exponent_bar = back * carried[q]
             delta_bar[k, q] = (exponent_bar * rates).sum(0)
             total = total + exponent_bar * delta[k, q][None]
-            back = _kept(rates, delta[k, q], reset[k, q]) * back
+            back = _unless(reset[k, q], jnp.exp(delta[k, q][None] * rates) * back)
         return back + starts_bar[k], total
 
     carry = (final_bar[...], jnp.zeros_like(rates))

@@ -6,18 +6,17 @@ For every channel d of D and state n of N, with a decay rate A[d, n] < 0 of thei
 
 The decay differs per channel and state, so there is no form by matrix products as in `ssd`. A state
 is `[N, D]` with the long axis D minor: it fills vector lanes and y is a sum over the other axis.
-
 Axes: `T` time, cut into `K` chunks of `Q` rows, `D` channels, `N` state size. Everything but
 `selective_scan` is for a single stream; `vmap` adds batches.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, fused_scan, shapes
+from mbrl_jax.ssm import chunking, fused_scan, shapes, spoiled
 
 Array = jax.Array
 
@@ -155,10 +154,11 @@ def selective_scan_stream(
     if reset is None:
         reset = jnp.zeros((length,), bool)
     if initial_state is None:
-        initial_state = jnp.zeros((A.shape[1], channels), wide)
+        initial_state = jnp.zeros((A.shape[1], channels))
+    initial_state = spoiled.unless_reset(reset, initial_state.astype(wide))
 
     rows = [chunking.to_chunks(row, chunk_size) for row in (u, delta.astype(wide), B, C, reset)]
-    y, starts, final_state = _RUN[method](A.T.astype(wide), initial_state.astype(wide), tuple(rows))
+    y, starts, final_state = _RUN[method](A.T.astype(wide), initial_state, tuple(rows))
     y = _skip(y.reshape(-1, channels)[:length], D, u)
 
     u, delta, B, _, reset = rows
@@ -177,14 +177,15 @@ def scan_state_at(entries: ScanEntries, t: Array | int) -> Array:
         leaf[t // size]
         for leaf in (entries.starts, entries.u, entries.delta, entries.B, entries.reset)
     )
-    # Rows after t get a step size of 0: they leave the state alone.
+    # Rows after t become zeros, with a step size of 0: they leave the state alone.
     due = jnp.arange(size) <= t % size
+    u, delta, B = (jnp.where(due[:, None], row, 0) for row in (u, delta, B))
     rates = entries.A.T.astype(start.dtype)
 
     def one_row(state, row):
         return _advance(rates, state, *row), None
 
-    rows = (u, jnp.where(due[:, None], delta, 0), B, reset & due)
+    rows = (u, delta, B, reset & due)
     return jax.lax.scan(one_row, start, rows)[0]
 
 
@@ -242,16 +243,18 @@ def _check(u, delta, A, B, C, D, reset, initial_state, batch: str = "") -> None:
 
 def _advance(rates: Array, state: Array, u: Array, delta: Array, B: Array, reset: Array) -> Array:
     """The next state [N, D] for rates [N, D], u and delta [D], B [N], reset []."""
-    kept, added = _decay_and_input(rates, u, delta, B, reset)
-    return kept * state + added
+    kept, added = _decay_and_input(rates, u, delta, B)
+    return _unless(reset, kept * state) + added
 
 
-def _decay_and_input(
-    rates: Array, u: Array, delta: Array, B: Array, reset: Array
-) -> tuple[Array, Array]:
-    """What one row keeps of the state and what it adds to it, both [N, D]."""
-    kept = jnp.where(reset, 0, jnp.exp(delta[None] * rates))
+def _decay_and_input(rates: Array, u: Array, delta: Array, B: Array) -> tuple[Array, Array]:
+    """The share of the state that one row keeps, and what it adds to it, both [N, D]."""
+    kept = jnp.exp(delta[None] * rates)
     return kept, B.astype(delta.dtype)[:, None] * (delta * u.astype(delta.dtype))[None]
+
+
+def _unless(reset: Array, state: Array) -> Array:
+    return jnp.where(reset, 0, state)  # chosen, because 0 · NaN is NaN
 
 
 def _read(state: Array, C: Array) -> Array:
@@ -275,12 +278,25 @@ def _associative(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array,
 
     def one_chunk(state, rows):
         u, delta, B, C, reset = rows
-        row_parts = jax.vmap(_decay_and_input, in_axes=(None, 0, 0, 0, 0))
-        kept, added = jax.lax.associative_scan(after, row_parts(rates, u, delta, B, reset))
+        kept, added = jax.vmap(_decay_and_input, in_axes=(None, 0, 0, 0))(rates, u, delta, B)
+        kept = _unless(reset[:, None, None], kept)
+        kept, added = jax.lax.associative_scan(after, (kept, added))
         states = kept * state[None] + added  # [Q, N, D]
         return states[-1], jax.vmap(_read)(states, C)
 
-    return chunking.scan_chunks(one_chunk, state, rows)
+    y, starts, final_state = chunking.scan_chunks(one_chunk, state, rows)
+    arguments = rates, state, rows
+    # Apart, so that what is not wanted of the two costs nothing.
+    states = spoiled.mend(_states_anew, y[:, -1], (starts, final_state), arguments)
+    return spoiled.mend(_y_anew, y[:, -1], y, arguments), *states
+
+
+def _y_anew(_, arguments):
+    return jax.vmap(_recurrent_forward)(*arguments)[0][0]
+
+
+def _states_anew(_, arguments):
+    return jax.vmap(_recurrent_forward)(*arguments)[0][1:]
 
 
 # ------------------------------------------------------------------------------------ row by row
@@ -348,8 +364,9 @@ _recurrent.defvjp(_recurrent_forward, _recurrent_backward)
 def _carried(rates: Array, state: Array, row: tuple) -> tuple[Array, Array]:
     """The next state [N, D], and the part of it that comes from `state`."""
     u, delta, B, _, reset = row
-    kept, added = _decay_and_input(rates, u, delta, B, reset)
-    return kept * state + added, kept * state
+    kept, added = _decay_and_input(rates, u, delta, B)
+    carried = _unless(reset, kept * state)
+    return carried + added, carried
 
 
 def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]:
@@ -371,12 +388,9 @@ def _row_backward(rates: Array, carry: tuple, row: tuple) -> tuple[tuple, tuple]
     exponent_bar = state_bar * carried
     delta_bar = u * inputs_bar + chunking.weighted_sum(rates, exponent_bar)
     rates_bar = rates_bar + exponent_bar * delta[None]
-    state_bar = jnp.where(reset, 0, jnp.exp(delta[None] * rates)) * state_bar
+    state_bar = _unless(reset, jnp.exp(delta[None] * rates) * state_bar)
     return (state_bar, rates_bar), (delta * inputs_bar, delta_bar, B_bar, C_bar)
 
 
-_RUN = {
-    "associative": _associative,
-    "recurrent": _recurrent,
-    "fused": fused_scan.fused_scan,
-}
+_FUSED = fused_scan.fused_scan
+_RUN: dict[str, Any] = {"associative": _associative, "recurrent": _recurrent, "fused": _FUSED}

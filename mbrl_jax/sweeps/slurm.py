@@ -210,7 +210,7 @@ def submit(
         raise ConfigError(f"--root={root}: Slurm gives % in paths a meaning; choose another name")
     # As the batch step: bash hands its place, and Slurm's signals, to Python.
     python = f"exec {shlex.quote(sys.executable)}"
-    found = {}
+    found: dict[str, str] = {}
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=_ENDLESS, python=python)
         executor.update_parameters(use_srun=False, **parameters)

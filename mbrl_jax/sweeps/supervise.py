@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -152,7 +152,8 @@ class Supervisor:
         self._free = list(range(self._jobs))
         self._failures = {task.name: 0 for task in tasks}
         self._gpus, self._cores = visible_gpus() if self._jobs > 1 else [], _cores()
-        self._touched, self._stop_began = 0.0, None
+        self._touched = 0.0
+        self._stop_began: float | None = None
         self.signals: list[int] = []
         self.states = {task.name: "not begun" for task in tasks}
 
@@ -311,7 +312,7 @@ def _signal_name(signum: int) -> str:
 
 
 @contextlib.contextmanager
-def receiving(signums: Sequence[int], handler: Callable[[int, Any], None]):
+def receiving(signums: Sequence[int], handler: Callable[[int, Any], None]) -> Iterator[dict]:
     """Handle signals within the context; yields {signal: handler before}."""
     before = {signum: signal.signal(signum, handler) for signum in signums}
     try:

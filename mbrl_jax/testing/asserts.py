@@ -30,8 +30,12 @@ def assert_same_structure(actual: PyTree, expected: PyTree, message: str) -> Non
     """Same tree, shapes and dtypes; arrays or what `jax.eval_shape` says of them."""
     describe = lambda x: (jnp.shape(x), jnp.result_type(x))  # noqa: E731
     a, e = jax.tree.map(describe, actual), jax.tree.map(describe, expected)
-    assert jax.tree.structure(actual) == jax.tree.structure(expected), f"{message}: tree changed"
+    assert _structure(actual) == _structure(expected), f"{message}: tree changed"
     assert a == e, f"{message}: shapes or dtypes changed"
+
+
+def _structure(tree: PyTree) -> Any:
+    return jax.tree.structure(tree)
 
 
 def equal(one: PyTree, other: PyTree) -> bool:
@@ -49,7 +53,7 @@ def _bits(x: Any) -> bytes:
 
 def assert_equal(actual: PyTree, expected: PyTree, message: str) -> None:
     """Same tree, and the same bits."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected), f"{message}: tree changed"
+    assert _structure(actual) == _structure(expected), f"{message}: tree changed"
     changed = [
         jax.tree_util.keystr(path)
         for (path, a), b in zip(

@@ -66,16 +66,25 @@ def _check_unroll(core, both_ways, xs, is_first) -> None:
 
 
 def _check_resets(core, params, xs, chunk) -> None:
-    """A reset at t hides rows before t, and only those."""
-    unroll = jax.jit(lambda xs, is_first: core.unroll(params, None, xs, is_first)[1])
+    """A reset at t hides rows before t and the carry, NaN in them included, and only those."""
+
+    @jax.jit
+    def unroll(xs, is_first, carry=None):
+        return core.unroll(params, carry, xs, is_first)[1]
+
     length = len(xs)
     for reset in sorted({0, 1, chunk - 1, chunk, chunk + 1, length - 1}):
         is_first = jnp.arange(length) == reset
         clean = unroll(xs, is_first)
         disturbed = unroll(xs.at[:reset].add(10.0), is_first)
         assert_close(disturbed[reset:], clean[reset:], f"L3 reset at {reset} hides the past")
+        spoilt = unroll(xs.at[:reset].set(jnp.nan), is_first)
+        assert_close(spoilt[reset:], clean[reset:], f"L3 reset at {reset} hides NaN before it")
         before = np.abs(np.asarray(disturbed[:reset] - clean[:reset])).max(axis=-1)
         assert (before > 1e-4).all(), f"L3 reset at {reset} must not act on earlier rows"
         # Padding behind keeps the shape, and with it the compiled program.
         alone = unroll(jnp.roll(xs, -reset, axis=0), jnp.zeros(length, bool))[: length - reset]
         assert_close(clean[reset:], alone, f"L3 rows from {reset} on ≡ an episode of their own")
+    nothing = jax.tree.map(lambda x: jnp.full(jnp.shape(x), jnp.nan), core.initial_carry())
+    clean, spoilt = unroll(xs, is_first := jnp.arange(length) == 0), unroll(xs, is_first, nothing)
+    assert_close(spoilt, clean, "L3 a reset at 0 hides a carry of NaN")

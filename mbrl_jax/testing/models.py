@@ -163,14 +163,13 @@ def _check_decoder(
 ) -> None:
     """L9: different latents are drawn as different observations."""
     assert model.decode is not None
+    decode = model.decode
     if model.apply is not None:
         state = state._replace(params=noisy(state.params, key))
 
     @jax.jit
     def draw(entries):
-        return jax.vmap(jax.vmap(lambda x: model.decode(state, x)))(
-            _latents(model, entries, length)
-        )
+        return jax.vmap(jax.vmap(lambda x: decode(state, x)))(_latents(model, entries, length))
 
     for leaf in jax.tree.leaves(draw(entries)):
         rows = np.asarray(leaf, np.float64).reshape(2 * length, -1)

@@ -120,9 +120,10 @@ def without_first_row(trajectory: Trajectory) -> Trajectory:
 def noisy(params: PyTree, key: Key) -> PyTree:
     """Parameters with normal noise on every float, so that no layer is 0."""
     leaves, tree = jax.tree.flatten(params)
-    return tree.unflatten(
+    loud = [
         x + NOISE * jax.random.normal(jax.random.fold_in(key, i), x.shape).astype(x.dtype)
         if jnp.issubdtype(x.dtype, jnp.floating)
         else x
         for i, x in enumerate(leaves)
-    )
+    ]
+    return jax.tree.unflatten(tree, loud)

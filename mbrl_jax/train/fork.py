@@ -134,7 +134,7 @@ def _is_forked(child: Path, lineage: list[dict[str, Any]]) -> bool:
     """Whether `child` was made by this fork before. Raises ConfigError if it is another run."""
     meta = read_meta(child)
     if meta is None:
-        if (child / workdir.CONFIG).exists() or checkpoint.complete(child):
+        if workdir.holds_run(child) or checkpoint.complete(child):
             raise ConfigError(f"{child} holds a run already, which is no fork; choose another")
         return False
     if not meta["complete"]:  # killed on the way

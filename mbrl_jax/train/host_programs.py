@@ -61,7 +61,7 @@ class HostPrograms:
         self._experiment, self.system = experiment, system
         self._system_of = system_of or systems(experiment, system)
         self._compiled = Compiled(self._jitted)
-        self._env: HostEnvironment | None = None
+        self._env: Any = None  # open lanes: a HostEnvironment
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
@@ -94,12 +94,17 @@ class HostPrograms:
         programs = learns | {
             ("init",): (keys, timestep),
             ("act",): (acting, state.agent, state.key, timestep, pace, count),
-            ("evaluate", False, 0.0, lanes): self._evaluate_args(lanes, state.agent, keys),
             ("evaluate", True, 0.0, 1): self._evaluate_args(1, state.agent, keys),
         }
+        if lanes:
+            programs["evaluate", False, 0.0, lanes] = self._evaluate_args(lanes, state.agent, keys)
         if draws(self.system):
             programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
         return programs
+
+    def require_traced(self) -> None:
+        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
+        self._compiled.require_traced()
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""
@@ -127,7 +132,7 @@ class HostPrograms:
     def init(self, keys: jax.Array) -> TrainState:
         """Open the lanes; fresh state [S]."""
         self._env = self._open(keys, self._experiment.num_envs)
-        return self._compiled.call(("init",), keys, self._put(self._env.reset()))
+        return self._compiled.call(("init",), keys, self._put(self._env.reset(None)))
 
     def resume(self, keys: jax.Array, state: TrainState, iteration: int) -> TrainState:
         """Open new lanes, with other seeds than those before; the state to go on from."""

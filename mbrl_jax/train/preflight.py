@@ -77,6 +77,7 @@ class Plan(NamedTuple):
         config = self.experiment.replay
         if not hasattr(config, "capacity"):  # of a fixed data set: nothing to make smaller
             return None
+        assert self.memory.free is not None  # else nothing is known to be too much
         room = self.memory.free // seeds - (self.of_seed - self.replay)
         rows = int(config.capacity * room / self.replay)
         digits = 10 ** max(len(str(rows)) - 2, 0)

@@ -61,8 +61,9 @@ class Programs:
             self._begin_chunk(chunk, state, number)
         if not evaluating:
             return
-        episodes, limit = self._experiment.eval_episodes, jax.ShapeDtypeStruct((), jnp.int32)
-        self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
+        if episodes := self._experiment.eval_episodes:
+            limit = jax.ShapeDtypeStruct((), jnp.int32)
+            self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         if draws(self.system):
             self._compiled.begin(("open_loop",), state.agent, keys)
 
@@ -74,6 +75,10 @@ class Programs:
     def fixed(self) -> dict[str, Step]:
         """The experiment's data sets on the devices, once for all seeds."""
         return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
+
+    def require_traced(self) -> None:
+        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
+        self._compiled.require_traced()
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""

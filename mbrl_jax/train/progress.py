@@ -12,7 +12,7 @@ from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs.shown import shown
 from mbrl_jax.train import preflight
 from mbrl_jax.train.host_programs import PUBLISHED_LANES
-from mbrl_jax.train.report import human_normalised
+from mbrl_jax.train.report import human_normalised, nothing_done
 
 _CHUNKS = 20  # newest ones, over which the time of an update is taken
 
@@ -205,11 +205,13 @@ def _short(value: float | None) -> str:
 def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     """(mean ± standard error, finished / all) of the greedy episodes of seed i."""
     returns, finished = evaluation.episode_return[i], evaluation.finished[i]
+    if not len(returns):
+        return "–", "–"
     error = returns.std() / math.sqrt(max(len(returns), 1))
     return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
 
 
-def print_table(result, directory) -> None:
+def print_table(result: Any, directory: Any) -> None:
     """Returns per seed, and where the pictures are."""
     from rich.table import Table
 
@@ -229,6 +231,8 @@ def print_table(result, directory) -> None:
         )
     console = _console()
     console.print(table)
+    for line in nothing_done(result.updates, result.evaluation):
+        console.print(line, soft_wrap=True, highlight=False)
     for picture in result.pictures:
         console.print(shown(picture), soft_wrap=True, highlight=False)
     flag = shlex.quote(f"--workdir={directory}")
@@ -241,7 +245,9 @@ def _cause(result, seed: int) -> str:
     return f" ({metric})" if metric else ""
 
 
-def print_evaluation(evaluation, experiment: Experiment, directory, protocol: str) -> None:
+def print_evaluation(
+    evaluation: Any, experiment: Experiment, directory: str, protocol: str
+) -> None:
     """One row for each seed, and below how the episodes were counted and scores normalised."""
     from rich.table import Table
 
@@ -283,7 +289,7 @@ def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list
 _SHOWN_HORIZONS = (1, 2, 4, 8, 15, 30, 60)
 
 
-def print_quality(found: dict[str, Any], directory) -> None:
+def print_quality(found: dict[str, Any], directory: Any) -> None:
     """Errors against the rows ahead, mean over seeds; below, the rest of `quality.summarise`."""
     from rich.table import Table
 
@@ -325,7 +331,7 @@ def _short_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def print_films(films) -> None:
+def print_films(films: Any) -> None:
     """What each GIF shows, and where it lies."""
     console = _console()
     for seed, (path, film) in enumerate(films):
@@ -339,7 +345,7 @@ def print_films(films) -> None:
         )
 
 
-def print_plan(console, plan: preflight.Plan) -> None:
+def print_plan(console: Any, plan: preflight.Plan) -> None:
     """The size of a run: of a seed, and of all of them beside what is free."""
     experiment, size = plan.experiment, preflight.size
     parameters = ", ".join(f"{name} {number:,}" for name, number in plan.parameters.items())
@@ -348,8 +354,8 @@ def print_plan(console, plan: preflight.Plan) -> None:
         taken = f"and {size(plan.temporaries)} more during an update"
     of_all = f"{plan.num_seeds} seeds take {size(plan.num_seeds * plan.of_seed)}"
     free = "it is not known how much is free"
-    if plan.most_seeds is not None:
-        place = plan.memory
+    place = plan.memory
+    if plan.most_seeds is not None and place.free is not None:
         several = f" each of {place.pools} times" if place.pools > 1 else ""
         fits = f"the state of {plan.most_seeds} fits"
         if plan.temporaries is not None:
@@ -378,7 +384,7 @@ def in_words(hours: float) -> str:
     return f"{hours * 3600:.2g} seconds"
 
 
-def print_findings(findings, name: str) -> None:
+def print_findings(findings: Any, name: str) -> None:
     """A line for each finding of the environment doctor, and how many there are of each kind."""
     console = _console()
     styles = {"error": "bold red", "warning": "yellow", "ok": "green"}

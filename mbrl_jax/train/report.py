@@ -15,7 +15,7 @@ from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.runs import files
-from mbrl_jax.types import AgentState, ArraySpec
+from mbrl_jax.types import AgentState, Array, ArraySpec
 
 MAX_EXAMPLES = 4
 
@@ -41,15 +41,20 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
     data = {
         "step": experiment.steps,
         "episodes": int(evaluation.episode_return.shape[1]),
-        "mean": evaluation.episode_return.mean(axis=1).tolist(),
+        "mean": _means(evaluation.episode_return),
         "finished": evaluation.finished.sum(axis=1).tolist(),
         "returns": evaluation.episode_return.tolist(),
     }
     if evaluation.extras:
-        data["extras"] = {name: x.mean(axis=1).tolist() for name, x in evaluation.extras.items()}
+        data["extras"] = {name: _means(x) for name, x in evaluation.extras.items()}
     if normalised := human_normalised(experiment, evaluation):
         data["human_normalised"] = normalised
     files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
+
+
+def _means(episodes: Array) -> list[float | None]:
+    """Of each seed's episodes [S, E]; None where none was played."""
+    return episodes.mean(axis=1).tolist() if episodes.shape[1] else [None] * len(episodes)
 
 
 def write_quality(path: Path, measured: dict[str, Any]) -> Path:
@@ -62,9 +67,10 @@ def write_quality(path: Path, measured: dict[str, Any]) -> Path:
 def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str, Any] | None:
     """(return - random) / (human - random) of every seed, with the references; see `scores`.
 
-    None unless the experiment plays one of the 26 Atari games (MinAtar's are others).
+    None unless the experiment plays one of the 26 Atari games (MinAtar's are others), and where no
+    episode was played.
     """
-    if not isinstance(experiment.env, atari.Config):
+    if not isinstance(experiment.env, atari.Config) or not evaluation.episode_return.shape[1]:
         return None
     try:
         game = scores.game_of(experiment.env.name)
@@ -73,6 +79,19 @@ def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str
     means = evaluation.episode_return.mean(axis=1).tolist()
     normalised = [scores.human_normalised(game, mean) for mean in means]
     return {"game": game, **scores.references()[game]._asdict(), "mean": normalised}
+
+
+def nothing_done(updates: int, evaluation: Evaluation) -> list[str]:
+    """Sentences on what a reader of a run's table takes for granted, where it did not happen."""
+    lines = []
+    if not updates:
+        lines.append(
+            "nothing was learned: the run ended before its first update (take more --steps, or a "
+            "shorter first phase)"
+        )
+    if not evaluation.episode_return.shape[1]:
+        lines.append("nothing was evaluated: eval_episodes is 0")
+    return lines
 
 
 def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[Path]:
@@ -97,7 +116,8 @@ def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[
 def write_film(path: Path, experiment: Experiment, frames: np.ndarray) -> None:
     """Write what was seen, [F, *observation], as an animated GIF."""
     if isinstance(experiment.env, atari.Config):  # of stacked frames, the newest
-        frames = frames[..., -3 if experiment.env.protocol.colour else -1 :]
+        colour = atari.protocol_of(experiment.env).colour
+        frames = frames[..., -3 if colour else -1 :]
     elif np.issubdtype(frames.dtype, np.integer):  # kinds of things, and not brightness
         frames = frames / max(frames.max(), 1)
     write_animation(frames, path)

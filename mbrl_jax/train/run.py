@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from mbrl_jax.train.progress import Quiet, Reporter
 from mbrl_jax.train.report import draws, write_evaluation, write_pictures
 from mbrl_jax.train.trained import build_system, evaluate_seeds, keys_of, restore_state
 from mbrl_jax.train.training import Judges, train
+from mbrl_jax.types import AgentState
 
 
 class Result(NamedTuple):
@@ -34,6 +36,7 @@ class Result(NamedTuple):
     frozen_at: list[int]  # [S] iteration of the first non-finite loss, or -1
     causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
     members: Members  # what each of the S is
+    updates: int  # of each seed
 
 
 def run(
@@ -78,6 +81,8 @@ def run(
         keys = members.keys()
         with contextlib.closing(make_programs(experiment, system, members)) as programs:
             programs.compile_ahead(keys, fresh=resumed is None)
+            if resumed is None:  # what would fail at the end fails before anything is saved
+                programs.require_traced()
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
 
 
@@ -159,9 +164,7 @@ def _judges(
         own_keys = keys_of(keys, "evaluate")
         episodes, limit = experiment.eval_episodes, experiment.eval_max_steps
         yield {
-            name: lambda agent, player=player: player.evaluate(
-                episodes, False, agent, own_keys, limit
-            )
+            name: functools.partial(_judge, player, episodes, own_keys, limit)
             for name, player in players.items()
         }
 
@@ -174,6 +177,13 @@ def _require_same_kind(name: str, system: System, trained: System) -> None:
             f"eval_envs: {name} has {there.observation} and {there.action}, and the agent is made "
             f"for {here.observation} and {here.action}"
         )
+
+
+def _judge(
+    player: Programs | HostPrograms, episodes: int, keys: jax.Array, limit: int, agent: AgentState
+) -> Evaluation:
+    """Greedy episodes of the agent of the moment."""
+    return player.evaluate(episodes, False, agent, keys, limit)
 
 
 def _finish(
@@ -195,7 +205,10 @@ def _finish(
         pictures = write_pictures(path, experiment, predictions, rows)
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
-    return Result(last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members)
+    updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
+    return Result(
+        last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members, updates
+    )
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):

@@ -103,7 +103,7 @@ def _devices_are_chosen() -> bool:
 
 def num_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_freed_memory(arenas: int) -> bool:
@@ -132,7 +132,8 @@ def _cache_compiled_programs(cache_dir: str | Path | None) -> Path | None:
     import jax
 
     if cache_dir is None:  # jax reads JAX_COMPILATION_CACHE_DIR into its config on import
-        cache_dir = jax.config.jax_compilation_cache_dir or _default_cache_dir()
+        named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        cache_dir = named or _default_cache_dir()
     path = Path(cache_dir).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -164,16 +165,17 @@ def join_processes(wanted: bool) -> bool:
     Raises ConfigError when the processes do not find each other.
     """
     variables = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    named = [os.environ.get(name) for name in variables]
+    named = [os.environ[name] for name in variables if os.environ.get(name)]
+    complete = len(named) == len(variables)
     in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    if not (wanted or all(named) or in_slurm):
+    if not (wanted or complete or in_slurm):
         return False
     import jax
 
     # JAX's own handler of SIGTERM would take the place of ours (see `preemption`).
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        if all(named):
+        if complete:
             jax.distributed.initialize(named[0], int(named[1]), int(named[2]))
         else:
             jax.distributed.initialize()
@@ -215,7 +217,7 @@ def require_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts when no plugin is installed
-        wanted = jax.config.jax_platforms
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
         raise ConfigError(
             f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
             f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on "

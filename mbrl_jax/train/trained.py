@@ -1,11 +1,12 @@
 """What can be done with a run that was trained: evaluate, film, draw, measure, act."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mbrl_jax.evaluate import quality
 from mbrl_jax.experiment import config
@@ -18,7 +19,7 @@ from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
 from mbrl_jax.train.report import gif_paths, require_drawn, write_film, write_open_loop
-from mbrl_jax.types import AgentState
+from mbrl_jax.types import AgentState, PyTree
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
 
@@ -66,7 +67,7 @@ def evaluate_seeds(
 
     Args:
       experiment, programs, agent, keys: as `restore_run` returns them.
-      num_episodes: E; by default the experiment's.
+      num_episodes: E; by default the experiment's. 0: nothing is played.
       explore: sample the actions instead of taking the best.
       protocol: which episodes count. "clean": a number for each lane that is fixed before.
         "published": the first E that end in any of 32 lanes, as in Drama's `eval.py`; this favours
@@ -76,7 +77,11 @@ def evaluate_seeds(
     """
     if protocol not in PROTOCOLS:
         raise config.ConfigError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
-    episodes = num_episodes or experiment.eval_episodes
+    episodes = experiment.eval_episodes if num_episodes is None else num_episodes
+    if episodes == 0:
+        shape = (programs.num_seeds, 0)
+        none: list[Any] = [np.zeros(shape, dtype) for dtype in (np.float32, np.int32, bool)]
+        return Evaluation(*none)
     max_steps = experiment.eval_max_steps
     return programs.evaluate(
         episodes, explore, agent, keys_of(keys, "evaluate"), max_steps, protocol
@@ -112,7 +117,9 @@ def keys_of(keys: jax.Array, purpose: str) -> jax.Array:
     return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
 
 
-def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
+def load_policy(
+    directory: str | Path, seed_index: int = 0, *, explore: bool = False
+) -> tuple[Callable, PyTree]:
     """The trained policy of one seed of a run: (policy, carry).
 
     `policy(key, carry, timestep) -> (carry, action)` is jitted and acts in one environment;

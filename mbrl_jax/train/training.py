@@ -63,7 +63,7 @@ def train(
     began, slow, ending = time.perf_counter(), False, False
     for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
         # A chunk on the host can fail in its middle, when its buffers are given away.
-        taken = saver.take(state) if programs.on_host else None
+        taken: Any = saver.take(state) if programs.on_host else None
         try:
             state, metrics, seconds = programs.chunk(phase, state, start, stop)
         except preemption.Preempted:  # while it waited for a program: nothing was done

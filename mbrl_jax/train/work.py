@@ -55,7 +55,7 @@ def _dilution(params: dict[str, Any]) -> int:
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
-    found = []
+    found: list[Any] = []
     for value in params.values():
         found += value if isinstance(value, tuple | list) else [value]
     return [value for value in found if hasattr(getattr(value, "jaxpr", value), "eqns")]

@@ -154,7 +154,8 @@ class WorldModel(_WorldModel):
     def __new__(cls, *args, **fields):
         """Raise ValueError without a way to learn: `loss` and `apply`, or `update`."""
         self = super().__new__(cls, *args, **fields)
-        if self.update is not None:
+        given: Any = self.update
+        if given is not None:
             return self
         if self.loss is None or self.apply is None:
             raise ValueError("a WorldModel needs loss and apply, or an update of its own")
@@ -371,7 +372,9 @@ class HostEnvironment(NamedTuple):
     Arrays are NumPy's, [S, N, …]; what was returned is never written to again.
     """
 
-    reset: Callable  # (lanes [S, N] bool, None: all) -> Timestep: those lanes begin new episodes
+    # (lanes [S, N] bool, or None: all) -> Timestep: those lanes begin new episodes. It is always
+    # called with one argument, `reset(None)` at first.
+    reset: Callable
     send: Callable  # (actions [S, N]): begin to step; the caller can work meanwhile
     receive: Callable  # () -> Timestep [S, N] that the actions led to
     close: Callable  # ()

@@ -127,7 +127,7 @@ class _Bucket:
             both.metrics[name] = [*pair, min(before[2], low), max(before[3], high)]
         both.returns = {seed: list(sums) for seed, sums in self.returns.items()}
         for seed, sums in other.returns.items():
-            before = both.returns.get(seed, (0.0, 0.0, 0.0))
+            before = both.returns.get(seed, [0.0, 0.0, 0.0])
             both.returns[seed] = [a + b for a, b in zip(before, sums, strict=True)]
         return both
 

@@ -63,7 +63,7 @@ class Server(ThreadingHTTPServer):
         self.is_local = is_loopback(str(address[0]))
         self.replies = functools.partial(reply, view, _static())
         try:
-            super().__init__(address[:2], Handler)
+            super().__init__((str(address[0]), int(address[1])), Handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"--host={host} --port={port} cannot be listened on ({error}); choose another "
@@ -77,7 +77,7 @@ class Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def handle_error(self, request, client_address):
         """A browser that goes away in the middle is no error."""
@@ -88,6 +88,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """GET and HEAD of the fixed paths."""
 
+    server: Server
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may idle
 

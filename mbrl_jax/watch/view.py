@@ -120,12 +120,11 @@ class View:
         """Rows of all seeds per second now and on the average, and the seconds that are left."""
         recent, average = self._pace.recent(), self._pace.average()
         step, left = self._curves.step, run.steps - self._curves.step
-        going = trains and recent is not None and recent > 0 and left > 0
-        going &= step > run.learns_from or run.learns_from == run.steps
+        going = trains and left > 0 and (step > run.learns_from or run.learns_from == run.steps)
         return {
             "recent": recent and short(recent * num_seeds),
             "average": average and short(average * num_seeds),
-            "left": short(left / recent) if going else None,
+            "left": short(left / recent) if going and recent else None,
         }
 
     def _frozen(self, run: described.Run, checkpoint: described.Checkpoint | None) -> list[dict]:
@@ -155,7 +154,7 @@ class View:
         said = {"error": "", "drawing": False}
         if self._strips:
             said = {"error": shown(self._strips.error), "drawing": self._strips.drawing}
-        if newest is None:
+        if newest is None or self._picture is None:
             return {"tag": None, **said} if self._strips else None
         step = None if newest.iteration is None else newest.iteration * num_envs
         return {"tag": self._picture[1], "step": step, "drawn_at": newest.drawn_at, **said}

@@ -21,15 +21,16 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mbrl_jax import masks
 from mbrl_jax.envs.spec import action_size, flat_size
 from mbrl_jax.networks import moments
-from mbrl_jax.networks.moments import Moments, deviation, masked_mean, standardise
+from mbrl_jax.networks.moments import Moments, deviation, standardise
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -85,7 +86,7 @@ class Stats(NamedTuple):
     observation: Moments  # [D]
     target: Moments  # [1 + D] reward, change of the observation
     holdout_error: Array  # [E] running mean of the out-of-bag squared error
-    count: Array  # [] float32: batches seen
+    count: Array  # type: ignore[assignment]  # [] float32: batches seen
 
 
 class Output(NamedTuple):
@@ -101,7 +102,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Binds the functions of this file to a config and an environment."""
     _validate(config)
     functions = (init, forward, loss, apply)
-    bound = {f.__name__: functools.partial(f, config, spec) for f in functions}
+    bound: dict[str, Any] = {f.__name__: functools.partial(f, config, spec) for f in functions}
     # Measures of `uncertainty`, and "disagreement": the std of the members' means, averaged over
     # what the network gives. Of a row that was not imagined all are 0.
     certain = dict.fromkeys((*uncertainty.NAMES, "disagreement"), 0.0)
@@ -197,12 +198,12 @@ def loss(
     if config.termination:
         per_row += optax.sigmoid_binary_cross_entropy(output.go_on, rows.discount)
     counts = bag_counts(config, rows)  # [E, R]
-    nll = jnp.sum(masked_mean(per_row, counts * rows.valid))
+    nll = jnp.sum(masks.weighted_mean(per_row, counts * rows.valid))
     held_out = ((counts == 0) if config.bootstrap else (counts > 0)) * rows.valid
     error = jax.lax.stop_gradient(jnp.mean(jnp.square(output.mean - target), axis=-1))
     metrics = {
         "model/nll": (nll / config.members, jnp.ones(())),
-        "model/holdout_mse": (jnp.sum(error * held_out), jnp.sum(held_out)),
+        "model/holdout_mse": (jnp.sum(masks.weigh(error, held_out)), jnp.sum(held_out)),
         "model/log_variance": (jnp.mean(output.log_variance), jnp.ones(())),
     }
     stats = update_holdout(stats, error, held_out)
@@ -291,7 +292,7 @@ def update_moments(stats: Stats, observation: Array, target: Array, valid: Array
 
 def update_holdout(stats: Stats, error: Array, held_out: Array) -> Stats:
     """Moves each member's running error towards that of its held-out rows (both `[E, R]`)."""
-    change = masked_mean(error, held_out) - stats.holdout_error
+    change = masks.weighted_mean(error, held_out) - stats.holdout_error
     change = jnp.where(jnp.sum(held_out, axis=-1) > 0, change, 0.0)
     return stats._replace(
         holdout_error=stats.holdout_error + _rate(stats) * change, count=stats.count + 1.0

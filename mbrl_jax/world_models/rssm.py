@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, optim
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.envs.spec import (
     action_size,
     action_vector,
@@ -260,7 +260,12 @@ def _filter_rows(
 
 
 def observe(
-    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    timestep: Timestep,
+    prev_action: PyTree,
 ) -> Latent:
     """Filter one real row; `is_first` forgets latent and action."""
     token, _ = _encode(parts, state.params, state.stats, timestep.observation, False)
@@ -326,6 +331,7 @@ def loss(
 
     Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`; before a window nothing is known.
     """
+    batch = masks.clean_rows(batch)
     config, timestep = parts.config, batch.timestep
     tokens, encoder_stats = _encode(parts, params, stats, timestep.observation, True)
     start = initial_latent(parts), zero_action(parts.spec.action)
@@ -356,8 +362,8 @@ def loss(
             raw,
             timestep.observation,
         ),
-        "reward": config.reward_scale * distributions.masked_mean(reward, led_to),
-        "termination": distributions.masked_mean(terminal, led_to),
+        "reward": config.reward_scale * masks.masked_mean(reward, led_to),
+        "termination": masks.masked_mean(terminal, led_to),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,
     }

@@ -12,8 +12,9 @@ Conventions. The reward of (z, a) rides on the latent that follows, where `predi
 episode that begins inside a window is encoded there and rolled on from it: nothing is trained
 across a seam. `Prediction.extras["age"]` counts the rows since a latent was encoded.
 
-This is the published system for vectors and one task. Pixels, task embeddings, the table of model
-sizes and the training on collected episodes alone are left out.
+This is the published system for vectors and one task. Pixels, task embeddings and the table of
+model sizes are left out; the published burst of updates behind the first random episodes would be
+a phase of an experiment (`Phase(collect=False)`).
 
 Reference: Hansen, Su & Wang 2024, https://arxiv.org/abs/2310.16828; facts beyond the paper are
 those of its code (https://github.com/nicklashansen/tdmpc2).
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, optim
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.envs.spec import (
     action_size,
     action_vector,
@@ -275,6 +276,7 @@ def loss(
 ) -> tuple[Array, tuple[Latent, PyTree, Metrics]]:
     """Loss [] over windows [B, L+1]; entries [B, L] are open-loop latents, differentiable."""
     del key
+    batch = masks.clean_rows(batch)
     config, rows = parts.config, jax.vmap(transitions)(batch)
     encoded = encode(parts, params, batch.timestep)
     rolled = jax.vmap(functools.partial(roll, parts, params))(encoded, batch)

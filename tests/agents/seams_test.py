@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import drama_catch
 from mbrl_jax.agents import apart, branched, joint
 from mbrl_jax.behaviours import sac
 from mbrl_jax.envs.spec import example_row
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import build
 from mbrl_jax.replay import dyna, ring
 from mbrl_jax.types import (
     ArraySpec,
@@ -275,3 +278,17 @@ def test_branches_grow_by_their_schedule(iteration, length):
         agent.init(jax.random.key(0)), jax.random.key(1), stored, jnp.uint32(iteration)
     )
     assert counters.pending.valid.sum() == 4 * length
+
+
+def test_following_the_advice_leads_to_a_system_that_runs():
+    """FAULTS 22: the advice of one refusal must not end in another raw error."""
+    base = config.override(drama_catch.get_experiment(), ["env.name=Pendulum-v1"])
+    with pytest.raises(ValueError, match="behaviour=sac with agent=branched and model=ensemble"):
+        build(base)
+    halfway = config.override(base, ["behaviour=sac"])
+    with pytest.raises(ValueError, match="learns from transitions.*agent=branched"):
+        build(halfway)
+    advised = ["behaviour=sac", "agent=branched", "model=ensemble"]
+    experiment = config.override(base, advised)
+    config.validate(experiment)
+    assert build(experiment).agent.updates.keys() == {"all", "model", "behaviour"}

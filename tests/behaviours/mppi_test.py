@@ -82,10 +82,6 @@ def test_the_action_is_that_of_an_elite_by_its_weight():
     np.testing.assert_allclose(np.std((noisy - plain)[plain == 0]), 0.4, atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"num_samples": 8}, "reach num_elites=16"), ({"iterations": 0}, "iterations and num_elites")],
-)
-def test_sizes_that_make_no_plan_are_refused(change, said):
-    with pytest.raises(ValueError, match=said):
-        dataclasses.replace(CONFIG, **change).validate()
+def test_sizes_that_make_no_plan_are_refused():
+    with pytest.raises(ValueError, match="reach num_elites=16"):
+        dataclasses.replace(CONFIG, num_samples=8).validate()

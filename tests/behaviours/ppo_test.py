@@ -330,12 +330,6 @@ def test_minibatches_that_do_not_divide_the_rows_are_refused():
         _first_update(num_minibatches=7)
 
 
-@pytest.mark.parametrize("name", ["epochs", "num_minibatches"])
-def test_counts_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
-        ppo.Config(**{name: 0}).make(exact.SPEC)
-
-
 # ------------------------------------------------------------------------------------- other facts
 
 

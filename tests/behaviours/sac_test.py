@@ -279,7 +279,6 @@ def test_diversity_turns_the_critics_gradients_apart_with_the_published_weight()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"critics": 0}, "too few"),
         ({"critics": 1, "diversity": 1.0}, "too few"),
         ({"critics": 2, "diversity": 1.0}, "one number"),
     ],

@@ -255,5 +255,3 @@ def test_both_entropies():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="bounded real actions"):
         CONFIG.make(dataclasses.replace(SPEC, action=DiscreteSpec(2)))
-    with pytest.raises(ValueError, match="num_critics=1 must be at least 2"):
-        dataclasses.replace(CONFIG, num_critics=1).make(SPEC)

@@ -221,7 +221,6 @@ def test_decays_begin_in_their_range(long_memory):
 
 
 @pytest.mark.parametrize("name", ["decay_range", "step_range"])
-@pytest.mark.parametrize("values", [(0.0, 1.0), (2.0, 1.0)])
-def test_a_range_must_be_positive_and_in_order(name, values):
-    with pytest.raises(ValueError, match=f"{name} must be two positive numbers in order, not"):
-        mamba2.Config(**{name: values}).make(8)
+def test_a_range_must_be_in_order(name):
+    with pytest.raises(ValueError, match=f"{name} must be two numbers in order, not 2.0, 1.0"):
+        mamba2.Config(**{name: (2.0, 1.0)}).make(8)

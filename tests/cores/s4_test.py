@@ -178,7 +178,6 @@ def test_carries_can_be_donated_and_reset():
     check_carry_is_donated_and_kept(SMALL)
 
 
-@pytest.mark.parametrize("state_size", [0, 5])
-def test_states_that_are_no_pairs_are_refused(state_size):
-    with pytest.raises(ValueError, match=f"state_size {state_size} is no positive multiple of 2"):
-        s4.Config(state_size=state_size).make(4)
+def test_states_that_are_no_pairs_are_refused():
+    with pytest.raises(ValueError, match="state_size 5 is no positive multiple of 2"):
+        s4.Config(state_size=5).make(4)

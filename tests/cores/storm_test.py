@@ -184,16 +184,6 @@ def test_lowers_for_accelerators(platform):
         assert exported.platforms == (platform,)
 
 
-@pytest.mark.parametrize(
-    "changes, sentence",
-    [
-        (dict(heads=3), "width 8 is no multiple of heads 3"),
-        (dict(window=1), "window must be at least 2, not 1"),
-        (dict(layers=0), "layers must be at least 1"),
-        (dict(block_size=0), "block_size must be None or at least 1"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(changes, sentence):
-    sizes = dict(width=8, heads=2) | changes
-    with pytest.raises(ValueError, match=sentence):
-        storm.Config(**sizes).make(IN_SIZE)
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="width 8 is no multiple of heads 3"):
+        storm.Config(width=8, heads=3).make(IN_SIZE)

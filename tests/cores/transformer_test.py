@@ -343,11 +343,6 @@ def test_relative_biases_begin_with_slopes_that_halve():
     [
         (dict(heads=3), "width 8 is no multiple of heads 3"),
         (dict(heads=8), "has 1"),
-        (dict(window=1), "window must be at least 2, not 1"),
-        (dict(layers=0), "layers must be at least 1"),
-        (dict(feed_forward=0), "feed_forward must be at least 1"),
-        (dict(block_size=0), "block_size must be None or at least 1"),
-        (dict(rotary_base=1.0), "rotary_base must be above 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, sentence):

@@ -218,7 +218,6 @@ def test_what_is_no_data_set_is_told(tmp_path, monkeypatch):
     [
         ({"action_low": (-1.0,)}, "action_high 0"),
         ({"action_low": (1.0,), "action_high": (-1.0,)}, "must lie below"),
-        ({"num_rows": 1}, "no transition"),
         ({"path": ""}, "empty"),
     ],
 )

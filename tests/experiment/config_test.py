@@ -232,7 +232,7 @@ def test_json_is_tagged():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"wdith": 3}, ["schema_version 1", "wdith", "learning_rate"]),
+        ({"wdith": 3}, ["schema_version 2", "wdith", "learning_rate"]),
         ({"schema_version": 99}, ["schema_version 99", "reads 1"]),
         ({"schema_version": None}, ["schema_version None"]),
         ({"type": "os:system"}, ["os:system", "not a frozen dataclass"]),

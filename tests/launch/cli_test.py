@@ -90,6 +90,7 @@ def test_evaluate_refuses_what_is_no_run(tmp_path):
     assert "clean|published" in _sentence(_launch("evaluate", "--protocol=best"))
     for flags, said in [
         (("--quality", "--gif=x.gif"), "--gif does not go with --quality"),
+        (("--quality", "--set=env.name=x"), "--set does not go with --quality"),
         (("--horizon=3",), "--horizon goes with --quality only"),
         (("--quality", "--random_share=2"), "--random_share=2"),
     ]:

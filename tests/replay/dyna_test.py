@@ -172,8 +172,6 @@ def test_records_are_cached_and_sizes_checked():
     assert CONFIG.make(real, SPEC) is dyna.make(CONFIG, real, SPEC)
     with pytest.raises(ValueError, match="multiple of rows_per_update"):
         dyna.make(dyna.Config(capacity=5, rows_per_update=2), real, SPEC)
-    with pytest.raises(ValueError, match="real_fraction"):
-        dyna.make(dyna.Config(capacity=4, rows_per_update=2, real_fraction=1.5), real, SPEC)
     replay = dyna.make(CONFIG, _fake_real(4), SPEC)
     with pytest.raises(ValueError, match="num_batches"):
         replay.sample(replay.init(_step()), jax.random.key(0), stream="behaviour")

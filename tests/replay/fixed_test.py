@@ -74,8 +74,6 @@ def test_what_is_not_there_is_told():
         replay.sample(_state(data()), key, stream="dreams")
     with pytest.raises(ValueError, match="reads the data set 'logged', and there is other"):
         replay.sample(ReplayState((), (), 0, {"other": data()}), key, stream="model")
-    with pytest.raises(ValueError, match="batch_size=0"):
-        fixed.Config(batch_size=0).validate()
 
 
 def test_collected_rows_are_counted_and_not_kept():

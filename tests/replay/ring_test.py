@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.envs.spec import example_row
+from mbrl_jax.experiment.config import validate
 from mbrl_jax.replay import ring, samplers
 from mbrl_jax.types import ArraySpec, BoundedSpec, EnvSpec, Step, Timestep, Windows
 
@@ -158,5 +159,5 @@ def test_a_position_near_two_to_the_31_falls_back_to_a_full_ring_at_the_same_slo
         assert float(state.storage.timestep.reward[slot, 0]) == 100 + index
         seen.append(int(state.position))
     assert seen == [top - 1, CAPACITY, CAPACITY + 1, CAPACITY + 2]
-    with pytest.raises(ValueError, match="exceeds"):
-        ring.Config(capacity=2**31 - 1).validate()
+    with pytest.raises(ValueError, match="capacity=2147483647 is out of range"):
+        validate(ring.Config(capacity=2**31 - 1))

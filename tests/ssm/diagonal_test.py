@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import ssm
-from mbrl_jax.ssm import diagonal_s4d, diagonal_s5
+from mbrl_jax.ssm import diagonal_s4d, diagonal_s5, reference
 from tests.ssm import cases
 
 CHUNK = 4
@@ -383,3 +383,12 @@ def test_a_reset_hides_the_past_exactly_and_bfloat16_is_close(form, method):
 def test_wrong_arguments_are_named(form, change, message):
     with pytest.raises(ValueError, match=message):
         KERNELS[form](**(make_case(form, 0, 6) | change))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_reference_says_the_same_as_the_loop_with_gradients(form, rule):
+    case = make_case(form, 5, 2 * CHUNK + 1)
+    wanted = oracle(form, rule, **case)
+    for found, expected in zip(getattr(reference, form)(**case, rule=rule), wanted, strict=False):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)

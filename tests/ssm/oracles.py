@@ -1,26 +1,10 @@
-"""Independent float64 NumPy recurrences and adjoints, written as plain loops over time.
-
-Leading axes `…` are batches.
-"""
+"""Adjoints of the reference recurrences: float64 NumPy loops; leading axes are batches."""
 
 import numpy as np
 
+from mbrl_jax.ssm.reference import causal_conv, selective_scan, ssd
 
-def ssd(x, dt, A, B, C, D, reset, initial_state):
-    """x […, T, H, P], B and C […, T, G, N], state […, N, H, P] -> y, states […, T, N, H, P]."""
-    x, dt, A, B, C, D, state = _wide(x, dt, A, B, C, D, initial_state)
-    B, C = (_to_heads(array, x.shape[-2]) for array in (B, C))  # […, T, H, N]
-    y, states = [], []
-    for t in range(x.shape[-3]):
-        state = np.where(reset[..., t, None, None, None], 0.0, state)
-        decay = np.exp(dt[..., t, :] * A)
-        dt_x = dt[..., t, :, None] * x[..., t, :, :]
-        state = state * decay[..., None, :, None]
-        state = state + np.einsum("...hn,...hp->...nhp", B[..., t, :, :], dt_x)
-        read = np.einsum("...hn,...nhp->...hp", C[..., t, :, :], state)
-        y.append(read + D[:, None] * x[..., t, :, :])
-        states.append(state)
-    return np.stack(y, -3), np.stack(states, -4)
+__all__ = ["causal_conv", "selective_scan", "selective_scan_adjoint", "ssd", "ssd_adjoint"]
 
 
 def ssd_adjoint(x, dt, A, B, C, D, reset, initial_state, y_bar, final_bar):
@@ -69,19 +53,6 @@ def _wide(*arrays):
     return [np.asarray(array, np.float64) for array in arrays]
 
 
-def selective_scan(u, delta, A, B, C, D, reset, initial_state):
-    """u, delta […, T, D], A [D, N], B, C […, T, N], state […, N, D] -> y, states […, T, N, D]."""
-    u, delta, A, B, C, D, state = _wide(u, delta, A, B, C, D, initial_state)
-    y, states = [], []
-    for t in range(u.shape[-2]):
-        state = np.where(reset[..., t, None, None], 0.0, state)
-        state = state * np.exp(delta[..., t, None, :] * A.T)
-        state = state + B[..., t, :, None] * (delta * u)[..., t, None, :]
-        y.append((C[..., t, :, None] * state).sum(-2) + D * u[..., t, :])
-        states.append(state)
-    return np.stack(y, -2), np.stack(states, -3)
-
-
 def selective_scan_adjoint(u, delta, A, B, C, D, reset, initial_state, y_bar, final_bar):
     """Gradients as `ssd_adjoint` has them."""
     _, states = selective_scan(u, delta, A, B, C, D, reset, initial_state)
@@ -111,16 +82,3 @@ def selective_scan_adjoint(u, delta, A, B, C, D, reset, initial_state, y_bar, fi
     out["D"] = (y_bar * u).reshape(-1, D.shape[0]).sum(0)
     out["initial_state"] = state_bar
     return out
-
-
-def causal_conv(x, weight, bias, history, reset):
-    """x […, T, C], weight [W, C], history […, W - 1, C] -> y, histories […, T, W - 1, C]."""
-    x, weight, bias, history = _wide(x, weight, bias, history)
-    y, histories = [], []
-    for t in range(x.shape[-2]):
-        history = np.where(reset[..., t, None, None], 0.0, history)
-        rows = np.concatenate([history, x[..., t, None, :]], -2)
-        y.append((rows * weight).sum(-2) + bias)
-        history = rows[..., 1:, :]
-        histories.append(history)
-    return np.stack(y, -2), np.stack(histories, -3)

@@ -14,6 +14,7 @@ from mbrl_jax.replay import dyna, ring
 from mbrl_jax.testing import toys
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import ensemble
+from tests.behaviours import dreamer_test, tdmpc_test
 from tests.testing.behaviours_test import SHAPES
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -26,6 +27,8 @@ APART = apart.Config(num_starts=4)
 IMAGINES = actor_critic.Config(actor_width=4, critic_width=4, layers=1, num_bins=5, horizon=3).make(
     CHOOSES
 )
+DREAMER = dataclasses.replace(dreamer_test.CONFIG, horizon=1)
+TDMPC = dataclasses.replace(tdmpc_test.CONFIG, layers=0)
 TOY = toys.Model().make(CHOOSES)
 BUFFER = dyna.Config(capacity=24, batch_size=4, num_batches=2, real_fraction=0.5)
 
@@ -47,8 +50,10 @@ BUFFER = dyna.Config(capacity=24, batch_size=4, num_batches=2, real_fraction=0.5
             PUSHES,
         ),
         (joint.Config(clip_norm=1.0), TOY, SHAPES, CHOOSES),
+        (joint.Config(), dreamer_test.MODEL, DREAMER, CHOOSES),
+        (joint.Config(num_starts=4), tdmpc_test.MODEL, TDMPC, PUSHES),
     ],
-    ids=["apart", "contexts", "branched", "joint"],
+    ids=["apart", "contexts", "branched", "joint", "dreamer", "tdmpc"],
 )
 def test_agent_keeps_the_law(config, model, behaviour, spec):
     testing.check_agent(config, model, behaviour, REPLAY, spec)

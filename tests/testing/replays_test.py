@@ -9,7 +9,7 @@ import pytest
 
 from mbrl_jax import testing
 from mbrl_jax.agents import branched
-from mbrl_jax.replay import dyna, ring, samplers
+from mbrl_jax.replay import dyna, fixed, mixture, ring, samplers
 from mbrl_jax.types import (
     ArraySpec,
     BoundedSpec,
@@ -40,8 +40,10 @@ BRANCHED = branched.Config(num_starts=2, branch_length=3, buffer=BUFFER)
         (RING, NAMED, {"streams": {"imagine": Windows(5, 2)}}),
         (DYNAMIC, EnvSpec(ArraySpec((), "bool"), DiscreteSpec(3)), {"num_envs": 3}),
         (RING, SPEC, {"agent": BRANCHED}),
+        (fixed.Config(batch_size=4, length=3), NAMED, {"streams": {"imagine": Windows(5, 2)}}),
+        (mixture.Config(share=0.5, online=RING), NAMED, {"streams": {"imagine": Windows(5, 2)}}),
     ],
-    ids=["ring", "dynamic", "dyna"],
+    ids=["ring", "dynamic", "dyna", "fixed", "mixture"],
 )
 def test_replay_keeps_the_law(config, spec, options):
     testing.check_replay(config, spec, **options)

@@ -233,7 +233,6 @@ def test_without_functions_the_models_own_predictions_stand():
         (pessimistic.Config(model=Counting(), uncertainty="vector"), "it reports nothing"),
         (known.Config(model=TINY, reward="pendulum"), "no known function"),
         (known.Config(model=Counting()), "decodes none"),
-        (early_stopped.Config(model=TINY, patience=0), "at least 1"),
     ],
 )
 def test_refuses_what_does_not_fit(config, message):

@@ -11,6 +11,7 @@ import pytest
 from mbrl_jax import testing
 from mbrl_jax.envs import gymnax
 from mbrl_jax.envs.spec import random_action
+from mbrl_jax.experiment.config import validate
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Step
 from mbrl_jax.world_models import sindy, sparse_regression
 
@@ -125,5 +126,5 @@ def test_refuses_angles_outside_the_observation_and_equal_configs_give_one_recor
     with pytest.raises(ValueError, match="circles"):
         dataclasses.replace(CONFIG, circles=((2, 3),)).make(spec)
     with pytest.raises(ValueError, match="members"):
-        sindy.Config(reward=dataclasses.replace(REGRESSION, members=0)).make(spec)
+        validate(sindy.Config(reward=dataclasses.replace(REGRESSION, members=0)))
     assert CONFIG.make(spec) is dataclasses.replace(CONFIG).make(spec)

@@ -148,7 +148,8 @@ def _rows_drawn(config):
     """How many rows a member draws, read off what a ridge as large as them leaves of 1."""
     config = dataclasses.replace(config, ridge=10.0, refit=False, dropped_terms=0, members=3)
     one = jnp.ones((10, 1))
-    share = sparse_regression.fit(config, jax.random.key(0), one, one, jnp.ones(10))
+    fit = jax.jit(functools.partial(sparse_regression.fit, config))
+    share = fit(jax.random.key(0), one, one, jnp.ones(10))
     return float(10.0 * share[0, 0] / (1.0 - share[0, 0]))
 
 
@@ -171,9 +172,3 @@ def test_members_go_without_a_random_term():
         assert (found != 0).sum() == 3
         kept.add(tuple(np.flatnonzero(found)))
     assert len(kept) > 5
-
-
-@pytest.mark.parametrize("change", [{"degree": 0}, {"members": 0}, {"bag_fraction": 0.0}])
-def test_refuses_impossible_configs(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
-        Config(**change).validate()

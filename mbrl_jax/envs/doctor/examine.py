@@ -18,10 +18,12 @@ from mbrl_jax.envs.doctor.rows import Finding, error, ok, reason, warning
 from mbrl_jax.types import (
     ArraySpec,
     BoundedSpec,
+    DictSpec,
     DiscreteSpec,
     Environment,
     EnvSpec,
     HostEnvironments,
+    MultiDiscreteSpec,
 )
 
 STEPS = 2_000  # rows of each lane that are played
@@ -88,8 +90,11 @@ def check_spec(spec: Any) -> list[Finding]:
 
 
 def _check_observation_spec(spec: Any) -> list[Finding]:
+    if isinstance(spec, DictSpec):
+        return [finding for _, leaf in spec.leaves for finding in _check_observation_spec(leaf)]
     if not isinstance(spec, ArraySpec):
-        return [error("spaces", f"its observation is {spec!r} and not an ArraySpec(shape, dtype)")]
+        what = "an ArraySpec(shape, dtype), nor a DictSpec of some"
+        return [error("spaces", f"its observation is {spec!r} and not {what}")]
     found = []
     if not spec.shape or any(not isinstance(n, int) or n < 1 for n in spec.shape):
         found.append(
@@ -114,6 +119,8 @@ def _check_observation_spec(spec: Any) -> list[Finding]:
 def _check_action_spec(spec: Any) -> list[Finding]:
     if isinstance(spec, DiscreteSpec):
         size, what = spec.num_actions, "discrete actions"
+    elif isinstance(spec, MultiDiscreteSpec):
+        size, what = len(spec.num_actions), "discrete choices at once"
     elif isinstance(spec, BoundedSpec):
         size, what = spec.size, "numbers between -1 and 1 as action"
     else:

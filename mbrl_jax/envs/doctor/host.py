@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def play(env: HostEnvironments, steps: int, seed: int) -> Played:
             *check_seen_last(Rows(env.spec, played.rows, None)),
         ]
         with contextlib.closing(env.open(seeds[0], evaluation=True)) as lanes:
-            _require_shapes(env.spec, lanes.reset())
+            _require_shapes(env.spec, lanes.reset(None))
     except _Broken as broken:
         return Played(broken.findings, None)
     except Exception as caught:  # whatever a user's own code may raise
@@ -76,11 +77,31 @@ def play(env: HostEnvironments, steps: int, seed: int) -> Played:
     return Played(findings, played.rows)
 
 
+def _require_reset(lanes: HostEnvironment) -> None:
+    """The loops call `reset(None)` for all lanes and `reset(lanes)` for some."""
+    try:
+        inspect.signature(lanes.reset).bind(None)
+    except TypeError:
+        raise _Broken(
+            [
+                error(
+                    "lanes",
+                    "reset does not take one argument: it is called as reset(None), which begins "
+                    "new episodes in all lanes, and as reset(lanes) with booleans [S, N], which "
+                    "begins them there alone",
+                )
+            ]
+        ) from None
+    except ValueError:  # a function that says nothing of its arguments
+        pass
+
+
 def _rollout(env: HostEnvironments, seeds: np.ndarray, seed: int, steps: int) -> _Rollout:
     """Random play in lanes of their own."""
     choose = _actions(env.spec, seed)
     with contextlib.closing(env.open(seeds, evaluation=False)) as lanes:
-        handed = [lanes.reset()]
+        _require_reset(lanes)
+        handed = [lanes.reset(None)]
         _require_shapes(env.spec, handed[0])
         copies = [_flat(handed[0])]
         for _ in range(steps):
@@ -179,7 +200,7 @@ def _check_some_reset(env: HostEnvironments, seeds: np.ndarray, seed: int) -> li
     """`reset` of some lanes leaves the others where they are."""
     choose, chosen = _actions(env.spec, seed), np.array([[True, False], [False, False]])
     with contextlib.closing(env.open(seeds, evaluation=False)) as lanes:
-        lanes.reset()
+        lanes.reset(None)
         before = _flat(_step(lanes, choose()))
         after = lanes.reset(chosen)
         _require_shapes(env.spec, after)

@@ -21,7 +21,7 @@ where XLA shares it out between threads, as it does when a loop has more operati
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,9 +102,7 @@ def kept_state(chunk: Chunk) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _apply(
-    part: Part, chunk: Chunk, D: Array, start: Array | None
-) -> tuple[Array | None, Array | None]:
+def _apply(part: Part, chunk: Chunk, D: Array, start: Array | None) -> tuple[Any, Any]:
     """y [Q, H, P] and what is added to the state [H, N, P], each where `part` has it."""
     return _apply_forward(part, chunk, D, start)[0]
 
@@ -132,7 +130,7 @@ def _apply_backward(part, residuals, bars):
     """
     chunk, D, start = residuals
     size, dtype = len(chunk.reset), chunk.x.dtype
-    result_bar, columns = _stack(*bars, dtype), _stack(chunk.x, start, dtype)
+    result_bar, columns = _stack(bars[0], bars[1], dtype), _stack(chunk.x, start, dtype)
     B, C, scores = _scores(part, chunk)
     fine = _fine(chunk)
     gain = chunk.dt * fine
@@ -153,8 +151,11 @@ def _apply_backward(part, residuals, bars):
     decay_bar = _crossing(part, chunk, seen_bar * scores[None] * gain[:, None])
     B_bar = product(C.T, scores_bar, scores_bar.dtype)[:, :size].T
     C_bar = product(scores_bar, B, scores_bar.dtype)[:size] if part.y else jnp.zeros_like(chunk.C)
-    bars = Chunk(x_bar, gain_bar * fine, decay_bar, B_bar, C_bar, None)
-    bars = jax.tree.map(lambda bar, leaf: bar.astype(leaf.dtype), bars, chunk._replace(reset=None))
+    no_reset: Any = None
+    bars = Chunk(x_bar, gain_bar * fine, decay_bar, B_bar, C_bar, no_reset)
+    bars = jax.tree.map(
+        lambda bar, leaf: bar.astype(leaf.dtype), bars, chunk._replace(reset=no_reset)
+    )
     return bars, D_bar, columns_bar[:, size:] if part.y else None
 
 

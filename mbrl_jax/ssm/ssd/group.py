@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, lanes
-from mbrl_jax.ssm.ssd import chunk_matrix, single_chunk, turns
+from mbrl_jax.ssm import chunking, lanes, spoiled
+from mbrl_jax.ssm.ssd import by_row, chunk_matrix, single_chunk, turns
 
 Array = jax.Array
 
@@ -52,18 +52,28 @@ def chunked(
     else:
         start = jnp.swapaxes(initial_state, 0, 1)
     all_D = jnp.broadcast_to(D, (num_chunks, *D.shape))
+    if sequential and (num_chunks > 1 or initial_state is not None):
+        y, starts, final_state = turns.over_chunks(rows, D, start)
+        return y, jnp.swapaxes(starts, 1, 2), jnp.swapaxes(final_state, 0, 1)
     if initial_state is None and num_chunks == 1:
         # Nothing is carried into the only chunk: columns of zeros would double the cost.
         y, starts = lanes.each(single_chunk.outputs, rows, all_D), start[None]
         final_state = lanes.each(chunk_matrix.added_state, rows)[0]
-    elif sequential:
-        y, starts, final_state = turns.over_chunks(rows, D, start)
     else:
         kept, added = (
             lanes.each(f, rows) for f in (chunk_matrix.kept_state, chunk_matrix.added_state)
         )
         starts, final_state = _starts(kept, added, start)
         y = lanes.each(chunk_matrix.outputs, rows, all_D, starts)
+    flat, inputs = jax.tree.map(
+        lambda array: array.reshape(-1, *array.shape[2:]), (y, chunk_matrix.Chunk(*chunks[:6]))
+    )
+    # Apart, so that what is not wanted of the two costs nothing.
+    last = y[:, -1]
+    starts, final_state = spoiled.mend(
+        by_row.states_anew, last, (starts, final_state), (inputs, start)
+    )
+    y = spoiled.mend(by_row.y_anew, last, flat, (inputs, D, start)).reshape(y.shape)
     return y, jnp.swapaxes(starts, 1, 2), jnp.swapaxes(final_state, 0, 1)
 
 

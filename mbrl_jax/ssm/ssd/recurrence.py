@@ -13,12 +13,13 @@ it costs the same as writing the batch axis by hand.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, shapes
+from mbrl_jax.ssm import chunking, shapes, spoiled
 from mbrl_jax.ssm.ssd import chunk_matrix, group
 
 Array = jax.Array
@@ -143,7 +144,7 @@ def ssd_stream(
         reset = jnp.zeros((length,), bool)
     chunks = _cut(x, dt, A, B, C, reset, min(chunk_size, _LONGEST_CHUNK))
     if initial_state is not None:
-        initial_state = initial_state.astype(chunks.dt.dtype)
+        initial_state = spoiled.unless_reset(reset, initial_state.astype(chunks.dt.dtype))
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
     y, starts, final_state = group.over_groups(_RUN[method], chunks, skip, initial_state)
 
@@ -163,20 +164,21 @@ def ssd_state_at(entries: SSDEntries, t: Array | int) -> Array:
     chunk = jax.tree.map(lambda leaf: leaf[t // size], entries)
     row = t % size
     segment = chunk.segment[row]
-    past = jnp.arange(size) <= row
-    alive = past & (chunk.segment == segment)
-    decay = jnp.where(past[:, None], chunk.step_decay, 0)
+    alive = (jnp.arange(size) <= row) & (chunk.segment == segment)
+    # Chosen, not multiplied by 0: rows that are not seen may hold NaN.
+    decay = jnp.where(alive[:, None], chunk.step_decay, 0)
+    x, B = (jnp.where(alive[:, None, None], rows, 0) for rows in (chunk.x, chunk.B))
     later = jnp.triu(jnp.ones((size, size), decay.dtype), 1)
     since = chunk_matrix.exact_product(later, decay)  # [Q, H] the sum over the rows after this one
-    weight = chunk.dt * chunk_matrix.masked_exp(alive[:, None], since)
-    carried = chunk_matrix.masked_exp(segment == 0, decay.sum(0))  # [H]
+    weight = jnp.where(alive[:, None], chunk.dt, 0) * jnp.exp(since)
+    kept = jnp.exp(decay.sum(0))  # [H], where no row is behind a reset
 
-    num_groups, num_states = chunk.B.shape[1:]
-    inputs = weight[..., None] * chunk.x.astype(weight.dtype)  # [Q, H, P]
+    num_groups, num_states = B.shape[1:]
+    inputs = weight[..., None] * x.astype(weight.dtype)  # [Q, H, P]
     inputs = inputs.reshape(size, num_groups, -1).swapaxes(0, 1)  # [G, Q, H·P / G]
-    added = chunk.B.astype(weight.dtype).transpose(1, 2, 0) @ inputs  # [G, N, H·P / G]
-    added = added.swapaxes(0, 1).reshape(num_states, *chunk.x.shape[1:])
-    return chunk.starts * carried[None, :, None] + added
+    added = B.astype(weight.dtype).transpose(1, 2, 0) @ inputs  # [G, N, H·P / G]
+    added = added.swapaxes(0, 1).reshape(num_states, *x.shape[1:])
+    return jnp.where(segment == 0, chunk.starts * kept[None, :, None], 0) + added
 
 
 def ssd_step(
@@ -215,9 +217,9 @@ def ssd_step(
     if num_groups == 1:
         state, y = group.step(state, *rows, B[0], C[0])
     else:
-        step = jax.vmap(group.step, in_axes=(1, 0, 0, 0, 0, 0), out_axes=(1, 0))
-        rows = (group.split_heads(row, 0, num_groups) for row in rows)
-        columns, y = step(group.split_heads(state, 1, num_groups), *rows, B, C)
+        step: Callable = jax.vmap(group.step, in_axes=(1, 0, 0, 0, 0, 0), out_axes=(1, 0))
+        heads = (group.split_heads(row, 0, num_groups) for row in rows)
+        columns, y = step(group.split_heads(state, 1, num_groups), *heads, B, C)
         state, y = columns.reshape(state.shape), y.reshape(x.shape)
     if D is not None:
         y = y + D.astype(y.dtype)[:, None] * x.astype(y.dtype)
@@ -226,7 +228,7 @@ def ssd_step(
 
 # --------------------------------------------------------------------------------------- private
 
-_RUN = {
+_RUN: dict[str, Callable] = {
     "chunked": functools.partial(group.chunked, sequential=False),
     "chunked_sequential": functools.partial(group.chunked, sequential=True),
     "recurrent": group.recurrent,

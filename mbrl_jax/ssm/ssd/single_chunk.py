@@ -105,7 +105,7 @@ def _sums(decay: Array) -> tuple[Array, Array]:
     quantum = 2.0 ** (math.ceil(math.log2(-MIN_LOG_DECAY * size)) - 23)
     high = jax.lax.stop_gradient(jnp.round(decay / quantum) * quantum)
     upto = jnp.triu(jnp.ones((size, size), decay.dtype))
-    return tuple(exact_product(part, upto) for part in (high, decay - high))
+    return exact_product(high, upto), exact_product(decay - high, upto)
 
 
 def _seen_decay(sums: tuple[Array, Array], segment: Array, transposed: bool = False) -> Array:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import lanes
-from mbrl_jax.ssm.ssd import chunk_matrix
+from mbrl_jax.ssm import lanes, spoiled
+from mbrl_jax.ssm.ssd import by_row, chunk_matrix
 from mbrl_jax.ssm.ssd.chunk_matrix import Array, Chunk
 
 # Elements of x worked on at once on CPU. Arrays so small are in the cache of one core, and XLA
@@ -50,16 +50,33 @@ over_chunks.defvjp(_forward, _backward)
 
 def _all_forward(chunks, D, initial_state):
     """For L lanes: all arguments and results have them in front."""
-
-    def turn(own, place, start, results):
-        y, starts, final_state = results
-        y_here, end = lanes.each(chunk_matrix.run, place.take(chunks), own.take(D), start)
-        y, starts = place.put((y, starts), (y_here, start))
-        return end, (y, starts, own.put(final_state, end))
-
     rows, state = chunks.x.shape, initial_state.shape
     shapes = rows, rows[:2] + state[1:], state
     results = tuple(jnp.zeros(shape, initial_state.dtype) for shape in shapes)
+    results = _run_all(chunk_matrix.run, chunks, D, initial_state, results)
+
+    def anew(results):
+        return _run_all(by_row.run, chunks, D, initial_state, results)
+
+    # y and states apart, so that what is not wanted of them costs nothing.
+    y, *states = results
+    there = spoiled.is_spoiled(y[:, :, -1])
+    y = spoiled.once_if(there, lambda y: anew((y, None, None))[0], y)
+    states = spoiled.once_if(there, lambda states: anew((None, *states))[1:], tuple(states))
+    return y, *states
+
+
+def _run_all(run, chunks, D, initial_state, results):
+    """`run` on chunk after chunk of L lanes; of the results, those are made that are not None."""
+
+    def turn(own, place, start, results):
+        y, starts, final_state = results
+        y_here, end = lanes.each(run, place.take(chunks), own.take(D), start)
+        y = None if y is None else place.put(y, y_here)
+        if starts is not None:
+            starts, final_state = place.put(starts, start), own.put(final_state, end)
+        return end, (y, starts, final_state)
+
     return _in_turns(turn, initial_state, chunks.x, results)
 
 

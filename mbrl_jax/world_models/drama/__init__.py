@@ -1,7 +1,7 @@
 """Drama's world model; `published` reads the weights of the PyTorch code."""
 
-from mbrl_jax.world_models.drama.config import Config
 from mbrl_jax.world_models.drama.model import (
+    Config,
     Entries,
     Latent,
     apply,

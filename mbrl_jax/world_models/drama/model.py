@@ -5,18 +5,21 @@ o_t from z_t. The posterior sees the frame alone, so a window encodes in paralle
 
 Conventions of the record (`mbrl_jax.types.WorldModel`): the latent of row t holds the core carry
 after row t - 1, the output d_{t-1}, and z_t. A training window has L + 1 rows, the last of which
-serves as target only.
+serves as target only. What the code cites as "specification" stands in SPECIFICATION.md.
 """
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, optim
+from mbrl_jax import distributions, masks, optim
+from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import example_observation, only_array
 from mbrl_jax.keys import named
+from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.types import (
     Array,
@@ -29,11 +32,65 @@ from mbrl_jax.types import (
     Timestep,
     Trajectory,
     WorldModel,
+    bounded,
     cached_make,
+    number,
+    part,
+    switch,
 )
 from mbrl_jax.world_models.drama import nets
-from mbrl_jax.world_models.drama.config import Config
 from mbrl_jax.world_models.drama.nets import Parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published sizes and weights by default (specification sections 2 to 4)."""
+
+    core: Any = part("mbrl_jax.cores", mamba2.Config())
+    encoder: Any = part("mbrl_jax.networks.encoders", encoders.Image64())
+    decoder: Any = part("mbrl_jax.networks.decoders", decoders.Image64())
+    groups: int = bounded(32, low=1)
+    classes: int = bounded(32, low=1)
+    prior_layers: int = bounded(0, low=0)
+    head_layers: int = bounded(1, low=0)
+    head_width: int = bounded(256, low=1)
+    num_bins: int = bounded(255, low=2)
+    # "bernoulli" for binary observations, "sigmoid" squared error for images in [0, 1],
+    # "squared" for unbounded vectors.
+    reconstruction: Literal["bernoulli", "sigmoid", "squared"] = "sigmoid"
+    zero_reward_output: bool = False
+    unimix: float = number(0.01, low=0, high=1)
+    # Nats below which the batch mean of a KL term has no gradient. On small tasks a step carries
+    # less than one nat given the past, and 1 would switch the prior off.
+    free_nats: float = number(1.0, low=0)
+    dynamics_scale: float = number(1.0, low=0)
+    representation_scale: float = number(0.1, low=0)
+    reward_scale: float = number(1.0, low=0)  # larger where rewards are rare
+    boundaries: Literal["reset", "ignored"] = switch(
+        "reset",
+        published="ignored",
+        better="reset",
+        why="where episodes meet inside a window: empty the core's state and mask the KL, or train "
+        "across the seam; reset wherever episodes are short",
+    )
+    dropped_groups: float = switch(
+        0.0,
+        published=0.0,
+        better=0.0,
+        number=True,
+        low=0,
+        high=1,
+        why="share of the one-hot groups that the core does not hear in imagination; an integer "
+        "buffer of the published code loses about 0.22: try it where scores do not match",
+    )
+    optimiser: optim.Config = optim.Config()
+
+    def make(self, spec: EnvSpec) -> WorldModel:
+        """Build the record for one environment."""
+        return make(self, spec)
+
+
+Config.__module__ = __package__  # "drama" on the command line, and so in config.json
 
 
 class Latent(NamedTuple):
@@ -104,7 +161,12 @@ def initial_latent(parts: Parts) -> Latent:
 
 
 def observe(
-    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    timestep: Timestep,
+    prev_action: PyTree,
 ) -> Latent:
     """Filter one real row; `is_first` forgets latent and action."""
     carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
@@ -218,6 +280,8 @@ def loss(
     the core is emptied the KL is masked, and so are rewards and ends on first rows, which mean
     nothing there unless the seam is merged (`types.EnvSpec`).
     """
+    merged = parts.spec.seam == "merged"
+    batch = masks.clean_rows(batch, merged)
     config, timestep, resets = parts.config, batch.timestep, _resets(parts, batch)
     windows, length = timestep.reward.shape
     posterior, encoder_stats = nets.posterior(
@@ -233,27 +297,23 @@ def loss(
     unroll = functools.partial(parts.core.unroll, params["core"], None)
     _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
 
-    merged = parts.spec.seam == "merged"
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
-    arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
-
-    def masked_mean(x):
-        return (x * arrived).sum() / jnp.maximum(arrived.sum(), 1.0)
-
+    arrived = ~empty[:, 1:]
     reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
     terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
     terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
     dynamics, representation, kl = distributions.kl_losses(
         posterior[:, 1:],
         nets.prior(parts, params, outputs),
-        1.0 - resets[:, 1:].astype(jnp.float32),
+        ~resets[:, 1:],
         config.free_nats,
     )
-    reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
+    reward = distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])
+    ends = distributions.bernoulli_nll(terminal_logit, terminal)
     terms = {
         "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
-        "reward": config.reward_scale * reward,
-        "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
+        "reward": config.reward_scale * masks.masked_mean(reward, arrived),
+        "termination": masks.masked_mean(ends, arrived),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,
     }

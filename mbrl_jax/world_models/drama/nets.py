@@ -4,7 +4,7 @@ Everything takes the static `Parts` first and then parameters; `model.py` makes 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -17,13 +17,12 @@ from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.types import Array, EnvSpec, Key, PyTree, SequenceCore
-from mbrl_jax.world_models.drama.config import Config
 
 
 class Parts(NamedTuple):
     """Static pieces of one model."""
 
-    config: Config
+    config: Any  # `drama.Config`
     spec: EnvSpec
     core: SequenceCore
     encoder: nn.Module
@@ -35,7 +34,7 @@ class Parts(NamedTuple):
     optimiser: optax.GradientTransformation
 
 
-def make_parts(config: Config, spec: EnvSpec) -> Parts:
+def make_parts(config: Any, spec: EnvSpec) -> Parts:
     """Build the nets of `config` for one environment."""
     size = config.groups * config.classes
     core = config.core.make(size + action_size(spec.action))
@@ -87,7 +86,9 @@ def _categoricals(parts: Parts, logits: Array) -> Array:
     return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
 
 
-def posterior(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
+def posterior(
+    parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool
+) -> tuple[Array, PyTree]:
     """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
     encoded, stats = apply_with_stats(
         parts.encoder, params["encoder"], stats, to_float(parts.spec, observation), train

@@ -32,7 +32,7 @@ class Lanes:
         self.actions = None
         self.now = np.zeros(self.shape, np.float32), np.zeros(self.shape, bool)
 
-    def reset(self, lanes=None):
+    def reset(self, lanes):
         if lanes is None or self.fault == "resets_all":
             lanes = np.ones(self.shape, bool)
         reward, first = self.now
@@ -79,7 +79,8 @@ def lanes_with(fault):
     def open_lanes(seeds, *, evaluation):
         del evaluation
         lanes = Lanes(seeds, fault)
-        return HostEnvironment(lanes.reset, lanes.send, lanes.receive, lambda: None)
+        reset = (lambda: lanes.reset(None)) if fault == "reset_of_all" else lanes.reset
+        return HostEnvironment(reset, lanes.send, lanes.receive, lambda: None)
 
     return HostEnvironments(SPEC, open_lanes)
 
@@ -94,6 +95,7 @@ def lanes_with(fault):
         ("resets_all", "error", "lanes", "in the chosen lanes only"),
         ("flat", "error", "dtypes", "observation is float32 (4, 2)"),
         ("float64", "error", "dtypes", "reward is float64 (2, 2) and should be float32 (2, 2)"),
+        ("reset_of_all", "error", "lanes", "it is called as reset(None)"),
         ("crash", "error", "lanes", "the emulator is gone"),
         ("fixed_start", "warning", "last observation", "keep the observation that ended"),
     ],

@@ -1,0 +1,93 @@
+"""Observations of named leaves, and what an environment says beside the reward."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import drama_catch
+from mbrl_jax.envs.doctor import check
+from mbrl_jax.envs.spec import example_observation, flat_observation, from_flat, make_environment
+from mbrl_jax.experiment.experiment import build
+from mbrl_jax.runs.metrics import read_metrics
+from mbrl_jax.train.run import run
+from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, Environment
+from tests import small
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+LENGTH = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cart:
+    """A cart that is pushed for five steps; each push costs its size."""
+
+    name: str = "cart"
+
+    def make(self) -> Environment:
+        return make(self)
+
+
+def make(config: Cart = Cart()) -> Environment:
+    del config
+
+    def see(place, t):
+        return {"place": place[None], "clock": jnp.stack([t, LENGTH - t]).astype(jnp.float32)}
+
+    def reset(key):
+        place = jax.random.uniform(key)
+        return (place, jnp.int32(0)), see(place, jnp.int32(0))
+
+    def step(key, state, action):
+        place, t = state[0] + action[0], state[1] + 1
+        extras = {"cost": jnp.abs(action[0]), "right": action[0] > 0}
+        return (place, t), see(place, t), -jnp.abs(place), False, t == LENGTH, extras
+
+    return make_environment(BoundedSpec(1), reset, step, extras=("cost", "right"))
+
+
+def test_the_spec_lists_the_leaves_in_the_order_of_their_names():
+    spec = make().spec
+    leaves = (("clock", ArraySpec((2,), "float32")), ("place", ArraySpec((1,), "float32")))
+    assert spec.observation == DictSpec(leaves) and spec.extras == ("cost", "right")
+    observation = {"place": jnp.ones((4, 1)), "clock": jnp.zeros((4, 2))}
+    flat = flat_observation(spec.observation, observation)
+    np.testing.assert_array_equal(flat, np.tile([0.0, 0.0, 1.0], (4, 1)))
+    back = from_flat(spec.observation, jnp.arange(3.0))
+    assert jax.tree.structure(back) == jax.tree.structure(example_observation(spec.observation))
+    np.testing.assert_array_equal(back["place"], [2.0])
+
+
+def test_the_doctor_finds_nothing_wrong():
+    assert not [f.sentence for f in check(make()) if f.severity == "error"]
+
+
+def test_other_structures_are_refused_in_a_sentence():
+    def nested(key):
+        return (), {"camera": {"left": jnp.zeros(2)}}
+
+    with pytest.raises(ValueError, match="'camera' is no array"):
+        make_environment(BoundedSpec(1), nested, None)
+    with pytest.raises(ValueError, match="not tuple"):
+        make_environment(BoundedSpec(1), lambda key: ((), (jnp.zeros(2),)), None)
+
+
+def test_a_model_of_one_array_says_what_to_do_instead():
+    base = drama_catch.get_experiment()
+    with pytest.raises(ValueError, match="model=drama sees one array.*clock, place"):
+        build(dataclasses.replace(base, env=Cart()))
+
+
+def test_an_ensemble_learns_from_all_leaves_and_extras_are_summed(tmp_path):
+    experiment = dataclasses.replace(small.pendulum(), env=Cart(), eval_max_steps=20)
+    run(experiment, tmp_path, num_seeds=2)
+    rows = [row for row in read_metrics(tmp_path) if row.get("episode/cost") is not None]
+    assert rows and all(0 < row["episode/cost"] <= LENGTH for row in rows)
+    assert all(0 <= row["episode/right"] <= LENGTH for row in rows)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert sorted(found["extras"]) == ["cost", "right"] and found["finished"] == [2, 2]
+    assert not (tmp_path / "open_loop.png").exists()  # a dictionary is no picture
