@@ -3,8 +3,8 @@
     python -m launch.train --experiment=dreamerv3_catch --num_seeds=4 --workdir=runs/dreamer
 
 One gradient trains the recurrent state-space model on what was observed, actor and critic on what
-is imagined from every replayed row, and through the replayed rows the model once more on the
-critic's returns.
+is imagined from replayed rows, and through those rows the model once more on what the critic is to
+say of them.
 
 Expect (random play: about -0.6): the criterion, set before the run, is a mean return over the last
 fifth of 2,500 steps of at least 0.95 on 3 of 4 seeds (`--seed=0`). About 3 minutes for 4 seeds on 2
