@@ -64,7 +64,7 @@ def fail(sentence: str, status: int = 1) -> None:
     sys.exit(status)
 
 
-def load_experiment(name: str):
+def load_experiment(name: str) -> Any:
     """`get_experiment()` of an experiment: a name, a dotted module, or a path to a .py file."""
     from mbrl_jax.errors import ConfigError
 
@@ -77,7 +77,9 @@ def load_experiment(name: str):
     return module.get_experiment()
 
 
-def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, debug: bool):
+def adjust_experiment(
+    experiment: Any, settings: Sequence[str], steps: int | None, debug: bool
+) -> Any:
     """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
     from mbrl_jax.experiment.config import check_ranges, override
     from mbrl_jax.experiment.experiment import for_debug, with_steps
@@ -89,7 +91,7 @@ def adjust_experiment(experiment, settings: Sequence[str], steps: int | None, de
     return experiment if steps is None else with_steps(experiment, steps)
 
 
-def load_environment(text: str):
+def load_environment(text: str) -> Any:
     """What `--env` names: a config, or a function that gives an environment or a config.
 
     Raises ConfigError where there is no such environment, file, module or function.

@@ -43,6 +43,8 @@ PARTS = {
 RUNS = {"experiment", "runs", "train", "sweeps", "report", "watch"}
 MAX_LINES = 400
 MAX_FUNCTION = 60
+MAX_FOLDER = 16  # files of one room
+MAX_README = 7_000  # bytes
 
 
 def _files(*folders: str) -> list[Path]:
@@ -101,6 +103,32 @@ def test_public_functions_and_classes_say_what_they_do(path):
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+FOLDERS = sorted({path.parent for path in _files("mbrl_jax", "launch")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_a_folder_can_be_taken_in_at_a_glance(folder):
+    assert len(list(folder.glob("*.py"))) <= MAX_FOLDER, "make a room of what belongs together"
+
+
+def test_the_readme_can_be_read_at_once():
+    assert len((ROOT / "README.md").read_bytes()) <= MAX_README
+
+
+def _unannotated(node: ast.FunctionDef) -> list[str]:
+    """Arguments of a function without a type, and "return"."""
+    a = node.args
+    own = [*a.posonlyargs, *a.args, *a.kwonlyargs, *(x for x in (a.vararg, a.kwarg) if x)]
+    return [x.arg for x in own if x.annotation is None] + ["return"] * (node.returns is None)
+
+
+@pytest.mark.parametrize("path", _files("mbrl_jax"), ids=_name)
+def test_public_functions_say_their_types(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert not _unannotated(node), f"{node.name}: {_unannotated(node)} have no types"
 
 
 def test_the_package_imports_nothing_of_the_repository_around_it():

@@ -188,7 +188,9 @@ def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tu
     return action, -action_size(parts.spec.action) * log_prob
 
 
-def q_logits(parts: Parts, critics: PyTree, features: Array, action: Array, key=None) -> Array:
+def q_logits(
+    parts: Parts, critics: PyTree, features: Array, action: Array, key: Key | None = None
+) -> Array:
     """Logits [C, ..., bins] of stacked critics; with a key, numbers are dropped out."""
     inputs = jnp.concatenate([features, action], axis=-1)
     if key is None:

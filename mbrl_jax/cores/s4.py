@@ -6,6 +6,7 @@ Facts: specification world_models.md section 3; S4WM's full DPLR kernel is not t
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -16,7 +17,7 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import SequenceCore, bounded
+from mbrl_jax.types import Array, Key, SequenceCore, bounded
 
 DT_RANGE = (1e-3, 1e-1)
 
@@ -93,7 +94,7 @@ def initial_poles(init: str, state_size: int) -> np.ndarray:
     return hippo_legs(state_size)[0]
 
 
-def log_dt_init(key, shape, dtype=jnp.float32):
+def log_dt_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """Logarithms of step sizes, uniform over those of `DT_RANGE`."""
     low, high = (math.log(bound) for bound in DT_RANGE)
     return jax.random.uniform(key, shape, dtype, low, high)
@@ -159,7 +160,7 @@ class S4Mixer(DiagonalMixer):
         return jnp.exp(self.log_dt), A, jnp.ones(A.shape), jax.lax.complex(*self.c), self.skip
 
 
-def constant(values: np.ndarray):
+def constant(values: np.ndarray) -> Callable:
     """An initialiser that repeats the last axis of `values` over the axes before it."""
 
     def init(key, shape, dtype=jnp.float32):

@@ -130,7 +130,7 @@ def core_of(stack: nn.Module, mixers: tuple[Mixer, ...], width: int) -> Sequence
     )
 
 
-def dt_bias_init(low: float = 1e-3, high: float = 1e-1):
+def dt_bias_init(low: float = 1e-3, high: float = 1e-1) -> Callable:
     """Initialiser: inverse softplus of a step size drawn log-uniformly from [low, high] (Mamba)."""
 
     def init(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:

@@ -6,7 +6,7 @@ A layer is two residual parts, attention and a feed-forward net, each behind its
 
 import dataclasses
 import functools
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -126,7 +126,7 @@ class FeedForwardMixer(nn.Module):
         return (), self.down(nn.silu(self.up(us))), ()
 
 
-def linear_bias_init(key: Key, shape: tuple[int, int], dtype=jnp.float32) -> Array:
+def linear_bias_init(key: Key, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
     """bias [H, W] = -slope · distance with slopes 2^(-8 h / H), h = 1 … H (arXiv 2108.12409)."""
     del key
     heads, window = shape

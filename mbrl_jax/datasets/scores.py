@@ -7,7 +7,7 @@ The references belong to the tasks they were measured on: of D4RL's MuJoCo-v2 ta
 of Gymnasium's v4 and v5, whose physics differ. Data made in-house carries its own, as metadata.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ REFERENCES = {  # D4RL's, of its MuJoCo-v0 to v2 tasks
 }
 
 
-def normalised_score(returns, reference: Reference | tuple[float, float]) -> np.ndarray:
+def normalised_score(returns: Any, reference: Reference | tuple[float, float]) -> np.ndarray:
     """Scores of undiscounted returns, or of their mean.
 
     Args:
@@ -38,7 +38,7 @@ def normalised_score(returns, reference: Reference | tuple[float, float]) -> np.
     return 100.0 * (np.asarray(returns, np.float64) - reference[0]) / _range(reference)
 
 
-def normalised_deviation(deviation, reference: Reference | tuple[float, float]) -> np.ndarray:
+def normalised_deviation(deviation: Any, reference: Reference | tuple[float, float]) -> np.ndarray:
     """Standard deviation of scores, of the standard deviation of returns.
 
     A deviation is scaled and not shifted; published tables have put it through `normalised_score`.

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from mbrl_jax.types import (
+    ActionSpec,
     ArraySpec,
     BoundedSpec,
     DiscreteSpec,
@@ -108,7 +109,7 @@ def require_task(name: str, known: list[str]) -> str:
     )
 
 
-def describe(task: str, options: dict[str, Any]):
+def describe(task: str, options: dict[str, Any]) -> Any:
     """EnvPool's specification of a task."""
     import envpool
 
@@ -180,7 +181,7 @@ def _flat_leaves(paths: list[tuple[str, ...]], raw: Any) -> np.ndarray:
 # -------------------------------------------------------------------------------------- actions
 
 
-def action_adaptor(task: str, described: dict[str, Any]):
+def action_adaptor(task: str, described: dict[str, Any]) -> tuple[ActionSpec, Callable]:
     """(our action spec, function from our actions [n] to EnvPool's).
 
     Raises ValueError for actions that are neither one choice nor one bounded vector.

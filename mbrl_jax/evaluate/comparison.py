@@ -79,7 +79,7 @@ def mean_line(label: str, style: int, curves: Sequence[tuple]) -> Line:
     return Line(label, style, steps, found.estimate, found.low, found.high)
 
 
-def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **options) -> Line:
+def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **options: Any) -> Line:
     """The mean over seeds [S, X] with a band from the least to the greatest; NaN is left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns without a number stay NaN
@@ -90,7 +90,7 @@ def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **opti
     return Line(label, style, x, mean, low, high, **options)
 
 
-def draw_curves(lines: Sequence[Line], whole: float | None = None):
+def draw_curves(lines: Sequence[Line], whole: float | None = None) -> Any:
     """Learning curves of one task: a figure. `whole` is the last step, if runs are under way."""
     figure, axes = _axes()
     for line in lines:
@@ -112,7 +112,7 @@ def draw_lines(
     *,
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
-):
+) -> Any:
     """Lines over an axis: a figure.
 
     Args:
@@ -171,7 +171,7 @@ def _legend(axes) -> None:
 # --------------------------------------------------------------------------- points with intervals
 
 
-def draw_points(rows: Sequence[Points], x_label: str):
+def draw_points(rows: Sequence[Points], x_label: str) -> Any:
     """A row for each group, the first on top: a figure."""
     height = 0.75 + 0.34 * max(len(rows), 1)
     figure, axes = _axes(5.2, height)

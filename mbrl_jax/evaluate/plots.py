@@ -35,7 +35,7 @@ _CHANNELS = np.array(
 )
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches."""
     from matplotlib.figure import Figure
 
@@ -49,7 +49,7 @@ def plain(title: str) -> str:
     return shown(title).replace("$", r"\$")
 
 
-def save(figure, path: str | Path) -> Path:
+def save(figure: Any, path: str | Path) -> Path:
     """Write a figure as a PNG; returns its path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -95,7 +95,7 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
     return save(figure, path)
 
 
-def dress_curve(axes) -> None:
+def dress_curve(axes: Any) -> None:
     """Name the axes of a learning curve, and draw its grid."""
     axes.set_xlabel("environment steps of a seed")
     axes.set_ylabel("episode return")
@@ -103,7 +103,7 @@ def dress_curve(axes) -> None:
     dress(axes)
 
 
-def dress(axes) -> None:
+def dress(axes: Any) -> None:
     """Draw a grid, and leave out the frame above and at the right."""
     axes.grid(True, color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,16 +1,22 @@
 """Weight initialisers of the reference systems."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mbrl_jax.types import Array, Key
+
+Initializer = Callable[..., Array]  # (key, shape, dtype)
+
 # Standard deviation of a unit normal truncated at ±2: dividing by it restores the wanted one.
 TRUNCATED_STD = 0.87962566
 
 
-def uniform_fan_in(fan_in: int):
+def uniform_fan_in(fan_in: int) -> Initializer:
     """U(±1/√fan_in), torch's default for linear and convolution weights *and* biases."""
     bound = 1.0 / math.sqrt(fan_in)
 
@@ -20,7 +26,7 @@ def uniform_fan_in(fan_in: int):
     return init
 
 
-def glorot_truncated(key, shape, dtype=jnp.float32):
+def glorot_truncated(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     """Normal of variance 2/(fan_in + fan_out), truncated at ±2 σ'; kernels [..., in, out].
 
     Drama's and STORM's `weight_init`; for convolutions the fans are k² times the channels.
@@ -30,7 +36,7 @@ def glorot_truncated(key, shape, dtype=jnp.float32):
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 
-def fan_in_truncated(gain: float = 1.0):
+def fan_in_truncated(gain: float = 1.0) -> Initializer:
     """Normal of deviation gain/√fan_in, truncated at ±2 σ'; 0 gives zeros (DreamerV3).
 
     The axes in front of the last two count as fan, as of a convolution.
@@ -40,7 +46,7 @@ def fan_in_truncated(gain: float = 1.0):
     return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
 
 
-def orthogonal(gain: float):
+def orthogonal(gain: float) -> Initializer:
     """Orthogonal rows or columns, uniformly distributed, times `gain`; 0 gives zeros.
 
     Gram-Schmidt on a normal matrix, and not a library's QR: jaxlib 0.10.2's batched LAPACK calls

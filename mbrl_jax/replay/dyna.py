@@ -169,7 +169,9 @@ def sample(
     return counters, batch, None
 
 
-def write_back(real: Replay, counters: DynaCounters, indices: PyTree, values: PyTree):
+def write_back(
+    real: Replay, counters: DynaCounters, indices: PyTree, values: PyTree
+) -> DynaCounters:
     """What the wrapped replay does with it (priorities, latents)."""
     return counters._replace(real=real.write_back(counters.real, indices, values))
 

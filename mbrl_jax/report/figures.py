@@ -31,7 +31,7 @@ _FONTS = "font-family: 'DejaVu Sans', Verdana, Geneva, sans-serif"
 _number = itertools.count()
 
 
-def svg(figure, label: str) -> Html:
+def svg(figure: Any, label: str) -> Html:
     """A matplotlib figure as inline SVG whose colours are variables of the page.
 
     Text stays text. Ids get a number of their own, and nothing of it reaches beyond the figure.

@@ -1,7 +1,7 @@
 """Between a state on the devices and NumPy's arrays of the seeds that this process holds."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def take(tree: PyTree, num_seeds: int) -> Taken:
     return Taken(dict(zip(names(tree), own, strict=True)), (first, max(last, first)))
 
 
-def is_key(leaf) -> bool:
+def is_key(leaf: Any) -> bool:
     """Whether a leaf is a typed PRNG key."""
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

@@ -5,7 +5,7 @@ CRC-32 of each; there is no pickle in it). A checkpoint names the segments that 
 before it, which are the ring at that step, bit for bit, wherever its write head stood.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Segment(NamedTuple):
     size: int  # bytes of the file
 
 
-def make_gather(capacity: int, block: int, num_seeds: int):
+def make_gather(capacity: int, block: int, num_seeds: int) -> Callable:
     """(rows [S, C, …], start) -> rows [S, block, …] from slot `start` on, around the ring's end."""
 
     def gather(rows, start):

@@ -5,6 +5,8 @@ benchmarks the forms that they time. Leading axes `…` are batches; `reset` [�
 before row t. All of them return (y, the state after every row).
 """
 
+from typing import Any
+
 import numpy as np
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -14,7 +16,7 @@ def _wide(*arrays) -> list[np.ndarray]:
     return [np.asarray(array, np.float64) for array in arrays]
 
 
-def ssd(x, dt, A, B, C, D, reset, initial_state) -> Arrays:
+def ssd(x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, reset: Any, initial_state: Any) -> Arrays:
     """Mamba-2 (arXiv 2405.21060): hₜ = e^{dtₜA} hₜ₋₁ + Bₜ (dtₜ xₜ)ᵀ, yₜ = Cₜ hₜ + D xₜ.
 
     x […, T, H, P], dt […, T, H], A and D [H], B and C […, T, G, N] (each of G groups serves H / G
@@ -35,7 +37,9 @@ def ssd(x, dt, A, B, C, D, reset, initial_state) -> Arrays:
     return np.stack(y, -3), np.stack(states, -4)
 
 
-def selective_scan(u, delta, A, B, C, D, reset, initial_state) -> Arrays:
+def selective_scan(
+    u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, reset: Any, initial_state: Any
+) -> Arrays:
     """Mamba-1 (arXiv 2312.00752): hₜ = e^{δₜA} hₜ₋₁ + δₜ uₜ Bₜ, yₜ = Cₜ hₜ + D uₜ.
 
     u and delta […, T, D], A [D, N], B and C […, T, N], D [D], state […, N, D] -> y […, T, D],
@@ -52,7 +56,7 @@ def selective_scan(u, delta, A, B, C, D, reset, initial_state) -> Arrays:
     return np.stack(y, -2), np.stack(states, -3)
 
 
-def causal_conv(x, weight, bias, history, reset) -> Arrays:
+def causal_conv(x: Any, weight: Any, bias: Any, history: Any, reset: Any) -> Arrays:
     """The short convolution before either: yₜ = Σ_w weight_w x_{t-W+1+w} + bias.
 
     x […, T, C], weight [W, C], bias [C], history […, W - 1, C] -> y […, T, C], histories
@@ -69,7 +73,7 @@ def causal_conv(x, weight, bias, history, reset) -> Arrays:
     return np.stack(y, -2), np.stack(histories, -3)
 
 
-def discretize(A, dt, rule: str = "zoh") -> Arrays:
+def discretize(A: Any, dt: Any, rule: str = "zoh") -> Arrays:
     """λ and γ of hₜ = λ hₜ₋₁ + γ B uₜ, complex, of A and steps dt: "zoh" or "bilinear".
 
     Zero-order hold: λ = e^{dtA}, γ = (λ - 1) / A, and dt where A is 0. Bilinear:
@@ -83,7 +87,17 @@ def discretize(A, dt, rule: str = "zoh") -> Arrays:
     return decay, np.where(still, dt, np.expm1(A * dt) / np.where(still, 1.0, A))
 
 
-def s4d(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
+def s4d(
+    u: Any,
+    dt: Any,
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any,
+    reset: Any,
+    initial_state: Any,
+    rule: str = "zoh",
+) -> Arrays:
     """S4D (arXiv 2206.11893): each channel has a diagonal system of its own.
 
     u […, T, D], dt and D [D], A, B and C [D, N], state […, N, D] -> y […, T, D], the real
@@ -101,7 +115,17 @@ def s4d(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
     return np.stack(y, -2), np.stack(states, -3)
 
 
-def s5(u, dt, A, B, C, D, reset, initial_state, rule: str = "zoh") -> Arrays:
+def s5(
+    u: Any,
+    dt: Any,
+    A: Any,
+    B: Any,
+    C: Any,
+    D: Any,
+    reset: Any,
+    initial_state: Any,
+    rule: str = "zoh",
+) -> Arrays:
     """S5 (arXiv 2208.04933): one diagonal system reads and writes all channels.
 
     u […, T, D], dt and A [N], B [N, D], C [D, N], D [D], state […, N] -> y […, T, D] as for S4D,

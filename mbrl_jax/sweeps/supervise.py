@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -312,7 +312,7 @@ def _signal_name(signum: int) -> str:
 
 
 @contextlib.contextmanager
-def receiving(signums: Sequence[int], handler: Callable[[int, Any], None]):
+def receiving(signums: Sequence[int], handler: Callable[[int, Any], None]) -> Iterator[dict]:
     """Handle signals within the context; yields {signal: handler before}."""
     before = {signum: signal.signal(signum, handler) for signum in signums}
     try:

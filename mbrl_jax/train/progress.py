@@ -211,7 +211,7 @@ def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
 
 
-def print_table(result, directory) -> None:
+def print_table(result: Any, directory: Any) -> None:
     """Returns per seed, and where the pictures are."""
     from rich.table import Table
 
@@ -245,7 +245,9 @@ def _cause(result, seed: int) -> str:
     return f" ({metric})" if metric else ""
 
 
-def print_evaluation(evaluation, experiment: Experiment, directory, protocol: str) -> None:
+def print_evaluation(
+    evaluation: Any, experiment: Experiment, directory: str, protocol: str
+) -> None:
     """One row for each seed, and below how the episodes were counted and scores normalised."""
     from rich.table import Table
 
@@ -287,7 +289,7 @@ def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list
 _SHOWN_HORIZONS = (1, 2, 4, 8, 15, 30, 60)
 
 
-def print_quality(found: dict[str, Any], directory) -> None:
+def print_quality(found: dict[str, Any], directory: Any) -> None:
     """Errors against the rows ahead, mean over seeds; below, the rest of `quality.summarise`."""
     from rich.table import Table
 
@@ -329,7 +331,7 @@ def _short_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def print_films(films) -> None:
+def print_films(films: Any) -> None:
     """What each GIF shows, and where it lies."""
     console = _console()
     for seed, (path, film) in enumerate(films):
@@ -343,7 +345,7 @@ def print_films(films) -> None:
         )
 
 
-def print_plan(console, plan: preflight.Plan) -> None:
+def print_plan(console: Any, plan: preflight.Plan) -> None:
     """The size of a run: of a seed, and of all of them beside what is free."""
     experiment, size = plan.experiment, preflight.size
     parameters = ", ".join(f"{name} {number:,}" for name, number in plan.parameters.items())
@@ -382,7 +384,7 @@ def in_words(hours: float) -> str:
     return f"{hours * 3600:.2g} seconds"
 
 
-def print_findings(findings, name: str) -> None:
+def print_findings(findings: Any, name: str) -> None:
     """A line for each finding of the environment doctor, and how many there are of each kind."""
     console = _console()
     styles = {"error": "bold red", "warning": "yellow", "ok": "green"}

@@ -1,7 +1,7 @@
 """What can be done with a run that was trained: evaluate, film, draw, measure, act."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
 from mbrl_jax.train.report import gif_paths, require_drawn, write_film, write_open_loop
-from mbrl_jax.types import AgentState
+from mbrl_jax.types import AgentState, PyTree
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
 
@@ -117,7 +117,9 @@ def keys_of(keys: jax.Array, purpose: str) -> jax.Array:
     return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
 
 
-def load_policy(directory: str | Path, seed_index: int = 0, *, explore: bool = False):
+def load_policy(
+    directory: str | Path, seed_index: int = 0, *, explore: bool = False
+) -> tuple[Callable, PyTree]:
     """The trained policy of one seed of a run: (policy, carry).
 
     `policy(key, carry, timestep) -> (carry, action)` is jitted and acts in one environment;

@@ -154,7 +154,8 @@ class WorldModel(_WorldModel):
     def __new__(cls, *args, **fields):
         """Raise ValueError without a way to learn: `loss` and `apply`, or `update`."""
         self = super().__new__(cls, *args, **fields)
-        if self.update is not None:
+        given: Any = self.update
+        if given is not None:
             return self
         if self.loss is None or self.apply is None:
             raise ValueError("a WorldModel needs loss and apply, or an update of its own")

@@ -260,7 +260,12 @@ def _filter_rows(
 
 
 def observe(
-    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    timestep: Timestep,
+    prev_action: PyTree,
 ) -> Latent:
     """Filter one real row; `is_first` forgets latent and action."""
     token, _ = _encode(parts, state.params, state.stats, timestep.observation, False)

@@ -1,10 +1,12 @@
 """What combinators share: a world model with other ways to learn."""
 
+from typing import Any
+
 from mbrl_jax.types import Apply, Derived, ModelLoss, ModelUpdate, WorldModel
 
 
 def with_learning(
-    model: WorldModel, *, loss: ModelLoss, apply: Apply, update: ModelUpdate, **others
+    model: WorldModel, *, loss: ModelLoss, apply: Apply, update: ModelUpdate, **others: Any
 ) -> WorldModel:
     """A copy of `model` that learns as told, by no more ways than it had.
 

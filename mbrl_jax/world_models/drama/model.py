@@ -161,7 +161,12 @@ def initial_latent(parts: Parts) -> Latent:
 
 
 def observe(
-    parts: Parts, state: LearnerState, key: Key, latent: Latent, timestep: Timestep, prev_action
+    parts: Parts,
+    state: LearnerState,
+    key: Key,
+    latent: Latent,
+    timestep: Timestep,
+    prev_action: PyTree,
 ) -> Latent:
     """Filter one real row; `is_first` forgets latent and action."""
     carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)

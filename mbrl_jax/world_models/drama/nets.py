@@ -86,7 +86,9 @@ def _categoricals(parts: Parts, logits: Array) -> Array:
     return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
 
 
-def posterior(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
+def posterior(
+    parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool
+) -> tuple[Array, PyTree]:
     """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
     encoded, stats = apply_with_stats(
         parts.encoder, params["encoder"], stats, to_float(parts.spec, observation), train
