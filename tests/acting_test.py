@@ -10,6 +10,8 @@ import pytest
 from mbrl_jax import acting
 from mbrl_jax.agents import apart
 from mbrl_jax.envs.spec import example_row
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment.config import validate
 from mbrl_jax.replay import ring
 from mbrl_jax.types import (
     ArraySpec,
@@ -170,5 +172,5 @@ def test_contexts_of_their_own_begin_one_expected_step_behind_their_last_row():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="acting.rows=-1"):
-        apart.Config(acting=acting.Config(rows=-1)).make(SPEC, MODEL, BEHAVIOUR, None)
+    with pytest.raises(ConfigError, match="acting.rows=-1"):
+        validate(apart.Config(acting=acting.Config(rows=-1)))
