@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.studies import penalties
+from experiments.studies import penalty_errors
 from mbrl_jax.envs import gymnax
 from mbrl_jax.envs.spec import random_action
 from mbrl_jax.types import AgentState, Prediction, WorldModel
@@ -19,7 +19,7 @@ def _off_by(change):
     """A model of the true steps, less `change` (o', r); it reports how far that is, and 1."""
 
     def imagine(state, key, latent, action):
-        observation, reward = penalties.true_step(latent[0], action)
+        observation, reward = penalty_errors.true_step(latent[0], action)
         return observation - change[:3], reward - change[3]
 
     def predict(state, latent):
@@ -58,9 +58,9 @@ def test_errors_are_measured_against_the_environments_own_steps():
         states, rows = jax.vmap(env.reset)(keys)
         actions = jax.vmap(lambda k: random_action(env.spec.action, k))(keys)
         after = jax.vmap(env.step)(states, keys, actions)[1]
-        true = jax.vmap(penalties.true_step)(rows.observation, actions)
+        true = jax.vmap(penalty_errors.true_step)(rows.observation, actions)
         state = AgentState((), (), ())
-        found = penalties.errors(_off_by(change), behaviour, 3, state, key, rows.observation)
+        found = penalty_errors.errors(_off_by(change), behaviour, 3, state, key, rows.observation)
         return (after.observation, after.reward), true, found
 
     after, true, (error, reported) = run(jax.random.key(0))
@@ -71,7 +71,8 @@ def test_errors_are_measured_against_the_environments_own_steps():
 
 def test_rank_correlation():
     x = np.array([[0.1, 3.0], [2.0, 9.0]])
-    assert penalties.rank_correlation(x, np.exp(x)) == pytest.approx(1.0)
-    assert penalties.rank_correlation(x, -x) == pytest.approx(-1.0)
-    assert penalties.rank_correlation(x, np.array([[1.0, 2.0], [3.0, 0.0]])) == pytest.approx(-0.4)
-    assert np.isnan(penalties.rank_correlation(x, np.zeros((2, 2))))
+    assert penalty_errors.rank_correlation(x, np.exp(x)) == pytest.approx(1.0)
+    assert penalty_errors.rank_correlation(x, -x) == pytest.approx(-1.0)
+    mixed = np.array([[1.0, 2.0], [3.0, 0.0]])
+    assert penalty_errors.rank_correlation(x, mixed) == pytest.approx(-0.4)
+    assert np.isnan(penalty_errors.rank_correlation(x, np.zeros((2, 2))))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import mopo_pendulum
-from experiments.studies import pendulum_data
+from experiments.studies import pendulum_episodes
 from mbrl_jax import datasets
 from mbrl_jax.envs import gymnax, rules
 
@@ -34,7 +34,7 @@ def test_the_stored_rows_are_those_that_the_experiment_names():
 
 
 def test_one_part_is_uniform_and_the_other_swings_up():
-    rows = jax.device_get(pendulum_data.episodes(3, num_random=4, num_controlled=4, noise=0.0))
+    rows = jax.device_get(pendulum_episodes.episodes(3, num_random=4, num_controlled=4, noise=0.0))
     assert rows.timestep.reward.shape == (201, 8)
     np.testing.assert_array_equal(rows.timestep.is_last[-1], True)
     returns = rows.timestep.reward.sum(0)
