@@ -71,19 +71,19 @@ def free_kl_losses(
 
 
 def kl_losses(
-    log_posterior: Array, log_prior: Array, mask: Array, free_nats: float
+    log_posterior: Array, log_prior: Array, weight: Array, free_nats: float
 ) -> tuple[Array, Array, Array]:
     """(dynamics, representation, raw KL) [] of log-probabilities [..., groups, classes].
 
-    KL summed over groups, mean over the rows of `mask` [...] (0 or 1), and *then* clipped from
-    below by `free_nats`: under the floor the whole term has no gradient (specification, trap 6).
-    `free_kl_losses` clips row by row.
+    KL summed over groups, weighted mean over rows, and *then* clipped from below by `free_nats`:
+    under the floor the whole term has no gradient (specification, trap 6). `free_kl_losses` clips
+    row by row.
     """
     stop = jax.lax.stop_gradient
-    log_posterior, log_prior = clean((log_posterior, log_prior), mask)
 
     def mean_kl(p, q):
-        return masked_mean(categorical_kl(p, q).sum(axis=-1), mask != 0)
+        kl = categorical_kl(p, q).sum(axis=-1)
+        return (kl * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
     raw = mean_kl(stop(log_posterior), log_prior)
     dynamics = jnp.maximum(free_nats, raw)

@@ -34,8 +34,7 @@ def lambda_return(
 
     def backward(following, row):
         r, d, v = row
-        following = d * ((1.0 - lambda_) * v + lambda_ * following)
-        g = r + jnp.where(d != 0, following, 0)  # behind an end NaN may stand, and 0 · NaN is NaN
+        g = r + d * ((1.0 - lambda_) * v + lambda_ * following)
         return g, g
 
     rows = (reward, discount, value)
@@ -52,9 +51,7 @@ def survival(discount: Array, start_weight: Array) -> Array:
       start_weight: [] 1 - is_terminal of the start.
     """
     chex.assert_rank((discount, start_weight), (1, 0))
-    factors = jnp.concatenate([start_weight[None], discount[:-1]])
-    ended = jnp.cumsum(factors == 0) > 0  # 0 · NaN is NaN
-    return jnp.where(ended, 0, jnp.cumprod(factors))
+    return jnp.cumprod(jnp.concatenate([start_weight[None], discount[:-1]]))
 
 
 def order_statistic(x: Array, fraction: float) -> Array:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax import masks, optim, returns, testing
-from mbrl_jax.behaviours import actor_critic, dreamer, ppo, sac
+from mbrl_jax import masks, optim, testing
+from mbrl_jax.behaviours import sac
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
@@ -18,7 +18,6 @@ from mbrl_jax.types import (
     DiscreteSpec,
     EnvSpec,
     Prediction,
-    Starts,
     Transition,
 )
 from mbrl_jax.world_models import ensemble, rssm, tdmpc
@@ -61,16 +60,6 @@ def test_clean_changes_what_is_hidden_and_not_finite_alone():
     np.testing.assert_array_equal(kept, [[np.nan, 1.0], [0.0, 2.0], [3.0, -0.0]])
     assert np.signbit(kept[2, 1])
     np.testing.assert_array_equal(counts, np.arange(3))
-
-
-def test_a_return_does_not_see_what_follows_an_end():
-    discount = jnp.array([0.9, 0.0, np.nan, 0.9])
-    reward, value = jnp.array([1.0, 2.0, np.nan, 3.0]), jnp.array([1.0, np.nan, 1.0, 1.0])
-    got = returns.lambda_return(reward, discount, value, jnp.array(np.inf), 0.5)
-    np.testing.assert_allclose(got[:2], [1.0 + 0.9 * 1.5, 2.0])
-    np.testing.assert_allclose(returns.survival(discount, jnp.ones(())), [1.0, 0.9, 0.0, 0.0])
-    spoilt = returns.survival(jnp.array([np.nan, 1.0]), jnp.ones(()))
-    assert np.isnan(spoilt[1])  # what is reached shows it
 
 
 # ----------------------------------------------------------------------------------- world models
@@ -186,37 +175,6 @@ def countdown(dead):
     )
 
 
-@pytest.mark.parametrize("module", [actor_critic, ppo])
-def test_dead_steps_of_imagination_leave_no_trace(module):
-    config = module.Config(
-        horizon=HORIZON + 2,
-        actor_width=4,
-        critic_width=4,
-        layers=1,
-        num_bins=9,
-        normalise_input=True,
-        optimiser=ADAM,
-    )
-    behaviour = config.make(EnvSpec(ArraySpec((2,), "float32"), DiscreteSpec(3)))
-    state = jax.jit(behaviour.init)(jax.random.key(0), jnp.zeros((2,)))
-
-    @jax.jit
-    def update(dead):
-        latent = jnp.array([[1.0, 0.5], [0.0, 0.0]]).at[1].set(dead)
-        starts = Starts(latent, jnp.array([1.0, 0.0]))  # the second one is an end already
-        learned, metrics = behaviour.update(
-            state, jax.random.key(1), countdown(dead), starts, None, 0
-        )
-        # PPO reports them for all rows, with the actions there that were drawn from `dead`.
-        for name in ("kl", "clipped"):
-            metrics.pop(f"behaviour/{name}", None)
-        return learned, metrics
-
-    wanted = update(0.0)
-    for bad in BAD[:2]:
-        assert_equal(update(bad), wanted)
-
-
 def test_rows_that_are_not_valid_teach_sac_nothing():
     spec = EnvSpec(ArraySpec((2,), "float32"), BoundedSpec(1))
     behaviour = sac.Config(layers=1, width=8).make(spec)
@@ -238,21 +196,3 @@ def test_rows_that_are_not_valid_teach_sac_nothing():
     wanted = update(0.0)
     for bad in BAD[:2]:
         assert_equal(update(bad), wanted)
-
-
-def test_replayed_returns_do_not_see_the_next_episode():
-    spec = EnvSpec(ArraySpec((3,), "float32"), DiscreteSpec(2))
-    behaviour = dreamer.Config(actor_width=4, critic_width=4, layers=1, num_bins=9).make(spec)
-    parts = behaviour.init.args[0]
-    features = jax.random.normal(jax.random.key(0), (2, LENGTH + 1, 5))
-    state = jax.jit(behaviour.init)(jax.random.key(1), features[0, 0])
-
-    @jax.jit
-    def learn(batch):
-        loss = lambda params, features: dreamer.replay_loss(  # noqa: E731
-            parts, params, state.stats, features, batch.timestep, jnp.ones((2, LENGTH + 1))
-        )
-        return jax.value_and_grad(loss, (0, 1))(state.params, features)
-
-    batch = windows(spec)
-    assert_equal(learn(filled(batch, np.nan)), learn(filled(batch, 0.0)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, masks, optim, returns
+from mbrl_jax import distributions, optim, returns
 from mbrl_jax.imagination import imagine_rollout
 from mbrl_jax.networks import running
 from mbrl_jax.networks.heads import Mlp
@@ -202,7 +202,7 @@ def act(
 
 
 class Imagined(NamedTuple):
-    """Imagined rollouts of M starts; all is finite where steps weigh 0 (`_without_dead`)."""
+    """Imagined rollouts of M starts."""
 
     features: Array  # [M, H+1, F]
     prediction: Prediction  # [M, H+1]; row 0 arrived with the start
@@ -225,10 +225,7 @@ def imagine(
         seen = running.take_in(state.stats.features, features.reshape(-1, features.shape[-1]))
         return state._replace(stats=state.stats._replace(features=seen))
 
-    features = jax.vmap(model.features)(starts.latent)
-    if parts.config.weigh_reached:
-        features = masks.clean(features, starts.weight)
-    state = take_in(state, features)
+    state = take_in(state, jax.vmap(model.features)(starts.latent))
 
     def policy(policy_key, carry, latent):
         return act(parts, state, policy_key, carry, latent, model, explore=True)
@@ -241,21 +238,8 @@ def imagine(
     # Heads read all rows at once, outside of the loop over steps. Of the latents only what they
     # read is stored: XLA drops the core states from the loop (tested).
     features, prediction = (jax.vmap(jax.vmap(f))(latents) for f in (model.features, model.predict))
-    imagined = _without_dead(parts, Imagined(features, prediction, actions, starts.weight))
-    return take_in(state, imagined.features[:, 1:]), imagined
-
-
-def _without_dead(parts: Parts, imagined: Imagined) -> Imagined:
-    """What is not finite behind the ends of rollouts as 0, where steps there weigh 0."""
-    if not parts.config.weigh_reached:
-        return imagined
-    discount = imagined.prediction.discount
-    # Of all H + 1 states: the last factor goes unused.
-    reached = jax.vmap(returns.survival)(jnp.roll(discount, -1, axis=1), imagined.weight)
-    led_to = jnp.concatenate([reached[:, :1], reached[:, :-1]], axis=1)  # so was its prediction
-    features = masks.clean(imagined.features, reached)
-    prediction = masks.clean(imagined.prediction, led_to)
-    return imagined._replace(features=features, prediction=prediction)
+    state = take_in(state, features[:, 1:])
+    return state, Imagined(features, prediction, actions, starts.weight)
 
 
 class Targets(NamedTuple):
@@ -341,7 +325,6 @@ def loss_and_targets(
     entropy = distributions.categorical_entropy(log_probs)
     chosen = log_prob_of(log_probs, imagined.actions)
     weight = targets.weight
-    # Products do for masks here: see `Imagined`.
     actor_loss = -(weight * (chosen * targets.advantage + parts.config.entropy * entropy)).mean()
     critic_loss = (
         weight

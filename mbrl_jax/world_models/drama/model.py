@@ -298,22 +298,25 @@ def loss(
     _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
 
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
-    arrived = ~empty[:, 1:]
+    arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
+
+    def masked_mean(x):
+        return (x * arrived).sum() / jnp.maximum(arrived.sum(), 1.0)
+
     reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
     terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
     terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
     dynamics, representation, kl = distributions.kl_losses(
         posterior[:, 1:],
         nets.prior(parts, params, outputs),
-        ~resets[:, 1:],
+        1.0 - resets[:, 1:].astype(jnp.float32),
         config.free_nats,
     )
-    reward = distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:])
-    ends = distributions.bernoulli_nll(terminal_logit, terminal)
+    reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
     terms = {
         "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
-        "reward": config.reward_scale * masks.masked_mean(reward, arrived),
-        "termination": masks.masked_mean(ends, arrived),
+        "reward": config.reward_scale * reward,
+        "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
         "dynamics": config.dynamics_scale * dynamics,
         "representation": config.representation_scale * representation,
     }
