@@ -2,7 +2,9 @@
 
 To multiply by a mask of zeros does not hide: 0 · NaN is NaN. And a hidden entry that is not finite
 still reaches gradients through what it went into, so that inputs are cleaned before, and results
-are chosen after. Whatever is finite stays as it is, bit for bit.
+are chosen after. Whatever is finite stays as it is, bit for bit. Drama's losses, `returns` and what
+learns an actor and a critic multiply by their weights all the same: there, choosing changed the
+rounding of recorded runs. What lies behind a predicted end is not protected.
 """
 
 import chex

@@ -106,7 +106,7 @@ def programs(case: Case) -> dict[tuple[str, str], timing.Program | Callable]:
             made[form, FORWARD] = timing.compile_program(function, *args)
             made[form, BOTH] = timing.compile_program(with_gradients(function), args, y_bar)
         elif timing.on_cpu() and importlib.util.find_spec("torch"):
-            from experiments.benchmarks import kernels_torch
+            from experiments.benchmarks.pytorch import kernels_torch
 
             function = getattr(kernels_torch, TORCH_FORMS[case.shape.kernel][form])
             made[form, FORWARD], made[form, BOTH] = kernels_torch.calls(function, args, y_bar)

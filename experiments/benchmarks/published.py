@@ -153,7 +153,7 @@ def measure(sizes: Sizes, rounds: int = 3) -> list[dict[str, Any]]:
         for name, part in named.items()
     }
     try:
-        from experiments.benchmarks import published_torch
+        from experiments.benchmarks.pytorch import published_torch
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

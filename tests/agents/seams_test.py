@@ -292,3 +292,27 @@ def test_following_the_advice_leads_to_a_system_that_runs():
     experiment = config.override(base, advised)
     config.validate(experiment)
     assert build(experiment).agent.updates.keys() == {"all", "model", "behaviour"}
+
+
+# ------------------------------------------------------------------------------- annotations
+
+
+class TwiceAsMuch:
+    """Puts a weight beside each row of a batch, read off the agent's state."""
+
+    def make(self, spec, world_model, behaviour):
+        def annotate(state, key, batch):
+            weight = jnp.full_like(batch.timestep.reward, 2.0) * state.world_model.params
+            return batch._replace(extras=batch.extras | {"weight": weight})
+
+        return annotate
+
+
+def test_what_annotates_a_batch_is_read_by_the_loss_of_the_model():
+    def weighted(params, stats, key, batch):
+        loss = params * (batch.extras["weight"] * batch.timestep.reward).mean()
+        return loss, (batch.timestep.observation, stats, {"model/loss": (loss, jnp.ones(()))})
+
+    model = MODEL._replace(loss=weighted)
+    _, after, _, _ = _updated(apart.Config(2, annotate=TwiceAsMuch()), model=model)
+    np.testing.assert_allclose(after.world_model.params, 1.0 - 2.0 * RATE, rtol=1e-6)

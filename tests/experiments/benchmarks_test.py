@@ -34,7 +34,7 @@ def problem():
 def sides(problem):
     """(torch model, torch behaviour) with the weights of `problem`."""
     pytest.importorskip("torch")
-    from experiments.benchmarks import published_torch
+    from experiments.benchmarks.pytorch import published_torch
 
     return published_torch.make_nets(problem)
 
@@ -68,7 +68,7 @@ def test_parameters_are_as_many_as_published():
         state = jax.eval_shape(sizes.model.make(spec).init, jax.random.key(0))
         assert sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)) == count
         torch = pytest.importorskip("torch")
-        from experiments.benchmarks import torch_drama
+        from experiments.benchmarks.pytorch import torch_drama
 
         with torch.device("meta"):
             model = torch_drama.WorldModel(sizes.model, actions)
@@ -78,7 +78,7 @@ def test_parameters_are_as_many_as_published():
 def test_torch_world_model_has_our_losses_and_gradients(problem, sides, quick_compile):
     import torch
 
-    from experiments.benchmarks import torch_copy, torch_drama
+    from experiments.benchmarks.pytorch import torch_copy, torch_drama
 
     model, batch = sides[0], torch_copy.to_batch(problem.batch)
     state, config = problem.model_state, problem.sizes.model
@@ -126,7 +126,7 @@ def test_torch_steps_as_it_unrolls(sides):
 def test_torch_imagines_our_step(problem, sides, quick_compile):
     import torch
 
-    from experiments.benchmarks import torch_copy
+    from experiments.benchmarks.pytorch import torch_copy
 
     model, starts = sides[0], problem.starts.latent
     action = jnp.arange(problem.sizes.starts) % problem.sizes.num_actions
@@ -144,7 +144,7 @@ def test_torch_imagines_our_step(problem, sides, quick_compile):
 
 
 def test_torch_behaviour_has_our_loss_and_gradients(problem, sides, quick_compile):
-    from experiments.benchmarks import torch_behaviour, torch_copy
+    from experiments.benchmarks.pytorch import torch_behaviour, torch_copy
     from mbrl_jax.behaviours import actor_critic
 
     sizes, state = problem.sizes, problem.behaviour_state
@@ -239,7 +239,8 @@ def test_command_refuses_an_unknown_name_before_anything_runs():
 
 def test_all_forms_of_a_kernel_have_our_results_and_gradients(quick_compile):
     torch = pytest.importorskip("torch")
-    from experiments.benchmarks import kernel_forms, kernels_torch
+    from experiments.benchmarks import kernel_forms
+    from experiments.benchmarks.pytorch import kernels_torch
 
     def assert_all_close(found, wanted):
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):

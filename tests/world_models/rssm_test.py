@@ -11,8 +11,9 @@ import pytest
 from mbrl_jax import optim, testing
 from mbrl_jax.envs.spec import zero_action
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.types import BoundedSpec, DiscreteSpec, EnvSpec, Step, Timestep
+from mbrl_jax.types import BoundedSpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import rssm
+from tests.world_models.followed import assert_followed, imagined
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -211,55 +212,10 @@ def test_the_prior_is_trained_by_the_dynamics_alone(jacobian):
 # ---------------------------------------------------------------------------------------- learning
 
 
-@pytest.fixture(scope="module")
-def imagined(tiny_spec):
-    """By action: (prediction, decoded observation) of 16 imagined rows after learning.
-
-    What follows an action depends on it alone: observation (a, 1 - a, a), reward 3a - 1, and a
-    terminal where a = 1.
-    """
+def test_what_is_imagined_is_what_followed_the_action(tiny_spec):
     optimiser = optim.Config("adam", 2e-2, warmup=0, eps=1e-8)
     config = dataclasses.replace(CONFIG, reconstruction="bernoulli", optimiser=optimiser)
-    model = config.make(tiny_spec)
-
-    def batch(key):
-        actions = jax.random.randint(key, (8, 6), 0, 2)
-        before = jnp.concatenate([jnp.zeros((8, 1), int), actions[:, :-1]], axis=1)
-        is_first = jnp.broadcast_to(jnp.arange(6) == 0, (8, 6))
-        seen = jnp.stack([before, 1 - before, before], axis=-1).astype(jnp.float32)
-        return Step(Timestep(seen, 3.0 * before - 1.0, is_first, ~is_first, before == 1), actions)
-
-    @jax.jit
-    def run(key):
-        def body(state, step_key):
-            return model.update(state, step_key, batch(step_key))[0], None
-
-        state, _ = jax.lax.scan(body, model.init(key), jax.random.split(key, 300))
-
-        def one(key, action):
-            latent = model.imagine(state, key, model.initial_latent(), 1 - action)
-            latent = model.imagine(state, key, latent, action)
-            return model.predict(state, latent), model.decode(state, latent)
-
-        keys = jax.random.split(key, 16)
-        return jax.vmap(lambda action: jax.vmap(one, (0, None))(keys, action))(jnp.arange(2))
-
-    return jax.tree.map(np.asarray, run(jax.random.key(0)))
-
-
-@pytest.mark.parametrize("action, reward", [(0, -1.0), (1, 2.0)])
-def test_imagined_rewards_are_those_that_followed_the_action(imagined, action, reward):
-    np.testing.assert_allclose(imagined[0].reward[action].mean(), reward, atol=0.3)
-
-
-@pytest.mark.parametrize("action, discount", [(0, 1.0), (1, 0.0)])
-def test_imagined_discounts_are_zero_after_terminating_actions(imagined, action, discount):
-    np.testing.assert_allclose(imagined[0].discount[action].mean(), discount, atol=0.1)
-
-
-@pytest.mark.parametrize("action, seen", [(0, (0, 1, 0)), (1, (1, 0, 1))])
-def test_imagined_observations_are_those_that_followed_the_action(imagined, action, seen):
-    np.testing.assert_allclose(imagined[1][action].mean(0), seen, atol=0.15)
+    assert_followed(imagined(config.make(tiny_spec)))
 
 
 # --------------------------------------------------------------------------------------- the record

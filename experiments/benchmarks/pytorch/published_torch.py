@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from experiments.benchmarks import timing, torch_copy
+from experiments.benchmarks import timing
 from experiments.benchmarks.published_jax import Problem
-from experiments.benchmarks.torch_behaviour import (
+from experiments.benchmarks.pytorch import torch_copy
+from experiments.benchmarks.pytorch.torch_behaviour import (
     Behaviour,
     Imagined,
     Latent,
@@ -19,7 +20,7 @@ from experiments.benchmarks.torch_behaviour import (
     imagine,
     update_slow_critic,
 )
-from experiments.benchmarks.torch_drama import (
+from experiments.benchmarks.pytorch.torch_drama import (
     LaProp,
     WorldModel,
     head_terms,

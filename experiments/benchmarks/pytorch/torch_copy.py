@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.torch_behaviour import Behaviour, Latent
-from experiments.benchmarks.torch_drama import Batch, Core, WorldModel
+from experiments.benchmarks.pytorch.torch_behaviour import Behaviour, Latent
+from experiments.benchmarks.pytorch.torch_drama import Batch, Core, WorldModel
 from mbrl_jax.types import PyTree, Trajectory
 from mbrl_jax.world_models import drama
 

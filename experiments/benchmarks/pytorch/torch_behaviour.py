@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from experiments.benchmarks.torch_drama import (
+from experiments.benchmarks.pytorch.torch_drama import (
     LaProp,
     Tensor,
     WorldModel,

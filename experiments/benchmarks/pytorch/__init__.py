@@ -1,0 +1,1 @@
+"""The other side of comparisons: PyTorch, eager, from the extra `bench`."""
