@@ -15,11 +15,14 @@ SHELL = {
     "evaluate": ("plots", "scores"),
     "experiment": ("config",),
     "report": ("commands", "drawings", "figures", "page", "records", "report"),
-    "runs": (*("checkpoint", "files", "layout", "metrics", "replay_log", "restore", "workdir"),),
+    "runs": (
+        *("checkpoint", "files", "layout", "liveness", "metrics", "replay_log", "restore"),
+        "workdir",
+    ),
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (
         *("compiled", "fork", "host_programs", "memory", "preemption", "preflight", "programs"),
-        *("progress", "report", "run", "runtime", "trained", "training"),
+        *("progress", "report", "rounds", "run", "runtime", "trained", "training"),
     ),
     "watch": ("described", "pace", "series", "server", "strips", "view"),
     "world_models/drama": ("published_files",),
