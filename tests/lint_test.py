@@ -14,6 +14,7 @@ SHELL = {
     "datasets": ("__init__", "files", "flat", "minari", "rows", "runs"),
     "evaluate": ("plots", "scores"),
     "experiment": ("config",),
+    "export": ("archive", "loader"),
     "report": ("commands", "drawings", "figures", "page", "records", "report"),
     "runs": (
         *("checkpoint", "files", "layout", "liveness", "metrics", "replay_log", "restore"),
@@ -43,7 +44,7 @@ PARTS = {
     *("ssm", "cores", "networks", "world_models", "behaviours", "agents", "replay", "envs"),
     *("loops", "testing"),
 }
-RUNS = {"experiment", "runs", "train", "sweeps", "report", "watch"}
+RUNS = {"experiment", "export", "runs", "train", "sweeps", "report", "watch"}
 MAX_LINES = 400
 MAX_FUNCTION = 60
 MAX_FOLDER = 16  # files of one room
