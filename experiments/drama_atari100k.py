@@ -32,18 +32,19 @@ def get_experiment() -> Experiment:
     return Experiment(
         name="drama_atari100k",
         env=atari.Config("Pong-v5", atari.PROTOCOLS["drama"]),
-        model=drama.Config(boundaries="ignored"),
+        model=drama.Config(boundaries="ignored", integer_buffer=True, last_row="arrival"),
         behaviour=actor_critic.Config(
             rewards="shifted",
             mixed_value="same",
             ends="threshold",
             weigh_reached=False,
             normalise_input=True,
+            input_rows="passes",
         ),
         replay=ring.Config(
             capacity=100_000,
             batch_size=16,
-            length=127,  # windows of 128 frames
+            length=128,  # frames of a window, beside what the last action brought
             sampler=samplers.DynamicFrequency(),
         ),
         agent=apart.Config(
@@ -82,5 +83,9 @@ def get_experiment() -> Experiment:
             "agent.context_length=4",
             "agent.num_starts=8",
             "agent.acting.rows=4",
+        ),
+        with_parts=(
+            ("model.core=storm", ("model.integer_buffer=false", "behaviour.rewards=aligned")),
+            ("behaviour=ppo", ("behaviour.slope=half",)),
         ),
     )

@@ -6,12 +6,14 @@ Everything takes the static `Parts` first and then parameters; `model.py` makes 
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector, only_array
+from mbrl_jax.keys import named
 from mbrl_jax.networks import reconstruction
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
@@ -106,6 +108,28 @@ def prior(parts: Parts, params: PyTree, outputs: Array) -> Array:
 def sample(key: Key, log_probs: Array) -> Array:
     """One row: [groups, classes] -> [groups · classes]."""
     return distributions.sample_one_hot(key, log_probs).reshape(-1)
+
+
+def imagined_sample(parts: Parts, key: Key, log_probs: Array) -> Array:
+    """One imagined row, [groups, classes] -> [groups · classes]; rounded for an integer buffer."""
+    if not parts.config.integer_buffer:
+        return sample(key, log_probs)
+    return distributions.sample_rounded(key, log_probs).reshape(-1)
+
+
+def heard(parts: Parts, key: Key, sample: Array) -> Array:
+    """What the core hears of a sample [groups · classes] in imagination.
+
+    An integer buffer cuts numbers below 1 down to 0. Samples that were seen are one-hot to the last
+    bit and pass unharmed, imagined ones do not.
+    """
+    config = parts.config
+    if config.integer_buffer:
+        sample = jnp.trunc(sample)
+    if isinstance(config.dropped_groups, float) and not config.dropped_groups:
+        return sample
+    kept = jax.random.uniform(named(key, "drop"), (config.groups, 1)) >= config.dropped_groups
+    return (kept * sample.reshape(config.groups, -1)).reshape(-1)
 
 
 def core_input(parts: Parts, sample: Array, action: Array) -> Array:
