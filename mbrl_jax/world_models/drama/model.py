@@ -294,8 +294,8 @@ def loss(
     )
 
     past = jax.tree.map(lambda x: x[:, : length - 1], (samples, batch.action, resets))
-    unroll = functools.partial(parts.core.unroll, params["core"], None)
-    _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
+    inputs = nets.core_input(parts, *past[:2])
+    outputs, core = nets.training_pass(parts, params, key, inputs, past[2])
 
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
     arrived = 1.0 - empty[:, 1:].astype(jnp.float32)

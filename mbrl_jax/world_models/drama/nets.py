@@ -144,6 +144,19 @@ def advance(
     return parts.core.step(params["core"], carry, core_input(parts, sample, action), None)
 
 
+def training_pass(
+    parts: Parts, params: PyTree, key: Key, inputs: Array, resets: Array
+) -> tuple[Array, PyTree]:
+    """Outputs [B, L, F] and entries [B] of the core over `inputs` [B, L, D], from nothing."""
+    noisy = parts.core.unroll_noisy
+    if noisy is None:
+        unroll = functools.partial(parts.core.unroll, params["core"], None)
+        return jax.vmap(unroll)(inputs, resets)[1:]
+    keys = jax.random.split(named(key, "dropout"), len(resets))
+    run = jax.vmap(functools.partial(noisy, params["core"]), (0, None, 0, 0))
+    return run(keys, None, inputs, resets)[1:]
+
+
 def reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
     """Summed over the observation, mean over all rows: []."""
     kind = parts.config.reconstruction

@@ -63,7 +63,7 @@ def recognise(tensors: Tensors) -> tuple[drama.Config, EnvSpec]:
     core: Core
     if source.has(CORE + "position_encoding.pos_emb.weight"):
         window = source.shape(CORE + "position_encoding.pos_emb.weight")[0]
-        core, stem = storm.Config(window=window), CORE + "stem.0.weight"
+        core, stem = storm.Config(window=window, dropout=0.1), CORE + "stem.0.weight"
     else:
         stem, mixer = CORE + "backbone.stem.0.weight", CORE + "backbone.layers.0.mixer."
         core = mamba.Config() if source.has(mixer + "x_proj.weight") else mamba2.Config()
