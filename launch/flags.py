@@ -87,11 +87,20 @@ def adjust_experiment(
 ) -> Any:
     """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
     from mbrl_jax.experiment.config import check_ranges
-    from mbrl_jax.experiment.experiment import for_debug, with_settings, with_steps
+    from mbrl_jax.experiment.experiment import (
+        for_debug,
+        has_part,
+        with_settings,
+        with_steps,
+    )
 
     if debug:
         experiment = for_debug(experiment)
-    experiment = with_settings(experiment, settings)
+    before, experiment = experiment, with_settings(experiment, settings)
+    for part, told in experiment.with_parts:
+        if has_part(experiment, part) and not has_part(before, part):
+            brought = ", ".join(told)
+            print(f"{part} brings {brought}, unless --set says otherwise", file=sys.stderr)
     check_ranges(experiment)  # --steps divides by some of them
     return experiment if steps is None else with_steps(experiment, steps)
 

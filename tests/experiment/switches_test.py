@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import drama_atari100k
+from launch import flags
 from mbrl_jax import distributions, optim
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs.spec import example_row
@@ -60,6 +61,18 @@ def test_what_is_set_itself_counts_more_than_what_comes_with_a_part():
     # A part that stands there already brings nothing.
     storm = with_settings(PUBLISHED, ["model.core=storm", "model.core.dropout=0.3"])
     assert with_settings(storm, ["model.core=storm"]) == storm
+
+
+def test_the_command_line_says_what_comes_with_a_part(capsys):
+    settings = ["model.core=storm", "replay.capacity=5000"]
+    changed = flags.adjust_experiment(PUBLISHED, settings, None, False)
+    assert changed == with_settings(PUBLISHED, settings)
+    assert changed.behaviour.rewards == "aligned"
+    said = capsys.readouterr().err
+    assert "model.core=storm brings model.core.dropout=0.1" in said
+    assert "behaviour.rewards=aligned, unless --set says otherwise" in said
+    flags.adjust_experiment(PUBLISHED, ["model.core=mamba"], None, False)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_comes_with_a_part_is_saved_and_absent_from_older_files():
