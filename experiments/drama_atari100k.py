@@ -28,6 +28,10 @@ from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import ring, samplers
 from mbrl_jax.world_models import drama
 
+# What is published with another backbone or learner, and so comes with it.
+STORM = ("model.core.dropout=0.1", "model.integer_buffer=false", "behaviour.rewards=aligned")
+WITH_PARTS = (("model.core=storm", STORM), ("behaviour=ppo", ("behaviour.slope=half",)))
+
 DIFFERENCES = (
     Difference(
         "no no-op frame before a game; a seed that is given to each reset, so that all games of a "
@@ -132,15 +136,5 @@ def get_experiment() -> Experiment:
             "agent.num_starts=8",
             "agent.acting.rows=4",
         ),
-        with_parts=(
-            (
-                "model.core=storm",
-                (
-                    "model.core.dropout=0.1",
-                    "model.integer_buffer=false",
-                    "behaviour.rewards=aligned",
-                ),
-            ),
-            ("behaviour=ppo", ("behaviour.slope=half",)),
-        ),
+        with_parts=WITH_PARTS,
     )
