@@ -11,7 +11,7 @@ import numpy as np
 from mbrl_jax.envs.spec import require_observation
 from mbrl_jax.evaluate import quality
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.experiment import Experiment, System, build
+from mbrl_jax.experiment.experiment import Experiment, System, build, with_settings
 from mbrl_jax.keys import named
 from mbrl_jax.loops.play import Film
 from mbrl_jax.loops.steps import Evaluation
@@ -226,7 +226,7 @@ def _restored(
 
 def _with_settings(saved: workdir.RunConfig, settings: Sequence[str]) -> Experiment:
     """The experiment of a run under other settings."""
-    experiment = config.override(saved.experiment, settings)
+    experiment = with_settings(saved.experiment, settings)
     config.validate(experiment)
     before, after = (config.numbers(e) for e in (saved.experiment, experiment))
     for path, values in saved.members.inside:
