@@ -15,7 +15,7 @@ SHELL = {
     "evaluate": ("plots", "scores"),
     "experiment": ("config",),
     "export": ("archive", "loader"),
-    "report": ("commands", "drawings", "figures", "page", "records", "report"),
+    "report": ("commands", "drawings", "figures", "frame", "page", "records", "report"),
     "runs": (
         *("checkpoint", "files", "layout", "liveness", "metrics", "replay_log", "restore"),
         "workdir",
