@@ -5,6 +5,7 @@ Names are loaded when they are first used, so that importing the package costs n
     Experiment, run, load_policy                    run things from Python
     evaluate_run, film_run, read_metrics            look at what was run
     read_runs, export_policy                        take it away: a pandas table, a policy file
+    restore_policy, imagined_environment            a trained agent; the world that its model dreams
     load_published, load_published_agent            weights of the PyTorch Drama
     mbrl_jax.ssm, .cores, .world_models, …          the parts
 """
@@ -20,6 +21,7 @@ _NAMES = {
     "build": "mbrl_jax.experiment.experiment",
     "evaluate_run": "mbrl_jax.train.trained",
     "film_run": "mbrl_jax.train.trained",
+    "imagined_environment": "mbrl_jax.envs.imagined",
     "load_policy": "mbrl_jax.train.trained",
     "load_published": "mbrl_jax.world_models.drama.published_files",
     "load_published_agent": "mbrl_jax.world_models.drama.published_files",
@@ -27,6 +29,7 @@ _NAMES = {
     "export_policy": "mbrl_jax.export.archive",
     "read_metrics": "mbrl_jax.runs.metrics",
     "read_runs": "mbrl_jax.report.frame",
+    "restore_policy": "mbrl_jax.train.trained",
     "restore_run": "mbrl_jax.train.trained",
     "run": "mbrl_jax.train.run",
     "seed_keys": "mbrl_jax.loops.seeds",
