@@ -10,6 +10,7 @@ value with each seed.
     python -m launch.train --experiment=drama_catch --num_seeds=64 --preflight
     python -m launch.train --fork=runs/catch@2000 --set=behaviour.entropy=1e-3 --workdir=runs/branch
 
+`--print_config` lists every field with its value, range, default and meaning, and exits.
 `--preflight` compiles, says how much memory and time the run would take, and exits. `--fork` begins
 with a checkpoint of another run, replay included; seeds and experiment are that run's.
 """
@@ -47,6 +48,9 @@ _FORK = flags.DEFINE_string(
     "fork", None, "WORKDIR@STEP: begin with that checkpoint of another run, under changed settings."
 )
 _PREFLIGHT = flags.DEFINE_bool("preflight", False, "Compile, time, print the run's size, and exit.")
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Print every field with its value, range and meaning, and exit."
+)
 _JSON = flags.DEFINE_bool("json", False, "With --preflight: print its numbers as JSON.")
 _ALLOW_OVERSIZE = flags.DEFINE_bool(
     "allow_oversize", False, "Begin even where too little memory seems to be free."
@@ -68,6 +72,13 @@ def train() -> None:
 
     if _JSON.value and not _PREFLIGHT.value:
         raise config.ConfigError("--json goes with --preflight only")
+    if _PRINT_CONFIG.value:
+        from mbrl_jax.experiment.printed import listing
+
+        if not _FORK.value:
+            launch_flags.required(_EXPERIMENT)
+        print(listing(_experiment()), end="")
+        return
     needed = [] if _FORK.value else [_EXPERIMENT]
     for flag in needed if _PREFLIGHT.value else [*needed, _WORKDIR]:
         launch_flags.required(flag)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mbrl_jax"
 SHELL = {
     "datasets": ("__init__", "files", "flat", "minari", "rows", "runs"),
     "evaluate": ("plots", "scores"),
-    "experiment": ("config",),
+    "experiment": ("config", "printed"),
     "export": ("archive", "loader"),
     "report": ("commands", "drawings", "figures", "frame", "page", "records", "report"),
     "runs": (

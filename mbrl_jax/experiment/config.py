@@ -94,7 +94,7 @@ def _children(target: _Target) -> dict[str, _Target]:
             for field in dataclasses.fields(target.value)
             if field.init
         }
-    if _holds_configs(target.value):
+    if holds_configs(target.value):
         return {str(i): _Target(v, type(v), f"{prefix}{i}") for i, v in enumerate(target.value)}
     return {}
 
@@ -181,9 +181,9 @@ def _example(config: Any) -> str:
 # ---------------------------------------------------------------------------- validation, reading
 
 
-def _holds_configs(value: Any) -> bool:
+def holds_configs(value: Any) -> bool:
     """Whether a value is a tuple of configs, or of tuples that hold some."""
-    return isinstance(value, tuple) and any(is_config(v) or _holds_configs(v) for v in value)
+    return isinstance(value, tuple) and any(is_config(v) or holds_configs(v) for v in value)
 
 
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -191,7 +191,7 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     yield path, value
     if is_config(value):
         below = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif _holds_configs(value):
+    elif holds_configs(value):
         below = [(str(i), v) for i, v in enumerate(value)]
     else:
         return
@@ -242,7 +242,7 @@ def flatten(config: Any) -> dict[str, Any]:
     return {
         path: name(type(value)) if is_config(value) else value
         for path, value in _walk(config)
-        if path and not _holds_configs(value)
+        if path and not holds_configs(value)
     }
 
 
@@ -298,7 +298,7 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 def _text(value: Any) -> str:
     """Text that stands for a value in a comparison: a traced number has no truth value."""
     if isinstance(value, tuple):
-        return f"{len(value)} configs" if _holds_configs(value) else repr(value)
+        return f"{len(value)} configs" if holds_configs(value) else repr(value)
     if type(value) is int and abs(value) < 2**53:
         return repr(float(value)).removesuffix(".0")  # 1 and 1.0 are the same learning rate
     if type(value) is float:
