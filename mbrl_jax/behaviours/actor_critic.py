@@ -1,7 +1,8 @@
 """Actor-critic in imagination (Drama section 2.3, after DreamerV3, arXiv 2301.04104).
 
 From every start the policy acts H steps in the world model; λ-returns train a two-hot critic and,
-with REINFORCE, a categorical actor. A slow copy of the critic regularises it.
+with REINFORCE, an actor of discrete, multi-discrete or real-valued actions (`choices`). A slow copy
+of the critic regularises it.
 """
 
 import dataclasses
@@ -13,14 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax import distributions, optim, returns
+from mbrl_jax.behaviours import choices
 from mbrl_jax.behaviours.actors import (
     Imagined,
     Parts,
     Stats,
     act,
     imagine,
-    log_policy,
-    log_prob_of,
+    policy,
     take_in,
 )
 from mbrl_jax.networks import running
@@ -30,7 +31,6 @@ from mbrl_jax.types import (
     Array,
     Behaviour,
     BoundModel,
-    DiscreteSpec,
     EnvSpec,
     Key,
     LearnerState,
@@ -53,6 +53,8 @@ class Config:
     critic_width: int = bounded(512, low=1)
     layers: int = bounded(3, low=0)
     num_bins: int = bounded(255, low=2)
+    # distribution of real-valued actions: DreamerV3's, or a normal behind tanh
+    real_actions: choices.Real = "bounded_normal"
     # of actor and critic; 0 starts from the uniform policy exactly
     output_gain: float = bounded(0.001, low=0)
     gamma: float = number(0.985, low=0, high=1)
@@ -124,16 +126,13 @@ class Config:
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
-    """Bind the functions of this module; raises ValueError for real-valued actions."""
+    """Bind the functions of this module."""
     return bind_parts(make_parts(config, spec), update)
 
 
 def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts:
-    """Nets and optimiser for an update of so many optimiser steps.
-
-    Raises ValueError for real-valued actions.
-    """
-    num_actions = require_discrete(spec).num_actions
+    """Nets and optimiser for an update of so many optimiser steps."""
+    made = choices.choices_of(spec.action, config.real_actions)
     mlp = functools.partial(
         Mlp,
         layers=config.layers,
@@ -142,21 +141,11 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
     )
     return Parts(
         config,
-        actor=mlp(num_actions, config.actor_width),
+        actor=mlp(made.size, config.actor_width),
         critic=mlp(config.num_bins, config.critic_width),
         optimiser=config.optimiser.make(steps_of_update),
+        choices=made,
     )
-
-
-def require_discrete(spec: EnvSpec) -> DiscreteSpec:
-    """The spec of the action. Raises ValueError where it is no single discrete one."""
-    if not isinstance(spec.action, DiscreteSpec):
-        raise ValueError(
-            "this behaviour acts in environments with one discrete choice, and this one has "
-            f"{spec.action}: use behaviour=sac with agent=branched and model=ensemble, or "
-            "behaviour=tdmpc with agent=joint and model=tdmpc"
-        )
-    return spec.action
 
 
 def bind_parts(parts: Parts, update: Callable) -> Behaviour:
@@ -254,9 +243,9 @@ def loss_and_targets(
         stats = take_in(parts, stats, features)
     logits = parts.critic.apply({"params": params["critic"]}, features)
     targets, stats = make_targets(parts, stats, imagined, logits)
-    log_probs = log_policy(parts, params["actor"], stats, features[:, :-1])
-    entropy = distributions.categorical_entropy(log_probs)
-    chosen = log_prob_of(log_probs, imagined.actions)
+    distribution = policy(parts, params["actor"], stats, features[:, :-1])
+    entropy = parts.choices.entropy(distribution, imagined.actions)
+    chosen = parts.choices.log_prob(distribution, imagined.actions)
     weight = targets.weight
     actor_loss = -(weight * (chosen * targets.advantage + parts.config.entropy * entropy)).mean()
     critic_loss = (

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions, returns
+from mbrl_jax.behaviours.choices import Choices
 from mbrl_jax.imagination import imagine_rollout, imagine_together
 from mbrl_jax.networks import running
 from mbrl_jax.types import Array, BoundModel, Key, LearnerState, Prediction, PyTree, Starts
@@ -30,6 +30,7 @@ class Parts(NamedTuple):
     actor: nn.Module
     critic: nn.Module
     optimiser: optax.GradientTransformation
+    choices: Choices
     bins: distributions.Bins = "symlog"  # of the critic
     # (returns [...], fraction) -> [] for the range of returns
     quantile: Callable[[Array, float], Array] = returns.order_statistic
@@ -37,11 +38,22 @@ class Parts(NamedTuple):
     slow_targets: Literal["returns", "values"] = "returns"
 
 
-def log_policy(parts: Parts, params: PyTree, stats: Stats, features: Array) -> Array:
-    """Log-probabilities [..., A] of the actor for features [..., F]."""
+def policy(parts: Parts, params: PyTree, stats: Stats, features: Array) -> PyTree:
+    """The actor's distribution [...] for features [..., F]: what `parts.choices` reads.
+
+    Of discrete actions it is their log-probabilities [..., A].
+    """
     if parts.config.normalise_input:
         features = running.normalise(stats.features, features)
-    return jax.nn.log_softmax(parts.actor.apply({"params": params}, features))
+    return parts.choices.read(parts.actor.apply({"params": params}, features))
+
+
+def choose(parts: Parts, state: LearnerState, key: Key, features: Array, *, explore: bool) -> Array:
+    """A choice for features [F]: drawn, or the most probable one when not exploring."""
+    distribution = policy(parts, state.params["actor"], state.stats, features)
+    if explore:
+        return parts.choices.sample(key, distribution)
+    return parts.choices.mode(distribution)
 
 
 def act(
@@ -54,16 +66,18 @@ def act(
     *,
     explore: bool,
 ) -> tuple[tuple, Array]:
-    """Sample an action [], or take the most probable one when not exploring."""
-    log_probs = log_policy(parts, state.params["actor"], state.stats, model.features(latent))
-    if explore:
-        return carry, jax.random.categorical(key, log_probs)
-    return carry, jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+    """Sample an action, or take the most probable one when not exploring."""
+    choice = choose(parts, state, key, model.features(latent), explore=explore)
+    return carry, parts.choices.action(choice)
 
 
-def log_prob_of(log_probs: Array, actions: Array) -> Array:
-    """Log-probability [...] of actions [...] among [..., A]."""
-    return jnp.take_along_axis(log_probs, actions[..., None], axis=-1)[..., 0]
+def follows_choices(parts: Parts, model: BoundModel) -> BoundModel:
+    """The model, imagining what the action of a choice leads to."""
+
+    def imagine(key, latent, choice):
+        return model.imagine(key, latent, parts.choices.action(choice))
+
+    return model._replace(imagine=imagine)
 
 
 class Imagined(NamedTuple):
@@ -71,7 +85,7 @@ class Imagined(NamedTuple):
 
     features: Array  # [M, H+1, F]
     prediction: Prediction  # [M, H+1]; row 0 arrived with the start
-    actions: Array  # [M, H]
+    actions: Array  # [M, H, …] choices: what `parts.choices` draws
     weight: Array  # [M] of the starts
     # [M, H] log-probabilities of the actions when they were chosen, where passes are counted
     log_prob: Any = ()
@@ -111,11 +125,13 @@ def imagine(
 def _imagine_apart(parts, state, keys, model, starts):
     """(latents [M, H+1], actions [M, H]): each start for itself, the statistics as they are."""
 
-    def policy(policy_key, carry, latent):
-        return act(parts, state, policy_key, carry, latent, model, explore=True)
+    def follow(policy_key, carry, latent):
+        return carry, choose(parts, state, policy_key, model.features(latent), explore=True)
+
+    dreamed = follows_choices(parts, model)
 
     def rollout(rollout_key, latent):
-        return imagine_rollout(model, policy, rollout_key, latent, parts.config.horizon)
+        return imagine_rollout(dreamed, follow, rollout_key, latent, parts.config.horizon)
 
     return jax.vmap(rollout)(keys, starts.latent)
 
@@ -123,15 +139,15 @@ def _imagine_apart(parts, state, keys, model, starts):
 def _imagine_counting(parts, state, keys, model, starts):
     """(state, latents [M, H+1], (actions, their log-probabilities [M, H])): all starts in step."""
 
-    def policy(policy_keys, stats, latents):
+    def follow(policy_keys, stats, latents):
         features = jax.vmap(model.features)(latents)
         stats = take_in(parts, stats, features)
-        log_probs = log_policy(parts, state.params["actor"], stats, features)
-        actions = jax.vmap(jax.random.categorical)(policy_keys, log_probs)
-        return stats, actions, log_prob_of(log_probs, actions)
+        distribution = policy(parts, state.params["actor"], stats, features)
+        choices = jax.vmap(parts.choices.sample)(policy_keys, distribution)
+        return stats, choices, parts.choices.log_prob(distribution, choices)
 
-    horizon = parts.config.horizon
+    horizon, dreamed = parts.config.horizon, follows_choices(parts, model)
     stats, latents, said = imagine_together(
-        model, policy, keys, starts.latent, horizon, state.stats
+        dreamed, follow, keys, starts.latent, horizon, state.stats
     )
     return state._replace(stats=stats), latents, said

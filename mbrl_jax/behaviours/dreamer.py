@@ -8,8 +8,9 @@ one gradient of the world model's loss and of `representation_loss`. The critic 
 second term pulls to the slow critic's own value and not to returns, and percentiles interpolate.
 
 As the code published in 2024, with two exceptions. The weights of imagined steps are products of
-predicted discounts without γ, from 1 - is_terminal of the start on. Real-valued actions are not
-here yet.
+predicted discounts without γ, from 1 - is_terminal of the start on. Of a real-valued action the
+model imagines what it leads to when clipped to [-1, 1], as in the environment; the published one
+scales it down.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from mbrl_jax import distributions, masks, optim, returns
-from mbrl_jax.behaviours import actor_critic
-from mbrl_jax.behaviours.actor_critic import Parts, Stats, require_discrete
+from mbrl_jax.behaviours import actor_critic, choices
+from mbrl_jax.behaviours.actor_critic import Parts, Stats
 from mbrl_jax.networks.block_gru import RMS_EPS
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import fan_in_truncated
@@ -65,20 +66,21 @@ class Config(actor_critic.Config):
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
-    """Bind the functions; raises ValueError for real-valued actions or a merged seam."""
-    num_actions = require_discrete(spec).num_actions
+    """Bind the functions; raises ValueError for a merged seam."""
     if spec.seam == "merged":
         raise ValueError(
             "dreamer learns from the last row of every episode, which a merged seam leaves out; "
             "set env.protocol.seam=separate"
         )
     mlp = functools.partial(Mlp, layers=config.layers, hidden_init=fan_in_truncated(), eps=RMS_EPS)
+    made = choices.choices_of(spec.action, config.real_actions)
     gain = fan_in_truncated(config.output_gain)
     parts = Parts(
         config,
-        actor=mlp(num_actions, config.actor_width, output_init=gain),
+        actor=mlp(made.size, config.actor_width, output_init=gain),
         critic=mlp(config.num_bins, config.critic_width, output_init=fan_in_truncated(0.0)),
         optimiser=config.optimiser.make(),
+        choices=made,
         bins=config.bins,
         quantile=jnp.quantile,
         slow_targets="values",

@@ -22,8 +22,7 @@ from mbrl_jax.behaviours.actor_critic import (
     Parts,
     Stats,
     Targets,
-    log_policy,
-    log_prob_of,
+    policy,
 )
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
@@ -77,7 +76,7 @@ class Rows(NamedTuple):
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
-    """Bind the functions of this module; raises ValueError for real-valued actions."""
+    """Bind the functions of this module."""
     parts = actor_critic.make_parts(config, spec, config.epochs * config.num_minibatches)
     return actor_critic.bind_parts(parts, update)
 
@@ -105,10 +104,10 @@ def kl_estimate(log_ratio: Array) -> Array:
 def loss(parts: Parts, params: PyTree, stats: Stats, rows: Rows) -> tuple[Array, dict[str, Array]]:
     """PPO's loss [] over rows [R], and what to report of it."""
     config, targets, weight = parts.config, rows.targets, rows.targets.weight
-    log_probs = log_policy(parts, params["actor"], stats, rows.features)
-    log_ratio = log_prob_of(log_probs, rows.action) - rows.old_log_prob
+    distribution = policy(parts, params["actor"], stats, rows.features)
+    log_ratio = parts.choices.log_prob(distribution, rows.action) - rows.old_log_prob
     ratio = jnp.exp(log_ratio)
-    entropy = distributions.categorical_entropy(log_probs)
+    entropy = parts.choices.entropy(distribution, rows.action)
     gain = clipped_surrogate(ratio, targets.advantage, config.clip, config.slope)
     gain += config.entropy * entropy
     logits = parts.critic.apply({"params": params["critic"]}, rows.features)
@@ -171,8 +170,8 @@ def update(
     old_log_prob = imagined.log_prob
     if not parts.config.counts_passes:
         features = imagined.features[:, :-1]
-        log_probs = log_policy(parts, state.params["actor"], state.stats, features)
-        old_log_prob = log_prob_of(log_probs, imagined.actions)
+        distribution = policy(parts, state.params["actor"], state.stats, features)
+        old_log_prob = parts.choices.log_prob(distribution, imagined.actions)
     keys = jax.random.split(named(key, "epochs"), parts.config.epochs)
     one = functools.partial(epoch, parts, imagined, old_log_prob)
     state, values = jax.lax.scan(one, state, keys)

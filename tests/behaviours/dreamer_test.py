@@ -248,7 +248,7 @@ def test_an_untrained_critic_says_exactly_zero_and_the_policy_is_nearly_uniform(
     state = jax.jit(behaviour.init)(jax.random.key(0), features)
     logits = parts.critic.apply({"params": state.params["critic"]}, features)
     assert distributions.two_hot_mean(logits, "symexp") == 0.0
-    log_probs = actor_critic.log_policy(parts, state.params["actor"], state.stats, features)
+    log_probs = actor_critic.policy(parts, state.params["actor"], state.stats, features)
     assert 0.0 < np.abs(log_probs - np.log(0.5)).max() < 0.05
 
 

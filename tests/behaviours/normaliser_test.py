@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.behaviours import actor_critic, actors, ppo
+from mbrl_jax.behaviours import actor_critic, actors, choices, ppo
 from mbrl_jax.imagination import imagine_rollout, imagine_together
 from mbrl_jax.networks import running
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, LearnerState, Starts, bind
@@ -40,10 +40,10 @@ def test_the_actor_sees_normalised_features_and_the_critic_does_not():
     seen = running.take_in(state.stats.features, features + jnp.eye(3))
     state = state._replace(stats=state.stats._replace(features=seen))
     policy = functools.partial(
-        actor_critic.log_policy, normal.update.args[0], state.params["actor"], state.stats
+        actor_critic.policy, normal.update.args[0], state.params["actor"], state.stats
     )
     other = functools.partial(
-        actor_critic.log_policy, plain.update.args[0], state.params["actor"], state.stats
+        actor_critic.policy, plain.update.args[0], state.params["actor"], state.stats
     )
     np.testing.assert_allclose(policy(features), other(running.normalise(seen, features)))
     assert not np.allclose(policy(features), other(features))
@@ -107,8 +107,8 @@ def test_each_step_is_counted_before_its_actions_are_chosen():
     stats = before.stats
     for t in range(HORIZON):
         stats = actors.take_in(parts, stats, imagined.features[:, t])
-        log_probs = actors.log_policy(parts, before.params["actor"], stats, imagined.features[:, t])
-        chosen = actors.log_prob_of(log_probs, imagined.actions[:, t])
+        log_probs = actors.policy(parts, before.params["actor"], stats, imagined.features[:, t])
+        chosen = choices.log_prob_of(log_probs, imagined.actions[:, t])
         np.testing.assert_allclose(imagined.log_prob[:, t], chosen, rtol=1e-4, atol=1e-6)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import optim
-from mbrl_jax.behaviours import actor_critic, ppo
+from mbrl_jax.behaviours import actor_critic, choices, ppo
 from mbrl_jax.networks.heads import RMS_EPS
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Prediction
 from tests.behaviours import exact
@@ -207,8 +207,8 @@ def _epoch(config, imagined):
     def run(key):
         state = behaviour.init(key, jnp.zeros(SIZE))
         features = imagined.features[:, :-1]
-        log_probs = actor_critic.log_policy(parts, state.params["actor"], state.stats, features)
-        old = actor_critic.log_prob_of(log_probs, imagined.actions)
+        log_probs = actor_critic.policy(parts, state.params["actor"], state.stats, features)
+        old = choices.log_prob_of(log_probs, imagined.actions)
         return state, *ppo.epoch(parts, imagined, old, state, key)
 
     return run(jax.random.key(0))
@@ -245,12 +245,12 @@ def test_what_weighs_beside_the_entropy_at_the_first_step(case, slope, share):
     parts, params, rows = case
     parts = parts._replace(config=dataclasses.replace(parts.config, slope=slope))
     rows = _jax_rows(rows)
-    log_probs = actor_critic.log_policy(parts, params["actor"], None, rows.features)
-    rows = rows._replace(old_log_prob=actor_critic.log_prob_of(log_probs, rows.action))
+    log_probs = actor_critic.policy(parts, params["actor"], None, rows.features)
+    rows = rows._replace(old_log_prob=choices.log_prob_of(log_probs, rows.action))
 
     def plain(actor):
-        log_probs = actor_critic.log_policy(parts, actor, None, rows.features)
-        chosen = actor_critic.log_prob_of(log_probs, rows.action) * rows.targets.advantage
+        log_probs = actor_critic.policy(parts, actor, None, rows.features)
+        chosen = choices.log_prob_of(log_probs, rows.action) * rows.targets.advantage
         entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
         return -(rows.targets.weight * (share * chosen + 0.3 * entropy)).mean()
 

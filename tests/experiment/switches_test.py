@@ -149,7 +149,7 @@ def _targets(reward, discount, start_weight=1.0, **changes):
     """Targets of one rollout with values `VALUES`; rows 0 … 4 of rewards and discounts."""
     settings = actor_critic.Config(horizon=4, **changes)
     logits = jnp.log(distributions.two_hot(VALUES, BINS) + 1e-30)
-    parts = actor_critic.Parts(settings, None, _Critic(), None)
+    parts = actor_critic.Parts(settings, None, _Critic(), None, None)
     imagined = actor_critic.Imagined(
         jnp.zeros((1, 5, 1)),
         Prediction(jnp.array([reward]), jnp.array([discount]), {}),
