@@ -7,7 +7,11 @@ from typing import NamedTuple
 
 from mbrl_jax.errors import ConfigError
 
-PACKAGES = ("torch", "einops", "yaml")  # what the authors' files import, beside what is stood in for
+PACKAGES = (
+    "torch",
+    "einops",
+    "yaml",
+)  # what the authors' files import, beside what is stood in for
 INSTALL = "pip install -c constraints.txt -e '.[bench]'"
 
 
@@ -66,8 +70,10 @@ def require_torch() -> None:
     """Raise ConfigError where PyTorch, or what else the authors' files import, is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: not installed, and the authors' code needs it: "
-                          f"{INSTALL} (the CPU build of torch will do)")
+        raise ConfigError(
+            f"{', '.join(missing)}: not installed, and the authors' code needs it: "
+            f"{INSTALL} (the CPU build of torch will do)"
+        )
 
 
 def _check_commit(root: Path, authors: Authors) -> None:

@@ -128,13 +128,9 @@ def world_model_updates(
     keys: Sequence[Any],
     batches: Sequence[Windows],
     large_steps: bool = False,
-    last_row: bool = False,
 ) -> Side:
-    """As `ours.world_model_updates`; `last_row`: its reward and end count too, as it is theirs."""
+    """As `ours.world_model_updates`."""
     model, logged, states = world_model(one, arrays, large_steps), [], []
-    if not last_row:
-        for name in ("symlog_twohot_loss_func", "bce_with_logits_loss_func"):
-            setattr(model, name, rec.AllButLast(getattr(model, name)))
     with rec.gradients_of(model) as grads:
         for key, rows in zip(keys, batches, strict=True):
             shape = rows.reward.shape
@@ -232,7 +228,10 @@ def sampling(counts: Sequence[np.ndarray], filled: int, stream: str, num: int, l
     buffer = code.replay_buffer.ReplayBuffer(settings, device="cpu")
     buffer.length, buffer.last_pointer = filled, filled - 1
     buffer.sampled_counter, buffer.imagined_counter = (torch.from_numpy(x.copy()) for x in counts)
-    draw, torch.multinomial = torch.multinomial, lambda p, n, **_: found.append(p) or torch.arange(n)
+    draw, torch.multinomial = (
+        torch.multinomial,
+        lambda p, n, **_: found.append(p) or torch.arange(n),
+    )
     try:
         buffer.sample(num, length, imagine=stream == "imagine")
     finally:
@@ -240,10 +239,10 @@ def sampling(counts: Sequence[np.ndarray], filled: int, stream: str, num: int, l
     return {f"sampling/{stream}": rec.numbers(found[0])}
 
 
-def initial(one: ours.Setup, seed: int) -> tuple[Arrays, Arrays]:
-    """State dicts of a fresh world model and behaviour."""
+def initial(one: ours.Setup, part: str, seed: int) -> Arrays:
+    """The state dict of a fresh "world model" or "behaviour"."""
     torch.manual_seed(seed)
-    return rec.state_of(world_model(one)), rec.state_of(agent(one))
+    return rec.state_of(world_model(one) if part == "world model" else agent(one))
 
 
 def num_parameters(one: ours.Setup) -> Side:

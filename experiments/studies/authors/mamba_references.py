@@ -36,9 +36,7 @@ def connect() -> None:
         newest[:] = [state]
         return (y, state) if return_last_state else y
 
-    def chunk_scan(
-        x, dt, A, B, C, chunk_size, seq_idx=None, return_final_states=False, **options
-    ):
+    def chunk_scan(x, dt, A, B, C, chunk_size, seq_idx=None, return_final_states=False, **options):
         y = ssd.ssd_selective_scan(x, dt.to(x.dtype), A, B, C, **options)
         shape = (x.shape[0], *x.shape[2:], B.shape[-1])
         return (y, newest[0].reshape(shape)) if return_final_states else y

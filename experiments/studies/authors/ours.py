@@ -4,8 +4,9 @@ Sizes and switches come from `experiments.drama_atari100k`, weights through the 
 published checkpoints. Nothing here needs the authors' code.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ import numpy as np
 
 from experiments import drama_atari100k
 from experiments.studies.authors.problem import Arrays, Sizes, Windows, behaviour_key
+from launch.flags import adjust_experiment
 from mbrl_jax import distributions
 from mbrl_jax.agents import parts as agent_parts
 from mbrl_jax.behaviours import actor_critic, ppo
-from mbrl_jax.experiment.config import override
+from mbrl_jax.experiment.config import flatten, override
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.keys import named
 from mbrl_jax.networks import running
@@ -25,6 +27,7 @@ from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.replay import samplers
 from mbrl_jax.types import DiscreteSpec, EnvSpec, Key, LearnerState, Step, Timestep, bind
 from mbrl_jax.world_models.drama import nets, published
+from mbrl_jax.world_models.drama.published_files import load_published
 
 # Learning rate, warm-up and clipping norm with which three updates move parameters visibly.
 LARGE_STEPS = (1e-3, 2, 1.0)
@@ -42,9 +45,13 @@ class Setup(NamedTuple):
 
 
 def setup(backbone: str, sizes: Sizes, learner: str = "actor_critic", *more: str) -> Setup:
-    """The published experiment with the sizes given; `more` are assignments as for `--set`."""
+    """The published experiment with the sizes given; `more` are assignments as for `--set`.
+
+    What is off on both sides is off: the integer buffer of CUDA graphs, and the dropout of the
+    transformer, whose draws nobody can share.
+    """
     core = CORES[backbone]
-    experiment = override(
+    experiment = adjust_experiment(
         drama_atari100k.get_experiment(),
         [
             *(f"model.core={core}", f"behaviour={learner}", f"model.core.width={sizes.width}"),
@@ -56,10 +63,32 @@ def setup(backbone: str, sizes: Sizes, learner: str = "actor_critic", *more: str
             *([f"model.core.window={sizes.positions}"] if core == "storm" else []),
             *more,
         ],
+        steps=None,
+        debug=False,
     )
     seam = experiment.env.protocol.seam
     spec = EnvSpec(published.IMAGE, DiscreteSpec(sizes.actions), seam)
-    return Setup(experiment, spec, sizes, backbone, learner)
+    return Setup(_switched_off(experiment), spec, sizes, backbone, learner)
+
+
+def _switched_off(experiment: Experiment) -> Experiment:
+    off = {"model.integer_buffer": "false", "model.core.dropout": "0"}
+    there = flatten(experiment)
+    return override(experiment, [f"{path}={to}" for path, to in off.items() if path in there])
+
+
+def loaded(one: Setup, arrays: Arrays) -> Setup:
+    """The same with the world model and the environment that `load_published` tells."""
+    found = load_published(arrays)
+    experiment = dataclasses.replace(one.experiment, model=found.config)
+    return one._replace(experiment=_switched_off(experiment), spec=found.spec)
+
+
+def with_large_steps(one: Setup) -> Setup:
+    """The same with an optimiser whose first updates move parameters visibly."""
+    names = ("learning_rate", "warmup", "clip_norm")
+    settings = [f"model.optimiser.{name}={x}" for name, x in zip(names, LARGE_STEPS, strict=True)]
+    return one._replace(experiment=override(one.experiment, settings))
 
 
 def world_state(one: Setup, arrays: Arrays) -> LearnerState:
@@ -83,14 +112,23 @@ def by_name(tree: Any) -> Arrays:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
 
 
-def trajectory(rows: Windows) -> Step:
-    """Rows in our convention: what an action brought stands in the row that it led to."""
+def trajectory(rows: Windows, arrival: bool = False) -> Step:
+    """Rows in our convention: what an action brought stands in the row that it led to.
+
+    Args:
+      rows: [B, L].
+      arrival: add the row that the last action led to, with some frame.
+    """
     none = np.zeros((len(rows.reward), 1), np.float32)
-    reward, end = (np.concatenate([none, x[:, :-1]], 1) for x in (rows.reward, rows.end))
+    frame, action, reward, end = rows
+    if arrival:
+        frame, action = (np.concatenate([x, x[:, -1:]], 1) for x in (frame, action))
+    length = frame.shape[1]
+    reward, end = (np.concatenate([none, x], 1)[:, :length] for x in (reward, end))
     first = end > 0  # with the merged seam the row behind an end is a first one
     first[:, 0] = True
-    timestep = Timestep(rows.frame, reward, first, np.zeros_like(first), end > 0)
-    return jax.tree.map(jnp.asarray, Step(timestep, rows.action.astype(np.int32)))
+    timestep = Timestep(frame, reward, first, np.zeros_like(first), end > 0)
+    return jax.tree.map(jnp.asarray, Step(timestep, action.astype(np.int32)))
 
 
 # ------------------------------------------------------------------------------------- world model
@@ -160,15 +198,16 @@ def world_model_updates(
         state, norm = model.apply(state, grads, stats)
         return state, grads, metrics | {"model/gradient norm": (norm, jnp.ones(()))}
 
-    before, side, logged = by_name(state.params), {}, []
+    # whether the model reads what the last action brought, as the published one does
+    arrival = getattr(one.experiment.model, "last_row", "seen") == "arrival"
+    side, logged = {}, []
     for i, (key, rows) in enumerate(zip(keys, batches, strict=True), start=1):
-        state, grads, metrics = update(state, key, trajectory(rows))
+        state, grads, metrics = update(state, key, trajectory(rows, arrival))
         logged.append({name: float(total / n) for name, (total, n) in metrics.items()})
         if i in (1, len(keys)):
             side |= {
                 f"gradients/update {i}": by_name(grads),
                 f"parameters/after update {i}": by_name(state.params),
-                f"change of parameters/after update {i}": change(by_name(state.params), before),
                 f"running statistics/after update {i}": by_name(state.stats),
             }
     losses = {name: [one[f"model/{name}"] for one in logged] for name in LOSSES}
@@ -180,11 +219,6 @@ LOSSES = (
     *("reconstruction", "reward", "termination", "dynamics", "representation", "kl", "loss"),
     "gradient norm",
 )
-
-
-def change(after: Mapping[str, Any], before: Mapping[str, Any]) -> Arrays:
-    """after - before, by name, in float64."""
-    return {name: np.float64(after[name]) - np.float64(before[name]) for name in after}
 
 
 # --------------------------------------------------------------------------------------- behaviour
@@ -208,8 +242,12 @@ def _first_gradient(one: Setup, parts: actor_critic.Parts, state: LearnerState, 
         gradient = jax.grad(functools.partial(actor_critic.loss, parts), has_aux=True)
         return gradient(state.params, state.stats, imagined)[0], targets
     features = imagined.features[:, :-1]
-    log_probs = actor_critic.log_policy(parts, state.params["actor"], state.stats, features)
-    old = actor_critic.log_prob_of(log_probs, imagined.actions)
+    if getattr(parts.config, "counts_passes", False):
+        old = imagined.log_prob
+        stats = actor_critic.take_in(parts, stats, features)
+    else:
+        log_probs = actor_critic.log_policy(parts, state.params["actor"], state.stats, features)
+        old = actor_critic.log_prob_of(log_probs, imagined.actions)
     rows = ppo.Rows(features, imagined.actions, old, targets)
     rows = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), rows)
     gradient = jax.grad(functools.partial(ppo.loss, parts), has_aux=True)
@@ -300,38 +338,35 @@ def sampling(counts: Sequence[np.ndarray], filled: int, stream: str, length: int
     return {f"sampling/{stream}": np.asarray(jax.nn.softmax(score[: filled - length + 1]))}
 
 
-def _fresh(one: Setup, key: Key) -> dict[str, Any]:
-    """Parameters of a fresh world model and behaviour."""
-    features = jnp.zeros((one.sizes.classes**2 + one.sizes.width,))
-    return {
-        "world model": one.experiment.model.make(one.spec).init(key).params,
-        "behaviour": one.experiment.behaviour.make(one.spec).init(key, features).params,
-    }
-
-
 @functools.cache
-def _compiled_fresh(one: Setup) -> Any:
-    return jax.jit(functools.partial(_fresh, one))
+def _fresh(one: Setup, part: str) -> Any:
+    """Parameters of a fresh "world model" or "behaviour", as a function of a key."""
+    features = jnp.zeros((one.sizes.classes**2 + one.sizes.width,))
+    if part == "world model":
+        model = one.experiment.model.make(one.spec)
+        return jax.jit(lambda key: model.init(key).params)
+    behaviour = one.experiment.behaviour.make(one.spec)
+    return jax.jit(lambda key: behaviour.init(key, features).params)
 
 
-def initial(one: Setup, seed: int) -> Arrays:
+def initial(one: Setup, part: str, seed: int) -> Arrays:
     """Fresh parameters by name."""
-    return by_name(_compiled_fresh(one)(jax.random.key(seed)))
+    return by_name(_fresh(one, part)(jax.random.key(seed)))
 
 
-def params_of(one: Setup, world: Arrays, behaviour: Arrays) -> Arrays:
-    """Parameters by the same names, from state dicts of the authors'."""
-    model = world_state(one, world).params
+def params_of(one: Setup, part: str, arrays: Arrays) -> Arrays:
+    """Parameters by the same names, from a state dict of the authors'."""
+    if part == "world model":
+        return by_name(world_state(one, arrays).params)
     features = one.sizes.classes**2 + one.sizes.width
-    learner = published.actor_critic_state(
-        one.experiment.behaviour, one.spec, features, behaviour
-    ).params
-    return by_name({"world model": model, "behaviour": learner})
+    config = one.experiment.behaviour
+    return by_name(published.actor_critic_state(config, one.spec, features, arrays).params)
 
 
 def num_parameters(one: Setup) -> Arrays:
     """How many numbers are learned."""
-    shapes = jax.eval_shape(functools.partial(_fresh, one), jax.random.key(0))
+    parts = ("world model", "behaviour")
+    shapes = {part: jax.eval_shape(_fresh(one, part), jax.random.key(0)) for part in parts}
     trees = {"world model": shapes["world model"], **shapes["behaviour"]}
     counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
     return {f"counts of parameters/{name}": np.asarray(n) for name, n in counts.items()}

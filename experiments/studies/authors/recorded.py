@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.studies.authors.ours import by_name, change
+from experiments.studies.authors.ours import by_name
 from experiments.studies.authors.problem import Arrays, Windows
 
 Tensor = torch.Tensor
 Module = TypeVar("Module", bound=nn.Module)
-NO_GRADIENT = 1e-10  # of the norm of all gradients: in float64 what is less is 0 in exact arithmetic
+NO_GRADIENT = (
+    1e-10  # of the norm of all gradients: in float64 what is less is 0 in exact arithmetic
+)
 
 
 def tensor(array: Any) -> Tensor:
@@ -70,18 +72,6 @@ def gradients_of(module: nn.Module) -> Iterator[list[Arrays]]:
         torch.nn.utils.clip_grad_norm_ = clip
 
 
-class AllButLast(nn.Module):
-    """A loss of rows [B, L], of all but the last."""
-
-    def __init__(self, loss: nn.Module):
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """[] without the last row of each window."""
-        return self.loss(output[:, :-1], target[:, :-1])
-
-
 def trees(
     to_state: Callable[[Arrays], Any],
     before: Arrays,
@@ -99,15 +89,13 @@ def trees(
       gradients: of each update.
       states: tensors after each update.
     """
-    start, side = by_name(to_state(before).params), {}
+    side: dict[str, Mapping[str, np.ndarray]] = {}
     left_out = _without_gradient(by_name(to_state(before | gradients[0]).params))
     for i in (1, len(states)):
         after, grads = to_state(states[i - 1]), to_state(before | gradients[i - 1])
-        params = by_name(after.params)
         side |= {
             f"gradients/update {i}": by_name(grads.params),
-            f"parameters/after update {i}": params,
-            f"change of parameters/after update {i}": change(params, start),
+            f"parameters/after update {i}": by_name(after.params),
         }
         for name in side:
             side[name] = {k: v for k, v in side[name].items() if k not in left_out}

@@ -4,13 +4,11 @@ What a file about their authors has to offer, as functions of its module, is wha
 our side is `ours`.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.studies.authors import ours, problem
@@ -19,10 +17,11 @@ from experiments.studies.authors.problem import Arrays, Sizes, Windows
 from experiments.studies.authors.stand_ins import precision
 from experiments.studies.authors.table import Case, Side
 from mbrl_jax.networks import running
-from mbrl_jax.replay import samplers
 
+PUBLISHED = Sizes()
 UPDATES = 3
-SEEDS = 6  # of initial weights, on each side
+LEARNERS = {"actor_critic": "AC", "ppo": "PPO"}
+SEEDS = 3  # of initial weights, on each side
 QUANTILES = np.linspace(0.05, 0.95, 10)
 CAPACITY, FILLED = 3_000, 2_500  # of the replay whose sampling frequencies are compared
 
@@ -60,8 +59,8 @@ class Theirs(Protocol):
     ) -> Side:
         """Probabilities of starts."""
 
-    def initial(self, one: ours.Setup, seed: int) -> tuple[Arrays, Arrays]:
-        """State dicts of a fresh world model and behaviour."""
+    def initial(self, one: ours.Setup, part: str, seed: int) -> Arrays:
+        """The state dict of a fresh "world model" or "behaviour"."""
 
     def num_parameters(self, one: ours.Setup) -> Side:
         """How many numbers are learned."""
@@ -77,7 +76,7 @@ def _in_precision(function: Callable[..., Side], *args: Any, **options: Any) -> 
     return run
 
 
-def cases(theirs: Theirs, sizes: Sizes = Sizes()) -> Iterator[Case]:
+def cases(theirs: Theirs, sizes: Sizes = PUBLISHED) -> Iterator[Case]:
     """All of them; what they share is made when it is asked for."""
     for backbone in ours.CORES:
         yield from _world_model_cases(theirs, ours.setup(backbone, sizes))
@@ -90,8 +89,9 @@ def cases(theirs: Theirs, sizes: Sizes = Sizes()) -> Iterator[Case]:
         yield _behaviour_case(theirs, ours.setup(backbone, sizes, learner), normaliser)
     yield from _sampling_cases(theirs)
     for backbone in ours.CORES:
-        yield from _initial_cases(theirs, ours.setup(backbone, sizes))
-    yield from _initial_cases(theirs, ours.setup("Mamba2", sizes, "ppo"))
+        yield from _initial_cases(theirs, ours.setup(backbone, sizes), "world model")
+    for learner in LEARNERS:
+        yield from _initial_cases(theirs, ours.setup("Mamba2", sizes, learner), "behaviour")
 
 
 # ------------------------------------------------------------------------------------- world model
@@ -104,6 +104,8 @@ def world_arrays(theirs: Theirs, one: ours.Setup) -> Arrays:
 
 def _world_model_cases(theirs: Theirs, one: ours.Setup) -> Iterator[Case]:
     arrays = world_arrays(theirs, one)
+    if one.sizes == PUBLISHED:
+        one = ours.loaded(one, arrays)
     given = window_problem(one.sizes)
     key, rows = given[0][0], given[1][0]
     state = ours.world_state(one, arrays)
@@ -118,17 +120,11 @@ def _world_model_cases(theirs: Theirs, one: ours.Setup) -> Iterator[Case]:
     )
     if one.backbone != "Mamba2":
         return
-    rate, warmup, norm = ours.LARGE_STEPS
-    large = ours.setup(
-        *(one.backbone, one.sizes, one.learner, f"model.optimiser.learning_rate={rate}"),
-        *(f"model.optimiser.warmup={warmup}", f"model.optimiser.clip_norm={norm}"),
-    )
+    large = ours.with_large_steps(one)
     yield Case(
         "Mamba2, large steps",
         update(large_steps=True),
-        functools.partial(
-            ours.world_model_updates, large, ours.world_state(large, arrays), *given
-        ),
+        functools.partial(ours.world_model_updates, large, ours.world_state(large, arrays), *given),
     )
 
 
@@ -177,8 +173,7 @@ def _behaviour_case(theirs: Theirs, one: ours.Setup, word: str) -> Case:
         state = ours.behaviour_state(one, behaviour, seen)
         return ours.behaviour_updates(one, ours.world_state(one, world), state, *given)
 
-    learner = {"actor_critic": "AC", "ppo": "PPO"}[one.learner]
-    return Case(f"{one.backbone}, {learner}, {word}", their_side, our_side)
+    return Case(f"{one.backbone}, {LEARNERS[one.learner]}, {word}", their_side, our_side)
 
 
 # ------------------------------------------------------------------------------- replay, beginnings
@@ -198,27 +193,28 @@ def _sampling_cases(theirs: Theirs) -> Iterator[Case]:
         yield Case("replay", their_side, functools.partial(ours.sampling, *given, length))
 
 
-def _initial_cases(theirs: Theirs, one: ours.Setup) -> Iterator[Case]:
+def _initial_cases(theirs: Theirs, one: ours.Setup, part: str) -> Iterator[Case]:
     """Other seeds of the authors' own are the noise of random weights."""
 
     def their_side(wide: bool) -> Side:
         seeds = range(SEEDS) if wide else range(SEEDS, 2 * SEEDS)
-        found = [theirs.initial(one, seed) for seed in seeds]
-        return _distributions(one, [ours.params_of(one, *arrays) for arrays in found])
+        found = [theirs.initial(one, part, seed) for seed in seeds]
+        return _distributions([ours.params_of(one, part, arrays) for arrays in found])
 
     def our_side() -> Side:
-        return _distributions(one, [ours.initial(one, seed) for seed in range(SEEDS)])
+        return _distributions([ours.initial(one, part, seed) for seed in range(SEEDS)])
 
-    name = f"{one.backbone}, PPO" if one.learner == "ppo" else one.backbone
+    name = one.backbone if part == "world model" else LEARNERS[one.learner]
     yield Case(name, lambda wide: theirs.num_parameters(one), lambda: ours.num_parameters(one))
     yield Case(name, their_side, our_side)
 
 
-def _distributions(one: ours.Setup, seeds: list[Mapping[str, np.ndarray]]) -> Side:
-    """Quantiles of each tensor over all seeds; of the behaviour alone if it is PPO's."""
-    found = {}
+def _distributions(seeds: list[Arrays]) -> Side:
+    """Quantiles of each tensor over all seeds, and tensors that begin as a constant."""
+    quantiles, constants = {}, {}
     for name in seeds[0]:
-        if one.learner != "ppo" or name.startswith("behaviour"):
-            values = np.concatenate([np.ravel(seed[name]) for seed in seeds])
-            found[name] = np.quantile(values, QUANTILES)
-    return {"initial weights/quantiles": found}
+        values = np.concatenate([np.ravel(seed[name]) for seed in seeds])
+        quantiles[name] = np.quantile(values, QUANTILES)
+        if np.ptp(values) == 0:
+            constants[name] = quantiles.pop(name)
+    return {"initial weights/quantiles": quantiles, "initial weights/constants": constants}

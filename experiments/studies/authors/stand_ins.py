@@ -78,9 +78,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        return (wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(
-            x
-        ) * self.scale
+        return (wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x) * self.scale
 
 
 class LinearWarmup:
@@ -111,7 +109,11 @@ def install(root: str, packages: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def causal_conv1d_fn(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **rest: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    **rest: Any,
 ) -> Tensor:
     """The causal-conv1d package by its definition: x [B, C, T], weight [C, W] -> [B, C, T]."""
     del rest  # indices and states of sequences that are cut in pieces
