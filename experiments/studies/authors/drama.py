@@ -29,7 +29,7 @@ ABSENT = ("kornia", "cv2", "wandb", "yacs", "tensorboardX", "torch.utils.tensorb
 LOSSES = (  # in the order in which an update of theirs returns them
     *("reconstruction", "reward", "termination", "dynamics", "kl", "representation", "kl", "loss"),
 )
-feed = si.Feed()
+feed, precision = si.Feed(), si.precision
 code = types.SimpleNamespace()  # their modules, once they are imported
 
 
@@ -87,6 +87,11 @@ def agent(one: ours.Setup, arrays: Arrays | None = None, normaliser: Any = None)
 
 
 # ------------------------------------------------------------------------------------- world model
+
+
+def shapes(one: ours.Setup, part: str) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a "world model" or "behaviour", by name."""
+    return rec.shapes_of(world_model(one) if part == "world model" else agent(one))
 
 
 def forward(one: ours.Setup, arrays: Arrays, key: Any, rows: Windows) -> Side:

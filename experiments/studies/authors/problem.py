@@ -13,9 +13,12 @@ import jax
 import numpy as np
 
 from mbrl_jax.keys import named
+from mbrl_jax.networks import running
 from mbrl_jax.types import Key
 
 Arrays = dict[str, np.ndarray]
+UPDATES = 3
+CAPACITY, FILLED = 3_000, 2_500  # of the replay whose sampling frequencies are compared
 
 
 class Sizes(NamedTuple):
@@ -37,6 +40,7 @@ class Sizes(NamedTuple):
     horizon: int = 16
 
 
+PUBLISHED = Sizes()
 SMALL = Sizes(
     depth=2,
     classes=8,
@@ -141,3 +145,35 @@ def behaviour_draws(key: Key, sizes: Sizes, learner: str) -> Draws:
     steps = jax.vmap(lambda k: jax.random.split(k, sizes.horizon))(rollouts)
     gumbels, imagined = jax.vmap(jax.vmap(step))(steps)
     return Draws(context, *(np.asarray(x) for x in (expected, gumbels, imagined)))
+
+
+def window_problem(sizes: Sizes) -> tuple[list, list[Windows]]:
+    """(keys, batches) of the updates of a world model."""
+    keys = [jax.random.key(50 + i) for i in range(UPDATES)]
+    shape = (sizes.windows, sizes.rows, sizes.actions)
+    return keys, [windows(10 + i, *shape) for i in range(UPDATES)]
+
+
+def context_problem(sizes: Sizes) -> tuple[list, list[Windows]]:
+    """(keys, contexts) of the updates of a behaviour."""
+    keys = [jax.random.key(900 + i) for i in range(UPDATES)]
+    shape = (sizes.starts, sizes.context, sizes.actions)
+    return keys, [windows(200 + i, *shape) for i in range(UPDATES)]
+
+
+def normaliser_state(sizes: Sizes, word: str) -> running.Running:
+    """What the actor's inputs are normalised by: "empty", or "warm" after very many rows."""
+    one_hot = sizes.classes**2
+    size = one_hot + sizes.width
+    if word == "empty":
+        return running.Running(*(np.float32(1e-4), np.zeros(size, "f4"), np.ones(size, "f4")))
+    rng, is_sample = np.random.default_rng(3), np.arange(size) < one_hot
+    mean = rng.normal(0, 0.05, size) + is_sample / sizes.classes
+    variance = np.exp(rng.normal(0, 0.3, size)) * np.where(is_sample, 1 / sizes.classes, 1.0)
+    return running.Running(np.float32(1e9), np.float32(mean), np.float32(variance))
+
+
+def replay_counts() -> list[np.ndarray]:
+    """[model, imagine] how often each row was drawn."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, most, CAPACITY).astype(np.int32) for most in (60, 5_000)]

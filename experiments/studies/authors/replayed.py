@@ -1,41 +1,35 @@
 """The cases of systems that learn a world model from replayed windows, and behave by imagining.
 
 What a file about their authors has to offer, as functions of its module, is what `Theirs` lists;
-our side is `ours`.
+our side is `ours`. Nothing here needs the authors' code, or PyTorch.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from experiments.studies.authors import ours, problem
-from experiments.studies.authors import recorded as rec
-from experiments.studies.authors.problem import Arrays, Sizes, Windows
-from experiments.studies.authors.stand_ins import precision
+from experiments.studies.authors.problem import FILLED, PUBLISHED, Arrays, Sizes
 from experiments.studies.authors.table import Case, Side
-from mbrl_jax.networks import running
 
-PUBLISHED = Sizes()
-UPDATES = 3
 LEARNERS = {"actor_critic": "AC", "ppo": "PPO"}
 SEEDS = 3  # of initial weights, on each side
 QUANTILES = np.linspace(0.05, 0.95, 10)
-CAPACITY, FILLED = 3_000, 2_500  # of the replay whose sampling frequencies are compared
 
 
 class Theirs(Protocol):
     """The authors' side."""
 
-    def world_model(self, one: ours.Setup) -> Any:
-        """A module with fresh weights."""
+    def precision(self, wide: bool) -> contextlib.AbstractContextManager:
+        """Within it everything below is in float64, or in float32."""
 
-    def agent(self, one: ours.Setup) -> Any:
-        """The same of the behaviour."""
+    def shapes(self, one: ours.Setup, part: str) -> Mapping[str, tuple[int, ...]]:
+        """Of the tensors of a "world model" or "behaviour", by name."""
 
-    def forward(self, one: ours.Setup, arrays: Arrays, key: Any, rows: Windows) -> Side:
+    def forward(self, one: ours.Setup, arrays: Arrays, key: Any, rows: problem.Windows) -> Side:
         """As `ours.forward`."""
 
     def world_model_updates(
@@ -66,12 +60,12 @@ class Theirs(Protocol):
         """How many numbers are learned."""
 
 
-def _in_precision(function: Callable[..., Side], *args: Any, **options: Any) -> Callable:
-    """A function of whether to run in float64."""
+def _in_precision(theirs: Theirs, name: str, *args: Any, **options: Any) -> Callable:
+    """One of their functions, as a function of whether to run in float64."""
 
     def run(wide: bool) -> Side:
-        with precision(wide):
-            return function(*args, **options)
+        with theirs.precision(wide):
+            return getattr(theirs, name)(*args, **options)
 
     return run
 
@@ -97,99 +91,58 @@ def cases(theirs: Theirs, sizes: Sizes = PUBLISHED) -> Iterator[Case]:
 # ------------------------------------------------------------------------------------- world model
 
 
-def world_arrays(theirs: Theirs, one: ours.Setup) -> Arrays:
-    """The weights of the world model on both sides."""
-    return problem.weights(rec.shapes_of(theirs.world_model(one)), seed=1)
-
-
 def _world_model_cases(theirs: Theirs, one: ours.Setup) -> Iterator[Case]:
-    arrays = world_arrays(theirs, one)
+    arrays = problem.weights(theirs.shapes(one, "world model"), seed=1)
     if one.sizes == PUBLISHED:
         one = ours.loaded(one, arrays)
-    given = window_problem(one.sizes)
-    key, rows = given[0][0], given[1][0]
+    keys, batches = problem.window_problem(one.sizes)
+    given = (keys[0], batches[0])
     state = ours.world_state(one, arrays)
     yield Case(
         one.backbone,
-        _in_precision(theirs.forward, one, arrays, key, rows),
-        functools.partial(ours.forward, one, state, key, rows),
+        _in_precision(theirs, "forward", one, arrays, *given),
+        functools.partial(ours.forward, one, state, *given),
     )
-    update = functools.partial(_in_precision, theirs.world_model_updates, one, arrays, *given)
+    given = (keys, batches)
     yield Case(
-        one.backbone, update(), functools.partial(ours.world_model_updates, one, state, *given)
+        one.backbone,
+        _in_precision(theirs, "world_model_updates", one, arrays, *given),
+        functools.partial(ours.world_model_updates, one, state, *given),
     )
-    if one.backbone != "Mamba2":
-        return
-    large = ours.with_large_steps(one)
-    yield Case(
-        "Mamba2, large steps",
-        update(large_steps=True),
-        functools.partial(ours.world_model_updates, large, ours.world_state(large, arrays), *given),
-    )
-
-
-def window_problem(sizes: Sizes) -> tuple[list, list[Windows]]:
-    """(keys, batches) of the updates of a world model."""
-    keys = [jax.random.key(50 + i) for i in range(UPDATES)]
-    shape = (sizes.windows, sizes.rows, sizes.actions)
-    return keys, [problem.windows(10 + i, *shape) for i in range(UPDATES)]
+    if one.backbone == "Mamba2":
+        large = ours.with_large_steps(one)
+        state = ours.world_state(large, arrays)
+        yield Case(
+            f"{one.backbone}, large steps",
+            _in_precision(theirs, "world_model_updates", one, arrays, *given, large_steps=True),
+            functools.partial(ours.world_model_updates, large, state, *given),
+        )
 
 
 # --------------------------------------------------------------------------------------- behaviour
 
 
-def context_problem(sizes: Sizes) -> tuple[list, list[Windows]]:
-    """(keys, contexts) of the updates of a behaviour."""
-    keys = [jax.random.key(900 + i) for i in range(UPDATES)]
-    shape = (sizes.starts, sizes.context, sizes.actions)
-    return keys, [problem.windows(200 + i, *shape) for i in range(UPDATES)]
-
-
-def normaliser_state(sizes: Sizes, word: str) -> running.Running:
-    """What the actor's inputs are normalised by: "empty", or "warm" after very many rows."""
-    one_hot = sizes.classes**2
-    size = one_hot + sizes.width
-    if word == "empty":
-        return running.Running(*(np.float32(1e-4), np.zeros(size, "f4"), np.ones(size, "f4")))
-    rng, is_sample = np.random.default_rng(3), np.arange(size) < one_hot
-    mean = rng.normal(0, 0.05, size) + is_sample / sizes.classes
-    variance = np.exp(rng.normal(0, 0.3, size)) * np.where(is_sample, 1 / sizes.classes, 1.0)
-    return running.Running(np.float32(1e9), np.float32(mean), np.float32(variance))
-
-
 def _behaviour_case(theirs: Theirs, one: ours.Setup, word: str) -> Case:
-    @functools.cache
-    def arrays() -> tuple[Arrays, Arrays]:
-        return world_arrays(theirs, one), problem.weights(rec.shapes_of(theirs.agent(one)), seed=2)
-
-    seen, given = normaliser_state(one.sizes, word), context_problem(one.sizes)
-
-    def their_side(wide: bool) -> Side:
-        with precision(wide):
-            return theirs.behaviour_updates(one, *arrays(), seen, *given)
+    world = problem.weights(theirs.shapes(one, "world model"), seed=1)
+    arrays = problem.weights(theirs.shapes(one, "behaviour"), seed=2)
+    seen = problem.normaliser_state(one.sizes, word)
+    given = problem.context_problem(one.sizes)
 
     def our_side() -> Side:
-        world, behaviour = arrays()
-        state = ours.behaviour_state(one, behaviour, seen)
+        state = ours.behaviour_state(one, arrays, seen)
         return ours.behaviour_updates(one, ours.world_state(one, world), state, *given)
 
+    their_side = _in_precision(theirs, "behaviour_updates", one, world, arrays, seen, *given)
     return Case(f"{one.backbone}, {LEARNERS[one.learner]}, {word}", their_side, our_side)
 
 
 # ------------------------------------------------------------------------------- replay, beginnings
 
 
-def replay_counts() -> list[np.ndarray]:
-    """[model, imagine] how often each row was drawn."""
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, most, CAPACITY).astype(np.int32) for most in (60, 5_000)]
-
-
 def _sampling_cases(theirs: Theirs) -> Iterator[Case]:
     for stream, num, length in (("model", 16, 128), ("imagine", 1_024, 8)):
-        counts = replay_counts()
-        given = (counts, FILLED, stream)
-        their_side = _in_precision(theirs.sampling, *given, num, length)
+        given = (problem.replay_counts(), FILLED, stream)
+        their_side = _in_precision(theirs, "sampling", *given, num, length)
         yield Case("replay", their_side, functools.partial(ours.sampling, *given, length))
 
 
@@ -204,7 +157,7 @@ def _initial_cases(theirs: Theirs, one: ours.Setup, part: str) -> Iterator[Case]
     def our_side() -> Side:
         return _distributions([ours.initial(one, part, seed) for seed in range(SEEDS)])
 
-    name = one.backbone if part == "world model" else LEARNERS[one.learner]
+    name = f"{one.backbone if part == 'world model' else LEARNERS[one.learner]}, fresh"
     yield Case(name, lambda wide: theirs.num_parameters(one), lambda: ours.num_parameters(one))
     yield Case(name, their_side, our_side)
 

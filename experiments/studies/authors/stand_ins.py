@@ -28,18 +28,22 @@ Tensor = torch.Tensor
 
 
 class _Anything:
-    """Passes as a decorator, a type, a constant; does nothing."""
+    """Passes as a decorator, a function, a constant, a list; does nothing."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if len(args) == 1 and callable(args[0]) and not kwargs else self
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Anything":
+        return self
 
     def __getattr__(self, name: str) -> "_Anything":
-        return _Anything()
+        return self
 
     def __getitem__(self, key: Any) -> "_Anything":
         return self
 
+    def __iter__(self) -> Iterator:
+        return iter((self,))
+
     __or__ = __mul__ = __rmul__ = __getitem__
+    __le__ = __lt__ = __ge__ = __gt__ = lambda self, other: True
 
 
 class _StandIn(types.ModuleType):

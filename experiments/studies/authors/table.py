@@ -96,7 +96,7 @@ def compare(case: Case) -> Iterator[Line]:
 
 def in_columns(cells: tuple[str, ...]) -> str:
     """One row for the terminal."""
-    return "{:22} {:24} {:40} {:>8} {:>8} {:>8}  {}".format(*cells)
+    return "{:28} {:28} {:30} {:>8} {:>8} {:>8}  {}".format(*cells)
 
 
 def summary(lines: list[Line]) -> list[str]:
