@@ -18,6 +18,7 @@ import torch
 import yaml
 from torch import nn
 
+from experiments.studies.authors import golden as golden_numbers
 from experiments.studies.authors import mamba_references, ours, problem, replayed
 from experiments.studies.authors import recorded as rec
 from experiments.studies.authors import stand_ins as si
@@ -262,3 +263,13 @@ def cases(root: str) -> Iterator[Case]:
     """All cases, with their modules imported from a checkout."""
     connect(root)
     return replayed.cases(sys.modules[__name__])
+
+
+def golden(root: str) -> dict[str, Any]:
+    """What `golden.write` keeps."""
+    connect(root)
+    cases = replayed.cases(sys.modules[__name__], problem.SMALL)
+    return {
+        "shapes": golden_numbers.shapes(sys.modules[__name__]),
+        "cases": golden_numbers.of_cases("drama", cases),
+    }

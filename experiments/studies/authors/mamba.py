@@ -12,10 +12,12 @@ import importlib
 import sys
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from experiments.studies.authors import golden as golden_numbers
 from experiments.studies.authors import kernel_cases, kernels, mamba_references, stand_ins
 from experiments.studies.authors import recorded as rec
 from experiments.studies.authors.problem import Arrays
@@ -43,6 +45,11 @@ def cases(root: str) -> Iterator[Case]:
     """All cases, with their functions imported from a checkout."""
     connect(root)
     return kernel_cases.cases(sys.modules[__name__])
+
+
+def golden(root: str) -> dict[str, Any]:
+    """What `golden.write` keeps."""
+    return {"cases": golden_numbers.of_cases("mamba", cases(root))}
 
 
 # -------------------------------------------------------------------------------------- recurrences
