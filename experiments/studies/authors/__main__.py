@@ -35,15 +35,15 @@ def main() -> None:
 
     torch.set_num_threads(1)
     system = importlib.import_module(authors.module)
-    root = str(Path(_CHECKOUT.value).expanduser().resolve())
+    system.connect(str(Path(_CHECKOUT.value).expanduser().resolve()))
     if _GOLDEN.value:
         from experiments.studies.authors import golden
 
-        golden.write(Path(_GOLDEN.value), authors.name, system.golden(root))
+        golden.write(Path(_GOLDEN.value), authors.name, golden.of_system(authors.name, system))
         return
     begun, lines = time.monotonic(), []
     print(table.in_columns(table.COLUMNS), flush=True)
-    for case in system.cases(root):
+    for case in system.CASES.cases(system):
         if _ONLY.value in case.name:
             for line in table.compare(case):
                 lines.append(line)

@@ -22,7 +22,7 @@ class Authors(NamedTuple):
     address: str
     commit: str  # of the table that is committed here
     files: tuple[str, ...]  # by which it is recognised
-    module: str  # whose `cases(checkout)` yields `table.Case`s
+    module: str  # that offers `connect(folder)`, `CASES`, and what these ask for
 
     def how_to_get(self) -> str:
         """The commands that make such a checkout."""

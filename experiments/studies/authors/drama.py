@@ -7,9 +7,8 @@ their transformer, whose imagination returns no old logits.
 import functools
 import importlib
 import json
-import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,18 @@ import torch
 import yaml
 from torch import nn
 
-from experiments.studies.authors import golden as golden_numbers
 from experiments.studies.authors import mamba_references, ours, problem, replayed
 from experiments.studies.authors import recorded as rec
 from experiments.studies.authors import stand_ins as si
 from experiments.studies.authors.problem import Arrays, Sizes, Windows
-from experiments.studies.authors.table import Case, Side
+from experiments.studies.authors.table import Side
 from mbrl_jax.networks import running
 
 ABSENT = ("kornia", "cv2", "wandb", "yacs", "tensorboardX", "torch.utils.tensorboard")
 LOSSES = (  # in the order in which an update of theirs returns them
     *("reconstruction", "reward", "termination", "dynamics", "kl", "representation", "kl", "loss"),
 )
-feed, precision = si.Feed(), si.precision
+CASES, precision, feed = replayed, si.precision, si.Feed()
 code = types.SimpleNamespace()  # their modules, once they are imported
 
 
@@ -249,27 +247,3 @@ def initial(one: ours.Setup, part: str, seed: int) -> Arrays:
     """The state dict of a fresh "world model" or "behaviour"."""
     torch.manual_seed(seed)
     return rec.state_of(world_model(one) if part == "world model" else agent(one))
-
-
-def num_parameters(one: ours.Setup) -> Side:
-    """How many numbers are learned."""
-    model, learner = world_model(one), agent(one)
-    nets = {"world model": model, "actor": learner.actor, "critic": learner.critic}
-    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    return {f"counts of parameters/{name}": np.asarray(n) for name, n in counts.items()}
-
-
-def cases(root: str) -> Iterator[Case]:
-    """All cases, with their modules imported from a checkout."""
-    connect(root)
-    return replayed.cases(sys.modules[__name__])
-
-
-def golden(root: str) -> dict[str, Any]:
-    """What `golden.write` keeps."""
-    connect(root)
-    cases = replayed.cases(sys.modules[__name__], problem.SMALL)
-    return {
-        "shapes": golden_numbers.shapes(sys.modules[__name__]),
-        "cases": golden_numbers.of_cases("drama", cases),
-    }

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.studies.authors import ours
 from experiments.studies.authors.problem import SMALL
-from experiments.studies.authors.table import Case, Side
+from experiments.studies.authors.table import Side
 
 FILE = Path(__file__).with_name("golden.json")
 WHOLE = 4  # numbers of an array that is kept as it is
@@ -89,13 +89,13 @@ def _short(x: Any) -> float:
     return float(f"{float(x):.8g}")
 
 
-def of_cases(system: str, cases: Iterable[Case]) -> dict[str, dict[str, Any]]:
-    """Digests of the authors' float64, by case."""
-    found: dict[str, dict[str, Any]] = {}
-    for case in cases:
-        if case.name in NAMES[system]:
-            found.setdefault(case.name, {}).update(digest(case.theirs(True)))
-    return found
+def of_system(name: str, theirs: Any) -> dict[str, Any]:
+    """Digests of the authors' float64, by case, and the shapes that `Stored` needs."""
+    cases: dict[str, dict[str, Any]] = {}
+    for case in theirs.CASES.golden_cases(theirs):
+        if case.name in NAMES[name]:
+            cases.setdefault(case.name, {}).update(digest(case.theirs(True)))
+    return {"cases": cases} | ({"shapes": shapes(theirs)} if hasattr(theirs, "shapes") else {})
 
 
 def differences(expected: Mapping[str, Any], side: Side) -> dict[str, float]:

@@ -85,3 +85,6 @@ def _case(
         return found
 
     return Case(label, their_side, our_side)
+
+
+golden_cases = cases  # of which `golden` names some

@@ -11,20 +11,18 @@ import functools
 import importlib
 import sys
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
-from experiments.studies.authors import golden as golden_numbers
 from experiments.studies.authors import kernel_cases, kernels, mamba_references, stand_ins
 from experiments.studies.authors import recorded as rec
 from experiments.studies.authors.problem import Arrays
-from experiments.studies.authors.table import Case, Side
+from experiments.studies.authors.table import Side
 
 Tensor = torch.Tensor
-precision = stand_ins.precision
+CASES, precision = kernel_cases, stand_ins.precision
 code = types.SimpleNamespace()  # their modules, once they are imported
 
 
@@ -39,17 +37,6 @@ def connect(root: str) -> None:
     code.step = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
     code.minimal = importlib.import_module("mamba_ssm.modules.ssd_minimal")
     code.scan.selective_scan_fn = code.scan.selective_scan_ref
-
-
-def cases(root: str) -> Iterator[Case]:
-    """All cases, with their functions imported from a checkout."""
-    connect(root)
-    return kernel_cases.cases(sys.modules[__name__])
-
-
-def golden(root: str) -> dict[str, Any]:
-    """What `golden.write` keeps."""
-    return {"cases": golden_numbers.of_cases("mamba", cases(root))}
 
 
 # -------------------------------------------------------------------------------------- recurrences

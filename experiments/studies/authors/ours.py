@@ -363,10 +363,9 @@ def params_of(one: Setup, part: str, arrays: Arrays) -> Arrays:
     return by_name(published.actor_critic_state(config, one.spec, features, arrays).params)
 
 
-def num_parameters(one: Setup) -> Arrays:
-    """How many numbers are learned."""
-    parts = ("world model", "behaviour")
-    shapes = {part: jax.eval_shape(_fresh(one, part), jax.random.key(0)) for part in parts}
-    trees = {"world model": shapes["world model"], **shapes["behaviour"]}
-    counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
-    return {f"counts of parameters/{name}": np.asarray(n) for name, n in counts.items()}
+def counts(one: Setup, part: str) -> Arrays:
+    """How many numbers are learned, of a whole world model or of actor and critic."""
+    found = jax.eval_shape(_fresh(one, part), jax.random.key(0))
+    trees = {part: found} if part == "world model" else found
+    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in trees.items()}
+    return {f"counts of parameters/{name}": np.asarray(size) for name, size in sizes.items()}

@@ -56,9 +56,6 @@ class Theirs(Protocol):
     def initial(self, one: ours.Setup, part: str, seed: int) -> Arrays:
         """The state dict of a fresh "world model" or "behaviour"."""
 
-    def num_parameters(self, one: ours.Setup) -> Side:
-        """How many numbers are learned."""
-
 
 def _in_precision(theirs: Theirs, name: str, *args: Any, **options: Any) -> Callable:
     """One of their functions, as a function of whether to run in float64."""
@@ -158,7 +155,7 @@ def _initial_cases(theirs: Theirs, one: ours.Setup, part: str) -> Iterator[Case]
         return _distributions([ours.initial(one, part, seed) for seed in range(SEEDS)])
 
     name = f"{one.backbone if part == 'world model' else LEARNERS[one.learner]}, fresh"
-    yield Case(name, lambda wide: theirs.num_parameters(one), lambda: ours.num_parameters(one))
+    yield Case(name, lambda wide: _counts(theirs.shapes(one, part)), lambda: ours.counts(one, part))
     yield Case(name, their_side, our_side)
 
 
@@ -171,3 +168,20 @@ def _distributions(seeds: list[Arrays]) -> Side:
         if np.ptp(values) == 0:
             constants[name] = quantiles.pop(name)
     return {"initial weights/quantiles": quantiles, "initial weights/constants": constants}
+
+
+def _counts(shapes: Mapping[str, tuple[int, ...]]) -> Side:
+    """How many numbers are learned, of a whole world model or of actor and critic."""
+    found: dict[str, int] = {}
+    for name, shape in shapes.items():
+        net = name.partition(".")[0]
+        net = net if net in ("actor", "critic", "slow_critic") else "world model"
+        if ".running_" not in name:
+            found[net] = found.get(net, 0) + int(np.prod(shape))
+    found.pop("slow_critic", None)
+    return {f"counts of parameters/{net}": np.asarray(n) for net, n in found.items()}
+
+
+def golden_cases(theirs: Theirs) -> Iterator[Case]:
+    """The same at small sizes, for `golden`."""
+    return cases(theirs, problem.SMALL)
