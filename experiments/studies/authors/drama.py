@@ -142,9 +142,9 @@ def world_model_updates(
             losses = model.update(*rec.rows_of(rows), global_step=1, epoch_step=0)
             logged.append(dict(zip(LOSSES, losses, strict=True)))
             states.append(rec.state_of(model))
-    side = {f"losses/{name}": np.asarray([x[name] for x in logged]) for name in ours.LOSSES[:-1]}
-    norms = [np.sqrt(sum((x**2).sum() for x in one_step.values())) for one_step in grads]
-    side["losses/gradient norm"] = np.asarray(norms)
+    side = {
+        f"losses/{name}": np.asarray([x[name] for x in logged]) for name in dict.fromkeys(LOSSES)
+    }
     to_state = functools.partial(ours.world_state, one)
     return side | rec.trees(to_state, arrays, grads, states)
 
@@ -227,20 +227,14 @@ def behaviour_updates(
 
 def sampling(counts: Sequence[np.ndarray], filled: int, stream: str, num: int, length: int) -> Side:
     """Probabilities of window starts, with counts [capacity] of both streams in the replay."""
-    settings, found = config("Mamba2", Sizes()), []
+    settings = config("Mamba2", Sizes())
     settings.JointTrainAgent.BufferMaxLength = len(counts[0])
     buffer = code.replay_buffer.ReplayBuffer(settings, device="cpu")
     buffer.length, buffer.last_pointer = filled, filled - 1
     buffer.sampled_counter, buffer.imagined_counter = (torch.from_numpy(x.copy()) for x in counts)
-    draw, torch.multinomial = (
-        torch.multinomial,
-        lambda p, n, **_: found.append(p) or torch.arange(n),
-    )
-    try:
+    with rec.multinomials() as found:
         buffer.sample(num, length, imagine=stream == "imagine")
-    finally:
-        torch.multinomial = draw
-    return {f"sampling/{stream}": rec.numbers(found[0])}
+    return {f"sampling/{stream}": found[0]}
 
 
 def initial(one: ours.Setup, part: str, seed: int) -> Arrays:

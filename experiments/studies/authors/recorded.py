@@ -72,12 +72,28 @@ def gradients_of(module: nn.Module) -> Iterator[list[Arrays]]:
         torch.nn.utils.clip_grad_norm_ = clip
 
 
+@contextlib.contextmanager
+def multinomials() -> Iterator[list[np.ndarray]]:
+    """Probabilities that `torch.multinomial` is given; it draws the first classes."""
+    draw, found = torch.multinomial, []
+
+    def recorded(probabilities: Tensor, num: int, **options: Any) -> Tensor:
+        found.append(numbers(probabilities))
+        return torch.arange(num)
+
+    torch.multinomial = recorded
+    try:
+        yield found
+    finally:
+        torch.multinomial = draw
+
+
 def trees(
     to_state: Callable[[Arrays], Any],
     before: Arrays,
     gradients: Sequence[Arrays],
     states: Sequence[Arrays],
-) -> dict[str, Mapping[str, np.ndarray]]:
+) -> dict[str, Any]:
     """Gradients, parameters and running statistics of the first and the last update, by our names.
 
     Tensors whose gradient is 0 in exact arithmetic are left out of the reference: only rounding
@@ -89,7 +105,8 @@ def trees(
       gradients: of each update.
       states: tensors after each update.
     """
-    side: dict[str, Mapping[str, np.ndarray]] = {}
+    norms = [np.sqrt(sum((x**2).sum() for x in one.values())) for one in gradients]
+    side: dict[str, Any] = {"losses/gradient norm": np.asarray(norms)}
     left_out = _without_gradient(by_name(to_state(before | gradients[0]).params))
     for i in (1, len(states)):
         after, grads = to_state(states[i - 1]), to_state(before | gradients[i - 1])
@@ -97,7 +114,7 @@ def trees(
             f"gradients/update {i}": by_name(grads.params),
             f"parameters/after update {i}": by_name(after.params),
         }
-        for name in side:
+        for name in (f"gradients/update {i}", f"parameters/after update {i}"):
             side[name] = {k: v for k, v in side[name].items() if k not in left_out}
         side[f"running statistics/after update {i}"] = by_name(after.stats)
     return side
