@@ -15,6 +15,8 @@ from experiments.studies.authors import ours, problem
 from experiments.studies.authors.problem import FILLED, PUBLISHED, Arrays, Sizes
 from experiments.studies.authors.table import Case, Side
 
+# Not the published optimiser, whose warm-up hides it.
+ROUNDED = "1 - 0.999^k of the first updates has only five digits in float32"
 LEARNERS = {"actor_critic": "AC", "ppo": "PPO"}
 SEEDS = 3  # of initial weights, on each side
 QUANTILES = np.linspace(0.05, 0.95, 10)
@@ -113,6 +115,7 @@ def _world_model_cases(theirs: Theirs, one: ours.Setup) -> Iterator[Case]:
             f"{one.backbone}, large steps",
             _in_precision(theirs, "world_model_updates", one, arrays, *given, large_steps=True),
             functools.partial(ours.world_model_updates, large, state, *given),
+            declared=ROUNDED,
         )
 
 
