@@ -212,8 +212,7 @@ def behaviour_updates(
         "losses/actor": actor,
         "losses/critic": values["total_loss"] - actor + learner.entropy_coef * entropy,
         "losses/entropy": entropy,
-        "returns/low": values["low"],
-        "returns/high": values["high"],
+        "returns/low and high": np.stack([values["low"], values["high"]]),
     }
     seen = learner.actor[0].ob_rms
     pairs = zip(running.Running._fields, (seen.count, seen.mean, seen.var), strict=True)

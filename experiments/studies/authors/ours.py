@@ -323,8 +323,8 @@ def behaviour_losses(logged: list[dict[str, float]], entropy: float) -> Arrays:
         "losses/critic": column("critic_loss"),
         "losses/entropy": column("entropy"),
     }
-    return found | {f"returns/{name}": np.asarray([x[name] for x in logged])
-                    for name in ("low", "high")}  # fmt: skip
+    low_and_high = np.asarray([[x["low"], x["high"]] for x in logged]).T
+    return found | {"returns/low and high": low_and_high}
 
 
 # ------------------------------------------------------------------------------- replay, beginnings
