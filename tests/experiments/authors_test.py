@@ -34,6 +34,7 @@ def _check(expected, side):
 
 
 @complete
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", golden.NAMES["drama"])
 def test_drama_gives_the_numbers_of_its_authors(name):
     kept = golden.read("drama")

@@ -25,8 +25,8 @@ TOLERANCE = 1e-4  # relative; single lines of the study's table lie below a tent
 LEFT_OUT = ("parameters", "slow critic", "running statistics", "counts of parameters")
 NAMES = {
     "drama": (
-        *("Mamba2", "Mamba", "Transformer", "Mamba2, AC, empty", "Mamba2, PPO, warm"),
-        *("Transformer, AC, warm", "replay"),
+        *("Mamba2, updates", "Mamba, updates", "Transformer, updates", "Mamba2, nets"),
+        *("Mamba2, AC, empty", "Mamba2, PPO, warm", "Transformer, AC, warm", "replay"),
     ),
     "mamba": (
         *("T=16 N=8 D z bias softplus", "T=16 N=8 D z bias softplus groups=2"),

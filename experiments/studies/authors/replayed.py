@@ -98,13 +98,13 @@ def _world_model_cases(theirs: Theirs, one: ours.Setup) -> Iterator[Case]:
     given = (keys[0], batches[0])
     state = ours.world_state(one, arrays)
     yield Case(
-        one.backbone,
+        f"{one.backbone}, nets",
         _in_precision(theirs, "forward", one, arrays, *given),
         functools.partial(ours.forward, one, state, *given),
     )
     given = (keys, batches)
     yield Case(
-        one.backbone,
+        f"{one.backbone}, updates",
         _in_precision(theirs, "world_model_updates", one, arrays, *given),
         functools.partial(ours.world_model_updates, one, state, *given),
     )
