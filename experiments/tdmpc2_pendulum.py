@@ -1,20 +1,24 @@
 """TD-MPC2 (arXiv 2310.16828) at a small size swings up the gymnax Pendulum.
 
-    python -m launch.train --experiment=tdmpc2_pendulum --num_seeds=3 --workdir=runs/tdmpc2_pendulum
+    python -m launch.train --experiment=tdmpc2_pendulum --seed=200 --num_seeds=3 \\
+        --workdir=runs/tdmpc2_pendulum
     python -m launch.evaluate --workdir=runs/tdmpc2_pendulum
     python -m launch.evaluate --workdir=runs/tdmpc2_pendulum --set=behaviour.plan=false
 
 The second command judges the planner, the third the policy alone that proposes its plans.
 
 Criterion, stated before the run: the mean return of the last fifth of 6,000 steps lies above -250
-on 3 of 3 seeds (random play: about -1,200). Expect -218, -82 and -373, so that one seed misses it;
-without noise the planner has -234, -181 and -241, the policy alone -181, -298 and -199. About ten
-minutes for 3 seeds on a CPU core.
+on 3 of 3 seeds (random play: about -1,200). With the published rule for γ, which gives 0.975 here,
+one seed of `--seed=0` missed it (-218, -82, -373). γ = 0.99 was then chosen on the four seeds of
+`--seed=100` (-140, -199, -233, -178), and is judged on `--seed=200`, once. About ten minutes for 3
+seeds on a CPU core.
 
 Sizes are cut for a CPU: latents of 64 numbers, widths of 128, 64 windows a batch (published: 512,
 512, 256), 3 iterations of 128 plans (6 of 512), and rates of 1e-3 for thousands of steps where the
-published 3e-4 is for millions. Five hundred random steps come first, without the published updates
-on them alone. Everything else is as published, or a switch (`behaviours.tdmpc`).
+published 3e-4 is for millions. Full torque holds the pendulum beside hanging, at -7.5 a row: with γ
+of 0.975 that costs little more than to swing up, and whole episodes end so. Five hundred random
+steps come first, without the published updates on them alone. Everything else is as published, or a
+switch (`behaviours.tdmpc`).
 """
 
 from mbrl_jax import optim
@@ -27,7 +31,6 @@ from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import ring
 from mbrl_jax.world_models import tdmpc as world_model
 
-EPISODE_LENGTH = 200
 RATE = 1e-3  # for six thousand steps; published: 3e-4 for millions
 
 
@@ -41,7 +44,7 @@ def get_experiment() -> Experiment:
         behaviour=behaviour.Config(
             planner=mppi.Config(iterations=3, num_samples=128, num_proposals=8, num_elites=24),
             width=128,
-            gamma=behaviour.discount_for(EPISODE_LENGTH),
+            gamma=0.99,  # published: `discount_for(200)`, 0.975
             optimiser=adam,
             policy_optimiser=optim.Config("adam", RATE, clip_norm=20.0, warmup=0, eps=1e-5),
         ),

@@ -66,6 +66,11 @@ def fail(sentence: str, status: int = 1) -> None:
 
 def load_experiment(name: str) -> Any:
     """`get_experiment()` of an experiment: a name, a dotted module, or a path to a .py file."""
+    return load_module(name).get_experiment()
+
+
+def load_module(name: str) -> Any:
+    """The module of an experiment: it defines `get_experiment`. Raises ConfigError otherwise."""
     from mbrl_jax.errors import ConfigError
 
     if name.endswith(".py"):
@@ -74,19 +79,28 @@ def load_experiment(name: str) -> Any:
         module = _load_module(name)
     if not hasattr(module, "get_experiment"):
         raise ConfigError(f"--experiment={name} defines no get_experiment()")
-    return module.get_experiment()
+    return module
 
 
 def adjust_experiment(
     experiment: Any, settings: Sequence[str], steps: int | None, debug: bool
 ) -> Any:
     """The experiment as --debug, --set and --steps change it. Raises ConfigError."""
-    from mbrl_jax.experiment.config import check_ranges, override
-    from mbrl_jax.experiment.experiment import for_debug, with_steps
+    from mbrl_jax.experiment.config import check_ranges
+    from mbrl_jax.experiment.experiment import (
+        for_debug,
+        has_part,
+        with_settings,
+        with_steps,
+    )
 
     if debug:
         experiment = for_debug(experiment)
-    experiment = override(experiment, settings)
+    before, experiment = experiment, with_settings(experiment, settings)
+    for part, told in experiment.with_parts:
+        if has_part(experiment, part) and not has_part(before, part):
+            brought = ", ".join(told)
+            print(f"{part} brings {brought}, unless --set says otherwise", file=sys.stderr)
     check_ranges(experiment)  # --steps divides by some of them
     return experiment if steps is None else with_steps(experiment, steps)
 

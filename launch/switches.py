@@ -2,7 +2,9 @@
 
     python -m launch.switches --experiment=drama_atari100k
 
-prints a table in Markdown; that of drama_atari100k stands in experiments/README.md.
+prints tables in Markdown: the switches, those that are published otherwise with another part, and
+the differences that stay. Those of drama_atari100k stand in experiments/README.md. With
+`--set=model.core=storm` they are those of the experiment with that part.
 """
 
 from absl import flags
@@ -10,13 +12,22 @@ from absl import flags
 from launch import flags as launch_flags
 
 _EXPERIMENT = flags.DEFINE_string("experiment", "drama_atari100k", "Name of an experiment.")
+_SET = flags.DEFINE_multi_string("set", [], "path=value: another setting of the experiment.")
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     from mbrl_jax.experiment import switches
 
-    print(switches.table(launch_flags.load_experiment(_EXPERIMENT.value)), end="")
+    module = launch_flags.load_module(_EXPERIMENT.value)
+    experiment = module.get_experiment()
+    experiment = launch_flags.adjust_experiment(experiment, _SET.value, None, False)
+    tables = (
+        switches.table(experiment),
+        switches.table_with_parts(experiment),
+        switches.table_of_differences(getattr(module, "DIFFERENCES", ())),
+    )
+    print("\n".join(filter(None, tables)), end="")
 
 
 if __name__ == "__main__":

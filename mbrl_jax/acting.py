@@ -36,6 +36,7 @@ class Config:
         "posterior",
         published="prior",
         better="posterior",
+        price="+0.01 ± 0.03",
         why="act on what was just seen, or on what the row before let expect of it; then the first "
         "action of an episode is random",
     )
@@ -44,6 +45,7 @@ class Config:
         published=16,
         better=0,
         low=0,
+        price="-0.00 ± 0.01",
         why="rows of the episode that are seen anew for each action; 0 remembers all of it, in the "
         "core's state, and costs one step",
     )

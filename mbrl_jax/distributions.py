@@ -41,6 +41,19 @@ def sample_one_hot(key: Key, log_probs: Array) -> Array:
     return one_hot + (probs - jax.lax.stop_gradient(probs))
 
 
+def sample_rounded(key: Key, log_probs: Array) -> Array:
+    """The draws of `sample_one_hot` [..., C] as sample + p - p gives them in float32.
+
+    Rounded after each step as PyTorch does, the chosen entry is 1 or the float below, 1 - 2⁻²⁴, and
+    which of the two hangs on the last bits of p; about a fifth are below 1. Barriers keep compilers
+    from simplifying the sum.
+    """
+    one_hot = jax.lax.stop_gradient(sample_one_hot(key, log_probs))
+    probs = jax.lax.optimization_barrier(jnp.exp(log_probs))
+    total = jax.lax.optimization_barrier(one_hot + probs)
+    return total - jax.lax.stop_gradient(probs)
+
+
 def categorical_kl(log_p: Array, log_q: Array) -> Array:
     """KL(p ‖ q) [...] in nats of categoricals given by log-probabilities [..., C]."""
     chex.assert_equal_shape((log_p, log_q))

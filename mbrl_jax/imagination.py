@@ -46,6 +46,38 @@ def imagine_rollout(
     return kept, actions
 
 
+def imagine_together(
+    model: BoundModel, policy: Callable, keys: Key, starts: PyTree, horizon: int, carry: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    """`imagine_rollout` from M starts that go on in step, with a policy that sees all of them.
+
+    Args:
+      model: the bound world model.
+      policy: (keys [M], carry, latents [M]) -> (carry, actions [M], what else to keep [M]).
+      keys: [M], consumed; each start draws what `imagine_rollout` draws with its key.
+      starts: [M] latents to start from.
+      horizon: H.
+      carry: what the policy of all starts remembers.
+
+    Returns:
+      (carry, latents [M, H+1], (actions [M, H], what else was kept [M, H])).
+    """
+    chex.assert_rank(keys, 1)
+
+    def body(state, step_keys):
+        carry, latents = state
+        policy_keys, model_keys = jnp.moveaxis(jax.vmap(jax.random.split)(step_keys), 1, 0)
+        carry, actions, more = policy(policy_keys, carry, latents)
+        following = jax.vmap(model.imagine)(model_keys, latents, actions)
+        return (carry, following), (latents, (actions, more))
+
+    by_step = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, horizon))(keys), 1, 0)
+    (carry, last), kept = jax.lax.scan(body, (carry, starts), by_step)
+    latents, said = jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1), kept)
+    join = lambda rows, end: jnp.concatenate([rows, end[:, None]], axis=1)  # noqa: E731
+    return carry, jax.tree.map(join, latents, last), said
+
+
 def follow_actions(
     model: BoundModel, key: Key, start: PyTree, actions: PyTree, extract: Callable
 ) -> PyTree:

@@ -12,7 +12,8 @@ from mbrl_jax import optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.experiment import config
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.train import host_programs, programs, runtime, trained
+from mbrl_jax.train import compiled as module_of_compiled
+from mbrl_jax.train import runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
@@ -77,17 +78,18 @@ def programs_kept(quick_compile):
             built[key] = make(experiment)
         return built[key]
 
-    def keep(jitted):
+    def keep(jitted, first):
         owner = jitted.__self__
         system = owner.system  # kept beside them, so that its id stays its own
         key = type(owner), id(system), repr(owner.members)
-        return compiled.setdefault(key, (_Kept(jitted), system))[0]
+        kept = compiled.setdefault(key, (_Kept(jitted, first), system))[0]
+        kept.first = first
+        return kept
 
     make = trained.build
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained, "build", build)
-        for module in (programs, host_programs):
-            patch.setattr(module, "Compiled", keep)
+        patch.setattr(module_of_compiled, "Compiled", keep)
         yield
     for one, _ in compiled.values():
         Compiled.close(one)

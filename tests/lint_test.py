@@ -14,12 +14,16 @@ SHELL = {
     "datasets": ("__init__", "files", "flat", "minari", "rows", "runs"),
     "evaluate": ("plots", "scores"),
     "experiment": ("config",),
-    "report": ("commands", "drawings", "figures", "page", "records", "report"),
-    "runs": (*("checkpoint", "files", "layout", "metrics", "replay_log", "restore", "workdir"),),
+    "export": ("archive", "loader"),
+    "report": ("commands", "drawings", "figures", "frame", "page", "records", "report"),
+    "runs": (
+        *("checkpoint", "files", "layout", "liveness", "metrics", "replay_log", "restore"),
+        "workdir",
+    ),
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (
         *("compiled", "fork", "host_programs", "memory", "preemption", "preflight", "programs"),
-        *("progress", "report", "run", "runtime", "trained", "training"),
+        *("progress", "report", "rounds", "run", "runtime", "trained", "training"),
     ),
     "watch": ("described", "pace", "series", "server", "strips", "view"),
     "world_models/drama": ("published_files",),
@@ -40,7 +44,7 @@ PARTS = {
     *("ssm", "cores", "networks", "world_models", "behaviours", "agents", "replay", "envs"),
     *("loops", "testing"),
 }
-RUNS = {"experiment", "runs", "train", "sweeps", "report", "watch"}
+RUNS = {"experiment", "export", "runs", "train", "sweeps", "report", "watch"}
 MAX_LINES = 400
 MAX_FUNCTION = 60
 MAX_FOLDER = 16  # files of one room

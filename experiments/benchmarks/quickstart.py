@@ -3,12 +3,12 @@
     python -m experiments.benchmarks.quickstart --against=bc4452f
 
 runs the command in this tree and in a worktree of the other commit, in turns, each with a
-compilation cache of its own that is empty, and writes `quickstart.csv`. bc4452f is where Catch
-landed. Nothing else should run meanwhile: wall time is what a newcomer waits for.
+compilation cache of its own that is empty, and writes `quickstart.csv`, or beside it
+`quickstart_COMMIT.csv` for another commit than the default. Nothing else should run meanwhile: wall
+time is what a newcomer waits for.
 """
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -21,13 +21,14 @@ from typing import Any
 from absl import app, flags
 
 from experiments.benchmarks import timing
+from experiments.benchmarks.trees import ROOT, environment_of, tree_of
 from mbrl_jax.runs.metrics import last_fifth, read_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("commit", "round", "wall_s", "cpu_s", "times_ours", "last_fifth", "greedy")
+LANDED = "bc4452f"  # where Catch landed
 COMMAND = ("-m", "launch.train", "--experiment=drama_catch", "--num_seeds=4")
 
-_AGAINST = flags.DEFINE_string("against", "bc4452f", "The other commit.")
+_AGAINST = flags.DEFINE_string("against", LANDED, "The other commit.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Runs of either.", lower_bound=1)
 
 
@@ -35,10 +36,7 @@ def run_once(tree: Path) -> dict[str, Any]:
     """Run the command in a tree; seconds, and the returns of each seed."""
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache"),
-            "PYTHONPATH": str(tree),
-        }
+        environment = environment_of(tree, Path(folder) / "cache")
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         command = [sys.executable, *COMMAND, f"--workdir={workdir}"]
         subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -53,17 +51,11 @@ def run_once(tree: Path) -> dict[str, Any]:
 def measure(against: str, rounds: int) -> list[dict[str, Any]]:
     """A row for each run, and two of medians."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "tree"
-        git = ("git", "-C", str(ROOT), "worktree")
-        subprocess.run([*git, "add", "--detach", str(other), against], check=True)
-        try:
-            for number in range(rounds):
-                for commit, tree in ((against, other), ("this", ROOT)):
-                    rows.append({"commit": commit, "round": number, **run_once(tree)})
-                    print("  ".join(timing.shown(v) for v in rows[-1].values()), flush=True)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(other)], check=True)
+    with tree_of(against) as other:
+        for number in range(rounds):
+            for commit, tree in ((against, other), ("this", ROOT)):
+                rows.append({"commit": commit, "round": number, **run_once(tree)})
+                print("  ".join(timing.shown(v) for v in rows[-1].values()), flush=True)
     medians = []
     for commit in (against, "this"):
         own = [row for row in rows if row["commit"] == commit]
@@ -77,7 +69,8 @@ def measure(against: str, rounds: int) -> list[dict[str, Any]]:
 def main(_: list[str]) -> None:
     """Measure and write the table."""
     rows = measure(_AGAINST.value, _ROUNDS.value)
-    timing.write_csv(ROOT / "experiments/results/benchmarks/quickstart.csv", COLUMNS, rows)
+    name = "quickstart.csv" if _AGAINST.value == LANDED else f"quickstart_{_AGAINST.value}.csv"
+    timing.write_csv(ROOT / "experiments/results/benchmarks" / name, COLUMNS, rows)
     for row in rows[-2:]:
         print("  ".join(timing.shown(value) for value in row.values()))
 

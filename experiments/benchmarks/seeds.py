@@ -82,7 +82,7 @@ def agent_program(experiment: Experiment, num_seeds: int):
     """
     entry = build(experiment).entry
     chunk = functools.partial(entry.chunk, static(Phase(1)))
-    mapped = seeds.over_seeds(chunk, num_seeds, num_shared=4, donate=True)
+    mapped = seeds.over_seeds(chunk, num_seeds, num_shared=4, donate=(0,))
     state = seeds.over_seeds(entry.init, num_seeds)(seeds.seed_keys(0, seeds.padded(num_seeds)))
     collect = cadence(Phase(1, learn=False, random_share=1.0))
     rows = experiment.least_rows + 64

@@ -4,7 +4,12 @@
 
 Writes `<name>.csv` (every episode mean of every seed), `<name>.png` (learning curve) and prints
 one row for each seed: training return over the last fifth of the steps, and greedy episodes. Runs
-of several configurations are drawn as the mean of each, with its bootstrap interval.
+of several configurations are drawn as the mean of each, with its 95 % interval.
+
+    python -m experiments.results.collect --redraw=breakout_settings \\
+        --name=minatar_breakout_settings
+
+draws the picture of a recorded row with several settings anew, from its CSV alone.
 """
 
 from collections.abc import Sequence
@@ -18,6 +23,7 @@ from launch import flags as launch_flags
 
 _WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where to write; default: beside this file.")
+_REDRAW = flags.DEFINE_string("redraw", None, "A row of rows.jsonl whose picture is drawn anew.")
 
 
 def main() -> None:
@@ -27,9 +33,12 @@ def main() -> None:
     from mbrl_jax.report.records import read_runs
     from mbrl_jax.runs.metrics import read_metrics
 
-    if not NAME.value or not _WORKDIRS.value:
+    if not NAME.value or not (_WORKDIRS.value or _REDRAW.value):
         raise ConfigError("--name and --workdirs are needed; see --help")
     folder = FOLDER if _FOLDER.value is None else Path(_FOLDER.value)
+    if _REDRAW.value:
+        redraw(folder / f"{NAME.value}.csv", _REDRAW.value)
+        return
     rows, summary = [], []
     runs = read_runs(_WORKDIRS.value)
     for run in runs:
@@ -47,6 +56,31 @@ def main() -> None:
     for seed, lane, final, mean, episodes in summary:
         last = "no episode" if final is None else f"{final:.3f}"
         print(f"{seed:8d}  {lane:4d}  {last:>10}  {mean:.3f} ({episodes})")
+
+
+def redraw(table: Path, name: str) -> None:
+    """Write the PNG beside a CSV: a line for each setting of the recorded row `name`."""
+    import csv
+
+    import numpy as np
+
+    from experiments.results.compare import settings_of
+    from experiments.results.rows import read_rows
+    from mbrl_jax.evaluate import comparison, plots
+
+    row = read_rows()[name]
+    curves: dict[int, list[tuple[float, float, float]]] = {}
+    with table.open() as file:
+        for one in csv.DictReader(file):
+            if one["episode/return"]:
+                numbers = (one["step"], one["episode/return"], one["episode/count"])
+                curves.setdefault(int(one["seed"]), []).append(tuple(map(float, numbers)))
+    lines = []
+    for i, label in enumerate(settings_of(row)):
+        own = range(i * row.num_seeds, (i + 1) * row.num_seeds)
+        thinned = [comparison.thin(np.array(curves[seed])) for seed in own]
+        lines.append(comparison.mean_line(label.replace(" ", ", "), i, thinned))
+    plots.save(comparison.draw_curves(lines), table.with_suffix(".png"))
 
 
 def _draw(runs: Sequence[Any], rows: Sequence[dict[str, Any]], name: str, path: Path) -> None:

@@ -4,8 +4,8 @@
     python -m experiments.results.compare --rows='catch_ablations_*' --measures=whole \\
         --base=catch_ablations_model_core_mamba2
 
-A line for each measure of each row: the score of every seed, and their mean with its bootstrap
-interval (95 %), as `launch.report` has it. With `--base` also how far the row lies above that one,
+A line for each measure of each row: the score of every seed, and their mean with its
+95 % interval, as `launch.report` has it. With `--base` also how far the row lies above that one,
 seed by seed: the mean of the differences ± its standard error. A row whose settings vary inside its
 programs has a line for each, in the order of `rows.py`; as a base it stands for its first.
 """

@@ -25,6 +25,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from mbrl_jax.runs import checkpoint, files, replay_log
+from mbrl_jax.runs.layout import CHECKPOINTS, LOCK
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 20  # iterations between saves: one is under way much of the time
@@ -125,7 +126,7 @@ def _moment(path: Path, steps: int) -> str:
         return "in a save"
     if newest == steps:
         return "after the last step"
-    if (path / files.LOCK).exists() and (path / files.LOCK).read_text():
+    if (path / LOCK).exists() and (path / LOCK).read_text():
         return "in training or at its start"
     return "before it had begun"
 
@@ -153,7 +154,7 @@ def difference(path: Path, whole: Path) -> str:
 def _state(path: Path) -> dict[str, np.ndarray]:
     """All arrays of the newest checkpoint, with the rows that the ring holds there."""
     newest = checkpoint.latest_iteration(path)
-    state = checkpoint.load_leaves(path / checkpoint.FOLDER / str(newest) / "state_0")
+    state = checkpoint.load_leaves(path / CHECKPOINTS / str(newest) / "state_0")
     segments = sorted(checkpoint.segments_of(path, newest), key=lambda segment: segment.rows)
     parts = [np.load(path / replay_log.FOLDER / s.file, allow_pickle=False) for s in segments]
     for name in parts[0].files:

@@ -51,6 +51,7 @@ class Config:
         "trained",
         published="contexts",
         better="trained",
+        price="-0.01 ± 0.02",
         why="imagine from rows of the windows that the model was just trained on, or behind "
         "windows drawn for it (agent.context_length rows each), which are encoded anew: at the "
         "published size that is two thirds of a behaviour update",

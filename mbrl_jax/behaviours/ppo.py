@@ -10,7 +10,7 @@ warm-up counts updates, not optimiser steps.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ from mbrl_jax.types import (
     bounded,
     cached_make,
     number,
+    switch,
 )
 
 
@@ -51,6 +52,14 @@ class Config(actor_critic.Config):
     num_minibatches: int = bounded(1, low=1)
     clip: float = number(0.2, above=0)  # the ratio counts within 1 ± clip
     critic_scale: float = number(1.0, low=0)  # of the critic's term with its own returns
+    slope: Literal["whole", "half"] = switch(
+        "whole",
+        published="half",
+        better="whole",
+        why="slope of the surrogate within the clip range: that of the ratio, or half of it, which "
+        "lets the entropy weigh double (torch halves the gradient where two arguments of a minimum "
+        "are equal, and the published one detaches the other)",
+    )
 
     def make(self, spec: EnvSpec) -> Behaviour:
         """Build the record for one environment."""
@@ -73,14 +82,19 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     return actor_critic.bind_parts(parts, update)
 
 
-def clipped_surrogate(ratio: Array, advantage: Array, clip: float) -> Array:
+def clipped_surrogate(
+    ratio: Array, advantage: Array, clip: float, slope: Literal["whole", "half"] = "whole"
+) -> Array:
     """min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), elementwise (arXiv 1707.06347, equation 7).
 
     Beyond the limits nothing is gained, and so there is no gradient, by moving ρ further in the
-    direction of the advantage; the way back stays open.
+    direction of the advantage; the way back stays open. Within them both arguments are equal, and
+    each gets half of the gradient: `slope="half"` drops the second half.
     """
-    limited = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-    return jnp.minimum(ratio * advantage, limited * advantage)
+    limited = jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage
+    if slope == "half":
+        limited = jax.lax.stop_gradient(limited)
+    return jnp.minimum(ratio * advantage, limited)
 
 
 def kl_estimate(log_ratio: Array) -> Array:
@@ -95,7 +109,8 @@ def loss(parts: Parts, params: PyTree, stats: Stats, rows: Rows) -> tuple[Array,
     log_ratio = log_prob_of(log_probs, rows.action) - rows.old_log_prob
     ratio = jnp.exp(log_ratio)
     entropy = distributions.categorical_entropy(log_probs)
-    gain = clipped_surrogate(ratio, targets.advantage, config.clip) + config.entropy * entropy
+    gain = clipped_surrogate(ratio, targets.advantage, config.clip, config.slope)
+    gain += config.entropy * entropy
     logits = parts.critic.apply({"params": params["critic"]}, rows.features)
     error = config.critic_scale * distributions.two_hot_loss(logits, targets.live)
     error += distributions.two_hot_loss(logits, targets.slow)
@@ -125,6 +140,9 @@ def epoch(
     rows = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), rows)
 
     def step(state, minibatch):
+        if parts.config.counts_passes:
+            stats = actor_critic.take_in(parts, state.stats, minibatch.features)
+            state = state._replace(stats=stats)
         gradient = jax.grad(functools.partial(loss, parts), has_aux=True)
         grads, values = gradient(state.params, state.stats, minibatch)
         state, norm = actor_critic.apply_gradients(parts, state, state.stats, grads)
@@ -150,9 +168,11 @@ def update(
     """
     del batch, iteration  # imagined data only, no schedule
     state, imagined = actor_critic.imagine(parts, state, named(key, "imagine"), model, starts)
-    features = imagined.features[:, :-1]
-    log_probs = log_policy(parts, state.params["actor"], state.stats, features)
-    old_log_prob = log_prob_of(log_probs, imagined.actions)
+    old_log_prob = imagined.log_prob
+    if not parts.config.counts_passes:
+        features = imagined.features[:, :-1]
+        log_probs = log_policy(parts, state.params["actor"], state.stats, features)
+        old_log_prob = log_prob_of(log_probs, imagined.actions)
     keys = jax.random.split(named(key, "epochs"), parts.config.epochs)
     one = functools.partial(epoch, parts, imagined, old_log_prob)
     state, values = jax.lax.scan(one, state, keys)

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.types import Array
+from mbrl_jax.keys import named
+from mbrl_jax.types import Array, Key
 
 
 class Positions(NamedTuple):
@@ -46,6 +47,18 @@ class Entries(NamedTuple):
     valid: Array  # [W + T]
     start: Array  # [T] int32: where the episode of each row begins in the rows above
     place: Array  # [] of the cache before
+
+
+class Dropout(NamedTuple):
+    """Noise of a training pass (arXiv 1207.0580): entries are 0 at random, the others larger."""
+
+    rate: float  # share of the entries that are 0
+    key: Key
+
+    def __call__(self, purpose: str, x: Array) -> Array:
+        """x [...] with entries dropped; each purpose draws for itself."""
+        kept = jax.random.bernoulli(named(self.key, purpose), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)
 
 
 def empty_cache(window: int, heads: int, head_size: int) -> Cache:
@@ -106,6 +119,7 @@ def attend_stream(
     is_first: Array,
     cache: Cache | None = None,
     block_size: int | None = None,
+    dropout: Dropout | None = None,
 ) -> tuple[Array, Entries]:
     """Attend from every row of a stream to the last `window` rows of its episode.
 
@@ -121,6 +135,7 @@ def attend_stream(
       is_first: [T] bool: a row that begins an episode sees no row before it, nor do later ones.
       cache: the rows before; None: none, which saves their work.
       block_size: Q; None chooses.
+      dropout: of the weights, which then do not sum up to 1; None: none.
 
     Returns:
       y [H, T, P] in the dtype of `value`, and the entries for `cache_at`.
@@ -143,7 +158,8 @@ def attend_stream(
     reach = jnp.arange(window, window + length) - entries.start
     reach = jnp.pad(jnp.minimum(reach, window - 1), (0, tail)).reshape(num_blocks, block, 1)
     distance = np.arange(block)[:, None] + before - np.arange(before + block)
-    y = _attend(queries, keys, values, (distance >= 0) & (distance <= reach), positions)
+    visible = (distance >= 0) & (distance <= reach)
+    y = _attend(queries, keys, values, visible, positions, dropout)
     y = y.reshape(heads, num_blocks * block, head_size)[:, :length]
     return y.astype(value.dtype), entries
 
@@ -275,7 +291,7 @@ def _add_bias_backward(bias, gradient):
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-def _attend(query, keys, values, visible, positions):
+def _attend(query, keys, values, visible, positions, dropout):
     """query [H, N, Q, P], keys and values [H, N, K, P], visible [N, Q, K] -> y [H, N, Q, P].
 
     The last Q keys are the queries' own rows. Scores, softmax and the result are float32.
@@ -300,6 +316,8 @@ def _attend(query, keys, values, visible, positions):
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = weights.sum(axis=-1, keepdims=True)
+    if dropout is not None:
+        weights = dropout("weights", weights)
     return jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=wide) / total
 
 

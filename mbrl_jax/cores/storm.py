@@ -2,10 +2,10 @@
 
     h₀ = LN(LN(W₂ ReLU(LN(W₁ x))) + P[i]);  h ← LN(h + attention(h));  h ← LN(h + W₄ ReLU(W₃ h))
 
-with i the number of rows since the memory was empty (specification section 3.4). As published but
-for two things: the dropout of 0.1 is left out, and where the published code ends, after `window`
-rows, this one goes on: it sees the last `window` rows, and i stays at `window - 1`. For the
-published windows (128 rows in training, 8 + 16 in imagination) that makes no difference.
+with i the number of rows since the memory was empty (specification section 3.4). As published, with
+`dropout=0.1`, but for one thing: where the published code ends, after `window` rows, this one goes
+on: it sees the last `window` rows, and i stays at `window - 1`. For the published windows (128 rows
+in training, 8 + 16 in imagination) that makes no difference.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mbrl_jax.cores import stack, transformer
+from mbrl_jax.cores import attention, stack, transformer
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.types import Array, PyTree, SequenceCore, bounded
+from mbrl_jax.types import Array, PyTree, SequenceCore, bounded, switch
 
 STEM_EPS = 1e-5  # torch's default, which the norms of the stem keep
 EPS = 1e-6
@@ -36,6 +36,15 @@ class Config:
     feed_forward: int = bounded(2, low=1)
     # queries of one block in a long pass; None chooses by window
     block_size: int | None = bounded(None, low=1)
+    dropout: float = switch(
+        0.0,
+        published=0.1,
+        better=0.0,
+        low=0,
+        below=1,
+        why="share of the attention weights, and of what attention and feed-forward part add, that "
+        "is left out at random while the world model trains",
+    )
 
     def validate(self) -> None:
         """Raise ValueError where sizes do not fit."""
@@ -49,7 +58,11 @@ class Config:
         positions = stack.Mixer(nn.Module(), lambda: jnp.zeros(()), position_at)
         attention = transformer.mixer_of(_attention(self))
         mixers = (positions, *(attention,) * self.layers)
-        return stack.core_of(StormStack(self, in_size), mixers, self.width)
+        module = StormStack(self, in_size)
+        core = stack.core_of(module, mixers, self.width)
+        if not self.dropout:
+            return core
+        return core._replace(unroll_noisy=functools.partial(_unroll_noisy, module))
 
 
 class StormStack(nn.Module):
@@ -85,7 +98,7 @@ class StormStack(nn.Module):
             after.append(cache)
         return (jnp.minimum(position + 1.0, self.config.window - 1), *after), h
 
-    def unroll(self, carry, xs, is_first):
+    def unroll(self, carry, xs, is_first, key=None):
         last, length = self.config.window - 1, len(is_first)
         if carry is None:
             carry = (jnp.zeros(()), *(None,) * len(self.blocks))
@@ -96,8 +109,11 @@ class StormStack(nn.Module):
         position = jnp.minimum(since, last)
         h, entries = self.embed(xs, position), [position]
         after: list[PyTree] = []
-        for cache, block in zip(caches, self.blocks, strict=True):
-            cache, h, layer_entries = block.unroll(cache, h, is_first)
+        for i, (cache, block) in enumerate(zip(caches, self.blocks, strict=True)):
+            dropout = None
+            if key is not None:
+                dropout = attention.Dropout(self.config.dropout, jax.random.fold_in(key, i))
+            cache, h, layer_entries = block.unroll(cache, h, is_first, dropout)
             after, entries = [*after, cache], [*entries, layer_entries]
         return (_position_at(last, position, length - 1), *after), h, tuple(entries)
 
@@ -117,17 +133,27 @@ class PostNormBlock(nn.Module):
         self.down = nn.Dense(c.width, kernel_init=out_init, bias_init=out_init)
         self.feed_forward_norm = _layer_norm(EPS)
 
-    def _finish(self, h, attended):
+    def _finish(self, h, attended, dropout=None):
+        if dropout is not None:
+            attended = dropout("attended", attended)
         h = self.attention_norm(h + attended)
-        return self.feed_forward_norm(h + self.down(nn.relu(self.up(h))))
+        fed = self.down(nn.relu(self.up(h)))
+        if dropout is not None:
+            fed = dropout("fed", fed)
+        return self.feed_forward_norm(h + fed)
 
     def step(self, cache, h):
         cache, attended = self.attention.step(cache, h)
         return cache, self._finish(h, attended)
 
-    def unroll(self, cache, hs, is_first):
-        cache, attended, entries = self.attention.unroll(cache, hs, is_first)
-        return cache, self._finish(hs, attended), entries
+    def unroll(self, cache, hs, is_first, dropout=None):
+        cache, attended, entries = self.attention.unroll(cache, hs, is_first, dropout)
+        return cache, self._finish(hs, attended, dropout), entries
+
+
+def _unroll_noisy(module, params, key, carry, xs, is_first):
+    """`SequenceCore.unroll_noisy`: consume xs [T, D] with dropout."""
+    return module.apply({"params": params}, carry, xs, is_first, key, method="unroll")
 
 
 def _attention(config: Config) -> transformer.AttentionMixer:

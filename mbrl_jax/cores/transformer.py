@@ -88,7 +88,7 @@ class AttentionMixer(nn.Module):
         carry, y = attention.attend_step(carry, query, key, value, self._positions())
         return carry, self.out_proj(y.reshape(self.width))
 
-    def unroll(self, carry, us, is_first):
+    def unroll(self, carry, us, is_first, dropout=None):
         length = us.shape[0]
         rows = self.in_proj(us).reshape(length, 3, self.heads, -1)
         query, key, value = rows.transpose(1, 2, 0, 3)  # [H, T, P] each
@@ -101,6 +101,7 @@ class AttentionMixer(nn.Module):
             is_first=is_first,
             cache=carry,
             block_size=self.block_size,
+            dropout=dropout,
         )
         y = self.out_proj(y.transpose(1, 0, 2).reshape(length, self.width))
         return attention.cache_at(entries, length - 1, self.rotation), y, entries

@@ -12,9 +12,9 @@ import numpy as np
 from mbrl_jax.runs import files
 from mbrl_jax.runs.layout import as_path
 
+SHIPPED = Path(__file__).resolve().parents[2]  # what lies beside the package
+
 METADATA = "metadata/"  # in front of the names of what describes a file
-
-
 DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)  # what reading raises
 
 
@@ -37,8 +37,13 @@ class Arrays(NamedTuple):
 
 
 def existing(path: str) -> Path:
-    """The path of a file or folder. Raises ValueError where there is none."""
+    """The path of a file or folder; what is shipped is found from any folder.
+
+    Raises ValueError where there is none.
+    """
     found = as_path(path)
+    if not found.exists() and (SHIPPED / path).exists():
+        return SHIPPED / path
     if not found.exists():
         raise ValueError(f"the data set {path} is not there")
     return found

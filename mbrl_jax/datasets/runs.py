@@ -17,6 +17,7 @@ from mbrl_jax.datasets.rows import (
     from_lanes,
 )
 from mbrl_jax.runs import checkpoint, host_arrays, replay_log, restore
+from mbrl_jax.runs.layout import CHECKPOINTS
 from mbrl_jax.types import EnvSpec, Step, Timestep
 
 UNBOUNDED: tuple[tuple[float, ...], ...] = ((), ())  # stored actions lie in [-1, 1] already
@@ -71,7 +72,7 @@ def _folder(workdir: Path, which: str) -> Path:
             f"checkpoint={which} is not in {workdir}; choose newest, or one of "
             f"{', '.join(map(str, found))}"
         )
-    return workdir / checkpoint.FOLDER / (str(found[0]) if which == "newest" else which)
+    return workdir / CHECKPOINTS / (str(found[0]) if which == "newest" else which)
 
 
 def _rows(

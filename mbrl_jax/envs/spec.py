@@ -8,7 +8,7 @@ first row of a new episode with reward 0. Truncation is last without terminal.
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -160,6 +160,21 @@ def require_sized(spec: EnvSpec) -> None:
     choices = getattr(spec.action, "num_actions", None) or (action_size(spec.action),)
     if min(choices if isinstance(choices, tuple) else (choices,)) < 1:
         raise ValueError(f"the environment's action is {spec.action}: there is nothing to choose")
+
+
+def require_observation(spec: EnvSpec, observation: PyTree) -> None:
+    """Raise ValueError for an observation of another structure, shape or dtype than the spec's."""
+    wanted, found = jax.tree.leaves(spec_tree(spec.observation)), jax.tree.leaves(observation)
+    structure: Any = jax.tree.structure(spec_tree(spec.observation))
+    if structure != (given := jax.tree.structure(observation)):
+        raise ValueError(f"the observation has the structure {given}, and should have {structure}")
+    names = [name for name, _ in sorted(getattr(spec.observation, "leaves", ()))] or ["observation"]
+    for name, leaf, x in zip(names, wanted, found, strict=True):
+        if jnp.shape(x) != leaf.shape or jnp.result_type(x) != leaf.dtype:
+            raise ValueError(
+                f"{name} is {jnp.result_type(x)}{list(jnp.shape(x))}, and the agent was trained "
+                f"with {leaf.dtype}{list(leaf.shape)}"
+            )
 
 
 def require_separate_seam(spec: EnvSpec, who: str) -> None:

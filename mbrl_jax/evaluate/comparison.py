@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbrl_jax.evaluate.plots import INK, dress, dress_curve, new_figure, on_common_steps, plain
-from mbrl_jax.evaluate.statistics import interval
+from mbrl_jax.evaluate.statistics import interval, mean_of_each
 
 # After Okabe and Ito, for colour-blind readers; darkened until text in them is legible.
 COLOURS = (
@@ -66,7 +66,7 @@ def thin(curve: np.ndarray, most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndar
 
 
 def mean_line(label: str, style: int, curves: Sequence[tuple]) -> Line:
-    """The mean over curves (steps, returns), with a 95 % bootstrap interval if there are several.
+    """The mean over curves (steps, returns), with a 95 % interval (Student) if there are several.
 
     It covers the steps where all curves have points.
     """
@@ -75,7 +75,7 @@ def mean_line(label: str, style: int, curves: Sequence[tuple]) -> Line:
     steps, values = steps[kept], values[:, kept]
     if len(values) < 2:
         return Line(label, style, steps, values[0])
-    found = interval(lambda drawn: drawn.mean(-2), values)
+    found = interval(mean_of_each, values)
     return Line(label, style, steps, found.estimate, found.low, found.high)
 
 

@@ -2,26 +2,26 @@
 
 After Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
 (arXiv:2108.13264). Scores are arrays [R, K]: R runs (seeds) of each of K tasks, normalised where
-tasks differ in scale. Intervals are percentiles of a stratified bootstrap: in each repetition the
-runs of every task are drawn anew, with replacement, and no task is left out.
+tasks differ in scale. Intervals are studentised (`intervals`); `form="percentile"` gives those of
+rliable, for comparison with papers that use them: percentiles of a stratified bootstrap, in which
+the runs of every task are drawn anew, with replacement, and no task is left out.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
+
+from mbrl_jax.evaluate import intervals
+from mbrl_jax.evaluate.intervals import Interval, quantile_t
+
+__all__ = ["AGGREGATES", "Interval", "difference", "interval", "iqm", "mean", "mean_of_each"]
+__all__ += ["median", "optimality_gap", "performance_profile", "prediction_interval"]
+__all__ += ["probability_of_improvement"]
 
 REPETITIONS = 2_000
 LEVEL = 0.95
 _AT_ONCE = 2**22  # numbers of resampled scores in memory
-
-
-class Interval(NamedTuple):
-    """An estimate and the bounds of its confidence interval (numbers, or arrays of one shape)."""
-
-    estimate: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 # -------------------------------------------------------------- aggregates: scores [..., R, K]
@@ -30,6 +30,16 @@ class Interval(NamedTuple):
 def mean(scores: np.ndarray) -> np.ndarray:
     """Mean over runs and tasks."""
     return np.mean(scores, (-2, -1))
+
+
+def mean_of_each(scores: np.ndarray) -> np.ndarray:
+    """Mean over runs of each column: [..., K]."""
+    return np.mean(scores, -2)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """By how much the mean over runs and tasks of one side is above that of the other."""
+    return mean(ours) - mean(theirs)
 
 
 def median(scores: np.ndarray) -> np.ndarray:
@@ -84,22 +94,31 @@ def performance_profile(scores: np.ndarray, thresholds: Sequence[float] | np.nda
 def interval(
     statistic: Callable[..., np.ndarray],
     *scores: np.ndarray,
+    form: Literal["studentised", "percentile"] = "studentised",
     repetitions: int = REPETITIONS,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """A statistic with its stratified bootstrap interval.
+    """A statistic with its confidence interval.
 
     Args:
       statistic: (scores [..., R, K], …) -> [..., *shape], such as those above.
-      scores: [R, K] of each argument; runs of several arguments are drawn independently.
-      repetitions: of the bootstrap.
-      level: share of the repetitions between the bounds.
+      scores: [R, K] of each argument; runs of several arguments are independent.
+      form: "studentised" by a formula where `intervals` has one for the statistic, elsewhere by a
+        bootstrap that is widened for few runs; or "percentile", the plain bootstrap.
+      repetitions: of a bootstrap.
+      level: share of such intervals that hold the truth.
       seed: of the draws.
 
-    Raises ValueError for other shapes, no scores, or scores that are not finite.
+    Raises ValueError for other shapes, no scores, or scores that are not finite; studentised also
+    for a table of one run.
     """
     tables = [_checked(table) for table in scores]
+    if form == "studentised":
+        if min(len(table) for table in tables) < 2:
+            raise ValueError("an interval needs two runs of each task at least")
+        if statistic in _FORMULAS:
+            return _FORMULAS[statistic](level, *tables)
     rng = np.random.default_rng(seed)
     largest = max(table.size for table in tables)
     each = max(1, _AT_ONCE // largest)
@@ -108,9 +127,45 @@ def interval(
         count = min(each, repetitions - start)
         drawn.append(statistic(*(_resample(rng, table, count) for table in tables)))
     found = np.concatenate(drawn)
-    tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(found, (tail, 100.0 - tail), axis=0)
-    return Interval(statistic(*tables), low, high)
+    widened = form == "studentised"
+    return intervals.of_bootstrap(level, statistic, tables, found, widened=widened)
+
+
+def _of_median(level: float, table: np.ndarray) -> Interval:
+    """Of one task it is the mean; over several it has no formula."""
+    if table.shape[1] == 1:
+        return intervals.of_mean(level, table)
+    return interval(_median_over_tasks, table, level=level)
+
+
+def _median_over_tasks(scores: np.ndarray) -> np.ndarray:
+    return median(scores)
+
+
+def _of_gap(level: float, table: np.ndarray) -> Interval:
+    reached = intervals.of_mean(level, np.minimum(table, 1.0))
+    return Interval(1.0 - reached.estimate, 1.0 - reached.high, 1.0 - reached.low)
+
+
+def _of_iqm(level: float, table: np.ndarray) -> Interval:
+    return intervals.of_trimmed_mean(level, table, table.size // 4)
+
+
+def _of_improvement(level: float, ours: np.ndarray, theirs: np.ndarray) -> Interval:
+    estimate = float(probability_of_improvement(ours, theirs))
+    sizes = len(ours), len(theirs), ours.shape[1]
+    return intervals.of_probability(level, estimate, *sizes)
+
+
+_FORMULAS: dict[Callable, Callable[..., Interval]] = {
+    mean: intervals.of_mean,
+    mean_of_each: intervals.of_each_mean,
+    difference: intervals.of_mean,
+    median: _of_median,
+    iqm: _of_iqm,
+    optimality_gap: _of_gap,
+    probability_of_improvement: _of_improvement,
+}
 
 
 def _checked(table: np.ndarray) -> np.ndarray:
@@ -148,14 +203,15 @@ def prediction_interval(
 
     Raises ValueError for fewer than two recorded scores, ones that are not finite, or no new run.
     """
-    from scipy.special import stdtrit  # quantile of Student's t
-
     scores = np.asarray(recorded, float)
     if scores.ndim != 1 or len(scores) < 2:
         raise ValueError(f"an interval needs two recorded scores at least, and there are {scores}")
     if not np.isfinite(scores).all() or number < 1:
         raise ValueError("recorded scores must be finite, and new runs at least one")
-    quantile = stdtrit(len(scores) - 1, 0.5 + 0.5 * level)
-    half = quantile * scores.std(ddof=1) * np.sqrt(1.0 / len(scores) + 1.0 / number)
+    half = (
+        quantile_t(len(scores) - 1, level)
+        * scores.std(ddof=1)
+        * np.sqrt(1.0 / len(scores) + 1.0 / number)
+    )
     half, mean = max(half, resolution), scores.mean()
     return Interval(mean, mean - half, mean + half)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,8 @@ class Experiment:
     # rows that the report's open-loop prediction may see
     open_loop_context: int = bounded(1, low=1, high=OPEN_LOOP_ROWS - 1)
     debug: tuple[str, ...] = ()  # assignments that `--debug` makes beside shorter phases
+    # what `--set` assigns beside a part that it exchanges: ("model.core=storm", assignments)
+    with_parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def iterations(self) -> int:
@@ -164,6 +167,27 @@ def load_fixed(experiment: Experiment, spec: EnvSpec, num_seeds: int) -> dict[st
     except ValueError as error:
         raise config.ConfigError(f"data: {error}") from error
     return jax.tree.map(lambda x: seeds.replicate(x, num_seeds), loaded)
+
+
+def with_settings(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
+    """`config.override`, and what `with_parts` says of the parts that are exchanged.
+
+    What is assigned itself counts more than what comes with a part, wherever it stands.
+    """
+    said = {assignment.partition("=")[0].strip() for assignment in assignments}
+    for assignment in assignments:
+        before, experiment = experiment, config.override(experiment, [assignment])
+        for part_of, settings in experiment.with_parts:
+            if has_part(experiment, part_of) and not has_part(before, part_of):
+                told = [s for s in settings if s.partition("=")[0] not in said]
+                experiment = config.override(experiment, told)
+    return experiment
+
+
+def has_part(experiment: Experiment, assignment: str) -> bool:
+    """Whether the part that "path=name" names stands there."""
+    path, _, name = assignment.partition("=")
+    return config.flatten(experiment).get(path) == name
 
 
 def with_steps(experiment: Experiment, steps: int) -> Experiment:

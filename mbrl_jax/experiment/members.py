@@ -76,20 +76,37 @@ class Members:
     ) -> Callable:
         """`seeds.over_seeds` of the function that `pick` takes from the system of a member.
 
-        `system_of` takes {path: number}, traced, of a member; {} is the experiment as it stands.
+        It takes `numbers()` in front of the function's own arguments, the first of which it may
+        `donate`. `system_of` takes {path: number}, traced, of a member; {} is the experiment as it
+        stands.
         """
         if not self.inside:
-            return seeds.over_seeds(pick(system_of({})), len(self), num_shared, donate)
+            given = (0,) if donate else ()
+            return seeds.over_seeds(pick(system_of({})), len(self), num_shared, given)
 
         def of_member(numbers, *args):
             return pick(system_of(numbers))(*args)
 
+        return seeds.over_seeds(of_member, len(self), num_shared, (1,) if donate else ())
+
+    def numbers(self) -> tuple[dict[str, jax.Array], ...]:
+        """What a function of `over` takes first: ({path: numbers [padded]},), or nothing.
+
+        An argument and no constant: members with other numbers run the same program.
+        """
+        if not self.inside:
+            return ()
         of_row = self._rows() // self.num_seeds
         table = {
             path: np.array([setting[path] for setting in self.settings], np.float32)[of_row]
             for path, _ in self.inside
         }
-        return seeds.over_seeds(of_member, len(self), num_shared, donate, table)
+        return (jax.jit(lambda: table, out_shardings=seeds.seed_sharding(len(self)))(),)
+
+    def same_programs(self, other: "Members") -> bool:
+        """Whether `other` differs in seeds and values alone, so that it runs the same programs."""
+        shape = lambda one: (one.num_seeds, [(path, len(v)) for path, v in one.inside])  # noqa: E731
+        return shape(self) == shape(other)
 
 
 def systems(experiment: Experiment, system: System) -> Callable[[Mapping[str, Any]], System]:

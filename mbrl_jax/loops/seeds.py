@@ -4,7 +4,7 @@ S seeds lie on as many devices as are needed, the same number on each; where tha
 even, the last one is repeated to `padded(S)` rows, and what the repetitions do is cut off.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,7 @@ def over_seeds(
     fn: Callable,
     num_seeds: int,
     num_shared: int = 0,
-    donate: bool = False,
-    numbers: Mapping[str, np.ndarray] | None = None,
+    donate: tuple[int, ...] = (),
 ) -> Callable:
     """`jit(shard_map(vmap(fn)))`: run a function of one seed for S of them.
 
@@ -62,17 +61,13 @@ def over_seeds(
       num_seeds: S; the leading axis of every leaf of the other arguments and of the result has
         `padded(S)` rows.
       num_shared: number of shared arguments.
-      donate: give the buffers of the first argument to the result.
-      numbers: rows [padded(S)] of numbers that differ between the seeds; `fn` gets those of its
-        seed as an argument before all others.
+      donate: places of the arguments whose buffers are given to the result.
 
     Seeds never talk to each other: the compiled program holds no collective (tested).
     """
     mesh = seed_mesh(num_seeds)
 
     def mapped(*args):
-        first = () if numbers is None else ({k: jnp.asarray(v) for k, v in numbers.items()},)
-        args = first + args
         split = len(args) - num_shared
         axes = (0,) * split + (None,) * num_shared
         specs = (PartitionSpec(AXIS),) * split + (PartitionSpec(),) * num_shared
@@ -84,7 +79,7 @@ def over_seeds(
             check_vma=False,
         )(*args)
 
-    return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+    return jax.jit(mapped, donate_argnums=donate)
 
 
 # ------------------------------------------------------------- between devices, processes and NumPy

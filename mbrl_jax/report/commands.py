@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.experiment import Experiment, for_debug, with_steps
+from mbrl_jax.experiment.experiment import Experiment, for_debug, with_settings, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.report.records import Run, read_run
 
@@ -95,7 +95,7 @@ def _settings_and_steps(base: Experiment, wanted: Experiment) -> list[str] | Non
     try:
         same_length = with_steps(base, wanted.steps)
         short = assignments(same_length, wanted)
-        if short is not None and with_steps(config.override(base, short), wanted.steps) == wanted:
+        if short is not None and with_steps(with_settings(base, short), wanted.steps) == wanted:
             steps = [] if same_length == base else [f"--steps={wanted.steps}"]
             return [f"--set={setting}" for setting in short] + steps
     except (ConfigError, ValueError):
@@ -116,7 +116,7 @@ def assignments(base: Experiment, wanted: Experiment) -> list[str] | None:
             return None  # a phase more or less, say
         step = [f"{path}={_text(values[path])}" for path in paths]
         try:
-            base = config.override(base, step)
+            base = with_settings(base, step)
         except ConfigError:
             return None
         found += step

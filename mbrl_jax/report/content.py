@@ -55,7 +55,7 @@ def score_table(rows: Sequence[Score], at: Places) -> Table:
         *("greedy", "IQM", "range", "remarks"),
     )
     notes = [
-        "Mean over seeds with its 95 % stratified bootstrap interval in brackets, interquartile "
+        "Mean over seeds with its 95 % confidence interval in brackets (Student), interquartile "
         "mean (IQM), least and greatest seed. Training: episodes that ended in the last fifth of "
         "the steps, each counting once. Greedy: episodes after the last step, without exploration.",
     ]
@@ -135,7 +135,8 @@ def aggregate_table(comparison: Comparison, at: Places) -> Table | None:
     note = (
         f"Human-normalised {KINDS[comparison.kind]}: 0 is random play, 1 a human tester. IQM: mean "
         "of the middle half of all runs. Optimality gap: by how much runs fall short of 1. "
-        "Intervals: 95 % stratified bootstrap; runs are drawn anew within each task."
+        "Intervals: 95 %, from the spread of runs within each task; that of the median is a "
+        "bootstrap, widened for few runs."
     )
     return Table("Aggregates over tasks", ("group", "tasks", "seeds", *names), tuple(rows), (note,))
 

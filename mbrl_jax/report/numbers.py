@@ -80,7 +80,7 @@ class Pair(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean with its 95 % stratified bootstrap interval, IQM; None of no values."""
+    """Mean with its 95 % confidence interval, IQM; None of no values."""
     if not values:
         return None
     table = np.array(values, float)[:, None]
@@ -252,7 +252,8 @@ def _over_tasks(
     high = max(1.0, float(table.max()))
     thresholds = np.linspace(min(0.0, float(table.min())), high, _PROFILE_POINTS)
     profile = _interval(lambda s: statistics.performance_profile(s, thresholds), table)
-    return Overall(group, tuple(tasks), len(table), aggregates, thresholds, profile)
+    shares = Interval(*(np.clip(bound, 0.0, 1.0) for bound in profile))
+    return Overall(group, tuple(tasks), len(table), aggregates, thresholds, shares)
 
 
 def _table(values: dict[str, list[float]], tasks: Sequence[str]) -> np.ndarray:

@@ -6,10 +6,6 @@ and a sentence in `Run.notes` says so. Files are only read, and no lock is taken
 
 import json
 import math
-import os
-import re
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +16,13 @@ from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.runs import checkpoint, files, metrics, workdir
+from mbrl_jax.runs import checkpoint, liveness, metrics, workdir
+from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, OPEN_LOOP
 from mbrl_jax.sweeps import plan, status
 from mbrl_jax.train import fork
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "unreadable")
-EVALUATION, QUALITY, STRIPS = "evaluation.json", "quality.json", "open_loop.png"
-_FRESH = 600.0  # seconds since its last row in which a run on another machine counts as running
-_HOLDER = re.compile(r"process (\d+) on (\S+)")
+QUALITY = "quality.json"
 
 
 class Greedy(NamedTuple):
@@ -79,7 +74,7 @@ class Run(NamedTuple):
     @property
     def strips(self) -> Path | None:
         """The picture of its predictions, if there is one."""
-        path = self.path / STRIPS
+        path = self.path / OPEN_LOOP
         return path if path.is_file() else None
 
 
@@ -92,7 +87,7 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     try:
         saved = workdir.read_config(path)
         if not isinstance(saved.experiment, Experiment):
-            raise ConfigError(f"{path / workdir.CONFIG} holds no experiment")
+            raise ConfigError(f"{path / CONFIG} holds no experiment")
     except (ConfigError, OSError) as error:
         return _unreadable(path, str(error), command)
     notes: list[str] = []
@@ -175,7 +170,7 @@ def _some(runs: list[Run]) -> list[Run]:
 def _unreadable(path: Path, error: str, command: Sequence[str] | None) -> Run:
     """A workdir without a configuration: of a sweep, a member that has not got that far."""
     state = "unreadable"
-    if command is not None and not (path / workdir.CONFIG).exists():
+    if command is not None and not (path / CONFIG).exists():
         known = status.member_status(path.parent, plan.Member(path.name, (), 0, 1, 1, 1))
         state = "stopped" if known.state == "preempted" else known.state
         error = known.error
@@ -322,7 +317,7 @@ def _newest_meta(path: Path) -> Mapping[str, Any]:
     """`meta.json` of the newest checkpoint that has a readable one; {} where none has."""
     for iteration in checkpoint.complete(path):
         try:
-            meta = read_json(path / checkpoint.FOLDER / str(iteration) / checkpoint.META)
+            meta = read_json(path / CHECKPOINTS / str(iteration) / META)
         except ValueError:
             continue
         if isinstance(meta, dict):
@@ -370,31 +365,8 @@ def _state(
         known = status.member_status(path.parent, member)
         if known.state in ("running", "failed"):
             return known.state, known.error
-    if _is_running(path):
+    if liveness.trainer(path, _written(path)):
         return "running", ""
     if evaluated:
         return "finished", ""
     return ("stopped" if has_rows or checkpoint.complete(path) else "not begun"), ""
-
-
-def _is_running(path: Path) -> bool:
-    """Whether a process trains there, by the text of the lock.
-
-    The lock itself is not tried: that would keep out a process that begins just then.
-    """
-    try:
-        found = _HOLDER.search((path / files.LOCK).read_text(errors="replace")[:400])
-    except OSError:
-        return False
-    if found is None:
-        return False
-    if found[2] != socket.gethostname():
-        written = _written(path)
-        return written is not None and time.time() - written < _FRESH
-    try:
-        os.kill(int(found[1]), 0)
-    except PermissionError:  # somebody else's process: there is one
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True

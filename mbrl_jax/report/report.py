@@ -136,8 +136,8 @@ def _sections(made: _Material, tables: _Tables, commands: Mapping[int, Command])
 _CHARTS = "Filled: greedy episodes; open: training. Small points are seeds."
 _CURVES = (
     "Mean return of the episodes that ended since the row before, over seeds; the band is the 95 % "
-    "bootstrap interval of the mean at each point. Seeds that have not made all of their steps are "
-    "dotted lines of their own, unless no seed of the group has."
+    "confidence interval of the mean at each point (Student). Seeds that have not made all of "
+    "their steps are dotted lines of their own, unless no seed of the group has."
 )
 _STRIPS = (
     "What happened, and what the world model predicts from the actions alone after the first rows."

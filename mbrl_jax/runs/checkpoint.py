@@ -21,13 +21,13 @@ import numpy as np
 
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.runs import files, host_arrays, replay_log
+from mbrl_jax.runs.layout import CHECKPOINTS, META
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.types import PyTree, RowStore
 
-FOLDER = "checkpoints"
 FORMAT = 1  # of all files of a checkpoint; raise it when their meaning changes
 KEEP = 2  # the newest, and one in reserve should it be damaged; and the best one
-META, MANIFEST = "meta.json", "manifest.json"
+MANIFEST = "manifest.json"
 LEAVES = "leaves.npz"
 PATIENCE = 600.0  # seconds that the first process waits for the others' files
 
@@ -155,7 +155,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _unfinished(workdir: Path, iteration: int) -> Path:
-    return workdir / FOLDER / f"{iteration}{files.TEMPORARY}"
+    return workdir / CHECKPOINTS / f"{iteration}{files.TEMPORARY}"
 
 
 def _write(
@@ -255,7 +255,7 @@ def _wait_for_parts(folder: Path) -> None:
 
 def complete(workdir: Path) -> list[int]:
     """Iterations of the complete checkpoints, the newest first. Cheap: no Orbax import."""
-    folder = Path(workdir) / FOLDER
+    folder = Path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         return []
     found = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
@@ -275,7 +275,7 @@ def best_iteration(workdir: Path) -> int | None:
     scores = {}
     for iteration in complete(workdir):
         try:
-            meta = json.loads((Path(workdir) / FOLDER / str(iteration) / META).read_text())
+            meta = json.loads((Path(workdir) / CHECKPOINTS / str(iteration) / META).read_text())
             score = meta["score"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # damaged: whoever restores it is told
@@ -286,7 +286,7 @@ def best_iteration(workdir: Path) -> int | None:
 
 def segments_of(workdir: Path, iteration: int) -> list[Segment]:
     """The segments that a checkpoint needs; [] if it is damaged."""
-    folder, found = Path(workdir) / FOLDER / str(iteration), {}
+    folder, found = Path(workdir) / CHECKPOINTS / str(iteration), {}
     try:
         for path in folder.glob("part_*.json"):
             for file, rows, of_seeds, size in json.loads(path.read_text())["segments"]:
@@ -305,7 +305,7 @@ def remove_old(workdir: Path) -> None:
         if iteration in keep:
             continue
         unneeded = {s.file for s in segments_of(workdir, iteration)} - needed
-        folder = workdir / FOLDER / str(iteration)
+        folder = workdir / CHECKPOINTS / str(iteration)
         # Renamed first: a kill in the middle leaves litter, and nothing that looks complete.
         folder.rename(removed := folder.with_name(folder.name + files.TEMPORARY))
         shutil.rmtree(removed)

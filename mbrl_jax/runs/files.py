@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from mbrl_jax.errors import ConfigError
+from mbrl_jax.runs.layout import LOCK
 
-LOCK = "lock"
 TEMPORARY = ".tmp"  # what ends so is litter, unless a process is at it
 
 

@@ -1,8 +1,18 @@
-"""Directories as users write them. Nothing heavy is imported here."""
+"""What lies where in a run's directory, and directories as users write them.
+
+Nothing heavy is imported here: a page that watches a run does without JAX's 150 MB.
+"""
 
 from pathlib import Path
 
 from mbrl_jax.errors import ConfigError
+
+CONFIG = "config.json"
+LOCK = "lock"  # its text names the process that trains there
+CHECKPOINTS = "checkpoints"
+META = "meta.json"  # of a checkpoint
+EVALUATION = "evaluation.json"
+OPEN_LOOP = "open_loop.png"
 
 
 def as_path(directory: str | Path) -> Path:

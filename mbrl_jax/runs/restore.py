@@ -13,15 +13,14 @@ import numpy as np
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.runs import files, host_arrays, replay_log
 from mbrl_jax.runs.checkpoint import (
-    FOLDER,
     FORMAT,
     MANIFEST,
-    META,
     best_iteration,
     complete,
     load_leaves,
     segments_of,
 )
+from mbrl_jax.runs.layout import CHECKPOINTS, META
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.types import PyTree, RowStore
 
@@ -83,8 +82,8 @@ def restore(workdir: Path, wanted: Wanted, which: str = "newest") -> Restored:
         return restore(workdir, wanted, which)
     said = "; ".join(f"iteration {bad}: {reason}" for bad, reason in reasons.items())
     raise ConfigError(
-        f"no checkpoint in {workdir / FOLDER} can be used ({said}); remove that folder to begin "
-        "afresh"
+        f"no checkpoint in {workdir / CHECKPOINTS} can be used ({said}); remove that folder to "
+        "begin afresh"
     )
 
 
@@ -107,7 +106,7 @@ def _candidates(workdir: Path, which: str) -> list[int]:
 
 def _restore(workdir: Path, wanted: Wanted, iteration: int) -> Restored:
     """One checkpoint, or _Refused."""
-    folder = workdir / FOLDER / str(iteration)
+    folder = workdir / CHECKPOINTS / str(iteration)
     try:
         meta = checked_meta(folder)
         wanted.check(meta)
@@ -205,13 +204,13 @@ def clean(workdir: Path, used: int | None) -> None:
       used: iteration of the checkpoint that the run goes on from; None: it begins afresh.
     """
     workdir = Path(workdir)
-    for litter in (workdir / FOLDER).glob(f"*{files.TEMPORARY}"):
+    for litter in (workdir / CHECKPOINTS).glob(f"*{files.TEMPORARY}"):
         shutil.rmtree(litter)
     for iteration in complete(workdir):
         if used is not None and iteration > used:
-            aside = workdir / FOLDER / f"{REFUSED}{iteration}"
+            aside = workdir / CHECKPOINTS / f"{REFUSED}{iteration}"
             shutil.rmtree(aside, ignore_errors=True)
-            (workdir / FOLDER / str(iteration)).rename(aside)
+            (workdir / CHECKPOINTS / str(iteration)).rename(aside)
     needed = {s.file for i in complete(workdir) for s in segments_of(workdir, i)}
     for path in (workdir / replay_log.FOLDER).glob("*"):
         if path.name not in needed:

@@ -10,13 +10,11 @@ from mbrl_jax.experiment.config import difference, from_json, to_json
 from mbrl_jax.experiment.experiment import Experiment, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs import checkpoint, files
-from mbrl_jax.runs.layout import as_path
+from mbrl_jax.runs.layout import CONFIG, as_path
 from mbrl_jax.runs.metrics import read_metrics
 
-__all__ = ["CONFIG", "RunConfig", "as_json", "as_path", "check_meta", "check_usable", "holds_run"]
+__all__ = ["RunConfig", "as_json", "as_path", "check_meta", "check_usable", "holds_run"]
 __all__ += ["prepare", "read_config"]
-
-CONFIG = "config.json"
 
 
 class RunConfig(NamedTuple):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mbrl_jax.runs import liveness
 from mbrl_jax.runs.metrics import FILE as METRICS
 from mbrl_jax.sweeps.plan import Member
 
@@ -71,14 +72,13 @@ def touch_record(workdir: Path) -> None:
 def _is_alive(workdir: Path, record: dict[str, Any]) -> bool:
     """Whether the process that keeps a record shows signs of life."""
     try:
-        age = time.time() - (Path(workdir) / RECORD).stat().st_mtime
-        if record["host"] == socket.gethostname():
-            os.kill(int(record["pid"]), 0)
-    except PermissionError:  # somebody else's process: there is one
-        return age < STALE_AFTER
+        touched = (Path(workdir) / RECORD).stat().st_mtime
+        process, host = int(record["pid"]), str(record["host"])
     except (OSError, KeyError, ValueError, TypeError):
         return False
-    return age < STALE_AFTER
+    if time.time() - touched >= STALE_AFTER:  # its number may be another process's by now
+        return False
+    return liveness.is_alive(process, host, touched, STALE_AFTER)
 
 
 def kept_by(workdir: Path) -> str:

@@ -5,19 +5,30 @@ before the slowest is compiled.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
+
+from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.train import preemption, work
+from mbrl_jax.types import Step
 
 
 class Compiled:
     """Compiles at the first call of a program, unless `begin` was called before."""
 
-    def __init__(self, jitted: Callable[[tuple], Any]):
-        """`jitted`: (name) -> the jitted function of that name."""
+    def __init__(self, jitted: Callable[[tuple], Any], first: tuple = ()):
+        """`jitted`: (name) -> the jitted function of that name.
+
+        `first`: what every program takes in front of its own arguments; it may be exchanged for
+        arrays of the same shapes.
+        """
         self._jitted = jitted
+        self.first = first
         # XLA releases Python's lock while it compiles; threads beyond the cores gain nothing.
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._tracer = ThreadPoolExecutor(max_workers=1)
@@ -31,7 +42,7 @@ class Compiled:
 
         def trace_now():
             try:
-                traced = self._jitted(name).trace(*args)
+                traced = self._jitted(name).trace(*self.first, *args)
                 flops.set_result(work.count_flops(traced.jaxpr))
             except BaseException as error:
                 flops.set_exception(error)
@@ -69,9 +80,53 @@ class Compiled:
 
     def call(self, name: tuple, *args: Any) -> Any:
         """Run a program."""
-        return self.get(name, *args)(*args)
+        return self.bound(name, *args)(*args)
+
+    def bound(self, name: tuple, *args: Any) -> Callable:
+        """The compiled program as a function of its own arguments."""
+        return functools.partial(self.get(name, *args), *self.first)
+
+    def shapes(self, name: tuple, *args: Any) -> Any:
+        """What a program returns, as shapes; nothing is compiled."""
+        return jax.eval_shape(self._jitted(name), *self.first, *args)
 
     def close(self) -> None:
         """Give up what has not begun to compile."""
         for pool in (self._pool, self._tracer):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+class ProgramsOfMembers:
+    """What all programs of a run have in common, wherever its environments step."""
+
+    def __init__(self, experiment: Experiment, system: System, members: Members):
+        self._experiment, self.system, self.members = experiment, system, members
+        self.num_seeds, self.replay = len(members), system.replay
+        self._compiled = Compiled(self._jitted, members.numbers())
+
+    def _jitted(self, name: tuple[Any, ...]) -> Any:
+        """The jitted function of that name."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def fixed(self) -> dict[str, Step]:
+        """The experiment's data sets on the devices, once for all seeds."""
+        return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
+
+    def require_traced(self) -> None:
+        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
+        self._compiled.require_traced()
+
+    def serve(self, members: Members) -> None:
+        """Run the same programs for other members; see `Members.same_programs`."""
+        if not self.members.same_programs(members):
+            raise ValueError(f"{members} need other programs than {self.members}")
+        self.members, self._compiled.first = members, members.numbers()
+
+    def parameters(self) -> dict[str, int]:
+        """Numbers that the learners of one seed train."""
+        return work.parameters(self.system.agent)
+
+    def close(self) -> None:
+        """Give up what has not begun to compile."""
+        self._compiled.close()

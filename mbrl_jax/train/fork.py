@@ -15,7 +15,8 @@ import jax
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.config import difference
 from mbrl_jax.experiment.experiment import Experiment, build
-from mbrl_jax.runs import checkpoint, files, metrics, replay_log, restore, workdir
+from mbrl_jax.runs import checkpoint, files, layout, metrics, replay_log, restore, workdir
+from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG
 from mbrl_jax.train import preflight
 from mbrl_jax.train.runtime import versions
 
@@ -35,9 +36,7 @@ def parse_origin(text: str) -> Origin:
     if at and step.isascii() and step.isdigit():
         return Origin(workdir.as_path(where), int(step))
     path = workdir.as_path(text)
-    known = (
-        f"; {path} has checkpoints at {_steps(path)}" if (path / workdir.CONFIG).exists() else ""
-    )
+    known = f"; {path} has checkpoints at {_steps(path)}" if (path / CONFIG).exists() else ""
     raise ConfigError(f"--fork={text} should read WORKDIR@STEP{known}")
 
 
@@ -75,7 +74,7 @@ def fork(origin: Origin, child: str | Path, experiment: Experiment) -> workdir.R
     with files.locked(child):
         # From here on a killed fork is one that is not complete, and is made afresh.
         _write_meta(child, lineage, complete=False)
-        for left in (checkpoint.FOLDER, replay_log.FOLDER, metrics.FOLDER):
+        for left in (CHECKPOINTS, replay_log.FOLDER, metrics.FOLDER):
             shutil.rmtree(child / left, ignore_errors=True)
         _share_checkpoint(origin.path, iteration, child, run)
         _copy_metrics(origin, child, len(saved.members))
@@ -188,14 +187,14 @@ def _share_checkpoint(parent: Path, iteration: int, child: Path, run: workdir.Ru
 
     These files are never written to again, so that links to them serve where there can be links.
     """
-    source, folder = (path / checkpoint.FOLDER / str(iteration) for path in (parent, child))
+    source, folder = (path / CHECKPOINTS / str(iteration) for path in (parent, child))
     try:
         meta = restore.checked_meta(source)
         for segment in checkpoint.segments_of(parent, iteration):
             name = Path(replay_log.FOLDER, segment.file)
             _share(parent / name, child / name)
         unfinished = folder.with_name(folder.name + files.TEMPORARY)
-        own = (checkpoint.META, checkpoint.MANIFEST)  # what differs
+        own = (layout.META, checkpoint.MANIFEST)  # what differs
         for path in source.rglob("*"):
             if path.is_file() and path.relative_to(source).as_posix() not in own:
                 _share(path, unfinished / path.relative_to(source))

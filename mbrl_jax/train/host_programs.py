@@ -13,15 +13,14 @@ import numpy as np
 from mbrl_jax.envs.spec import example_observation, first_timestep, zero_action
 from mbrl_jax.evaluate import quality
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
-from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.keys import at, lane_seeds, named
 from mbrl_jax.loops import host, play, seeds
 from mbrl_jax.loops.phases import Due, Phase, exploration
 from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
 from mbrl_jax.runs.checkpoint import template_like
-from mbrl_jax.train import work
-from mbrl_jax.train.compiled import Compiled
+from mbrl_jax.train.compiled import ProgramsOfMembers
 from mbrl_jax.train.report import draws
 from mbrl_jax.types import (
     AgentState,
@@ -43,7 +42,7 @@ def _learn_name(due: Due) -> tuple:
     return ("learn", due.name, due.times > 1)
 
 
-class HostPrograms:
+class HostPrograms(ProgramsOfMembers):
     """As `programs.Programs`, with lanes that are opened at `init` or `resume`."""
 
     on_host = True
@@ -55,12 +54,9 @@ class HostPrograms:
         members: Members,
         system_of: Callable[[Mapping[str, Any]], System] | None = None,
     ):
-        self.members, self.num_seeds = members, len(members)
-        self.replay = system.replay
+        super().__init__(experiment, system, members)
         self._rows = seeds.padded(self.num_seeds)
-        self._experiment, self.system = experiment, system
         self._system_of = system_of or systems(experiment, system)
-        self._compiled = Compiled(self._jitted)
         self._env: Any = None  # open lanes: a HostEnvironment
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
@@ -102,14 +98,6 @@ class HostPrograms:
             programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
         return programs
 
-    def require_traced(self) -> None:
-        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
-        self._compiled.require_traced()
-
-    def parameters(self) -> dict[str, int]:
-        """Numbers that the learners of one seed train."""
-        return work.parameters(self.system.agent)
-
     def flops_of_update(self) -> float:
         """Work of an update of one seed; waits until it is traced."""
         return self._compiled.flops("learn") / self._rows
@@ -118,16 +106,25 @@ class HostPrograms:
         """Bytes that an update takes on a device beside the state; waits until it is compiled."""
         return self._compiled.temporaries("learn")
 
+    def serve(self, members: Members) -> None:
+        """As everywhere; lanes are opened anew."""
+        super().serve(members)
+        self._close_lanes()
+
     def close(self) -> None:
         """Close the lanes, and give up what has not begun to compile."""
-        self._compiled.close()
+        super().close()
+        self._close_lanes()
+
+    def _close_lanes(self) -> None:
         if self._env is not None:
             self._env.close()
+        self._env = None
 
     def state_template(self, keys: jax.Array) -> TrainState:
         """Shapes, dtypes and shardings of the TrainState [S]."""
         timesteps = self._timesteps(self._experiment.num_envs)
-        return self._template(jax.eval_shape(self._jitted(("init",)), keys, timesteps))
+        return self._template(self._compiled.shapes(("init",), keys, timesteps))
 
     def init(self, keys: jax.Array) -> TrainState:
         """Open the lanes; fresh state [S]."""
@@ -147,11 +144,9 @@ class HostPrograms:
         self, phase: Phase, state: TrainState, start: int, stop: int
     ) -> tuple[TrainState, dict, float]:
         """Run `host.run_chunk`: (state, metrics on the host, seconds without compiling)."""
-        program = self._compiled.get(("act",))
-        learns = {due.name: self._compiled.get(_learn_name(due)) for due in phase.dues}
-        learn = {
-            name: lambda *args, f=update: f(*args, self.fixed) for name, update in learns.items()
-        }
+        program = self._compiled.bound(("act",))
+        names = {due.name: _learn_name(due) for due in phase.dues}
+        learn = {due: self._learn_from_fixed(name) for due, name in names.items()}
 
         def act(acting, agent, key, timestep, *shared):
             acting, action = program(acting, agent, key, self._given(timestep), *shared)
@@ -163,8 +158,12 @@ class HostPrograms:
         state, metrics = host.run_chunk(
             self.system.env.spec, act, learn, self._settle, self._env, state, phase, start, stop
         )
-        names = {name: x for update in learns.values() for name, x in update.out_info[1].items()}
-        idle = jax.tree.map(lambda x: np.zeros(self.num_seeds, x.dtype), names)
+        metrics_of = (self._compiled.get(name).out_info[1] for name in names.values())
+        idle = {
+            metric: jax.tree.map(lambda x: np.zeros(self.num_seeds, x.dtype), of)
+            for one in metrics_of
+            for metric, of in one.items()
+        }
         metrics = idle | seeds.gather(metrics, self.num_seeds)
         return self._stored(state), metrics, time.perf_counter() - began
 
@@ -211,10 +210,10 @@ class HostPrograms:
         predicted = self._compiled.call(("quality", measured), agent, keys, self._put(rows))
         return seeds.gather(predicted, self.num_seeds)
 
-    @functools.cached_property
-    def fixed(self) -> dict[str, Step]:
-        """The experiment's data sets on the devices, once for all seeds."""
-        return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
+    def _learn_from_fixed(self, name: tuple) -> Callable:
+        """An update that has the data sets."""
+        update = self._compiled.bound(name)
+        return lambda *args: update(*args, self.fixed)
 
     def _settle(self, replay: ReplayState) -> ReplayState:
         return self._compiled.call(("settle",), replay)
@@ -283,7 +282,7 @@ class HostPrograms:
     ):
         """(carry, timestep, step) -> (carry, action): act in lanes [S, E]."""
         args = self._evaluate_args(lanes, agent, keys)
-        program = self._compiled.get(("evaluate", explore, random_share, lanes), *args)
+        program = self._compiled.bound(("evaluate", explore, random_share, lanes), *args)
 
         def act(carry, timestep, step):
             carry, action = program(carry, agent, keys, self._given(timestep), step)

@@ -10,17 +10,16 @@ import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.evaluate import quality
-from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
+from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.loops import host, play, seeds
 from mbrl_jax.loops.phases import Cadence, Phase, Static, cadence, static
 from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.runs.checkpoint import template_like
-from mbrl_jax.train import work
-from mbrl_jax.train.compiled import Compiled
+from mbrl_jax.train.compiled import ProgramsOfMembers
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.report import draws, open_loop_of_seed
-from mbrl_jax.types import AgentState, HostEnvironments, Step
+from mbrl_jax.types import AgentState, HostEnvironments
 
 NUM_SHARED = {"chunk": 4, "evaluate": 1}  # arguments that are the same for all seeds
 
@@ -33,17 +32,14 @@ def make_programs(
     return (HostPrograms if on_host else Programs)(experiment, system, members)
 
 
-class Programs:
+class Programs(ProgramsOfMembers):
     """Of a JAX environment: whole chunks of iterations are one program."""
 
     on_host = False
 
     def __init__(self, experiment: Experiment, system: System, members: Members):
-        self.members, self.num_seeds = members, len(members)
-        self.replay = system.replay
-        self._experiment, self.system = experiment, system
+        super().__init__(experiment, system, members)
         self._system_of = systems(experiment, system)
-        self._compiled = Compiled(self._jitted)
 
     def compile_ahead(self, keys: jax.Array, *, fresh: bool, evaluating: bool = True) -> None:
         """Begin to compile what a run needs from its start (`fresh`) or from a checkpoint on.
@@ -71,19 +67,6 @@ class Programs:
         kind, pace = chunk
         self._compiled.begin(("chunk", kind), state, pace, number, number, self.fixed)
 
-    @functools.cached_property
-    def fixed(self) -> dict[str, Step]:
-        """The experiment's data sets on the devices, once for all seeds."""
-        return load_fixed(self._experiment, self.system.env.spec, self.num_seeds)
-
-    def require_traced(self) -> None:
-        """Wait until all that was begun ahead is traced; raises what one of the programs raised."""
-        self._compiled.require_traced()
-
-    def parameters(self) -> dict[str, int]:
-        """Numbers that the learners of one seed train."""
-        return work.parameters(self.system.agent)
-
     def flops_of_update(self) -> float:
         """Work of an update of one seed, and of the acting before it; waits until it is traced."""
         return self._compiled.flops("chunk") / seeds.padded(self.num_seeds)
@@ -92,13 +75,14 @@ class Programs:
         """Bytes that an update takes on a device beside the state; waits until it is compiled."""
         return self._compiled.temporaries("chunk")
 
-    def close(self) -> None:
-        """Give up what has not begun to compile."""
-        self._compiled.close()
+    def serve(self, members: Members) -> None:
+        """As everywhere; lanes that are stepped from outside serve them too."""
+        super().serve(members)
+        self.__dict__.pop("_stepped", None)
 
     def state_template(self, keys: jax.Array) -> TrainState:
         """Shapes, dtypes and shardings of the TrainState [S]."""
-        shapes = jax.eval_shape(self._jitted(("init",)), keys)
+        shapes = self._compiled.shapes(("init",), keys)
         return template_like(shapes, seeds.seed_sharding(self.num_seeds))
 
     def init(self, keys: jax.Array) -> TrainState:
@@ -115,7 +99,7 @@ class Programs:
     ) -> tuple[TrainState, dict, float]:
         """Run `fused.chunk`: (state, metrics on the host, seconds without compiling)."""
         args = state, cadence(phase), np.uint32(start), np.uint32(stop), self.fixed
-        program = self._compiled.get(("chunk", static(phase)), *args)
+        program = self._compiled.bound(("chunk", static(phase)), *args)
         began = time.perf_counter()
         state, metrics = program(*args)
         metrics = seeds.gather(metrics, self.num_seeds)

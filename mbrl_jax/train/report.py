@@ -14,7 +14,7 @@ from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_a
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.loops.steps import Evaluation
-from mbrl_jax.runs import files
+from mbrl_jax.runs import files, layout
 from mbrl_jax.types import AgentState, Array, ArraySpec
 
 MAX_EXAMPLES = 4
@@ -49,7 +49,7 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
         data["extras"] = {name: _means(x) for name, x in evaluation.extras.items()}
     if normalised := human_normalised(experiment, evaluation):
         data["human_normalised"] = normalised
-    files.write_text(path / "evaluation.json", json.dumps(data) + "\n")
+    files.write_text(path / layout.EVALUATION, json.dumps(data) + "\n")
 
 
 def _means(episodes: Array) -> list[float | None]:
@@ -136,7 +136,7 @@ def write_pictures(
     path: Path, experiment: Experiment, predictions: OpenLoop | None, rows: list[dict[str, Any]]
 ) -> list[Path]:
     """Write `learning_curve.png` and, of predictions [S], `open_loop.png`; returns their paths."""
-    curve, strips = path / "learning_curve.png", path / "open_loop.png"
+    curve, strips = path / "learning_curve.png", path / layout.OPEN_LOOP
     plot_learning_curve(rows, curve, experiment.name)
     if predictions is None:
         return [curve]

@@ -69,21 +69,53 @@ def run(
     where a signal asked the run to end: it is saved, and the same call goes on.
     """
     members = Members(seed, num_seeds, inside, first_seed)
-    config.validate(experiment)
-    system, reporter = build_system(experiment), reporter or Quiet()
-    plan = preflight.plan(experiment, system, len(members), allow_oversize)
-    reporter.planned(plan)
-    preflight.require_fit(plan)
-    path = workdir.as_path(directory)
-    workdir.check_usable(path)
-    this = workdir.RunConfig(experiment, members)
-    with preemption.listening(), _prepared(path, this, resume) as resumed:
-        keys = members.keys()
-        with contextlib.closing(make_programs(experiment, system, members)) as programs:
-            programs.compile_ahead(keys, fresh=resumed is None)
-            if resumed is None:  # what would fail at the end fails before anything is saved
-                programs.require_traced()
+    with contextlib.closing(Runner(experiment, reporter, allow_oversize)) as runner:
+        return runner.run(directory, members, resume)
+
+
+class Runner:
+    """Runs one experiment, time after time, with programs that are compiled once."""
+
+    def __init__(
+        self, experiment: Experiment, reporter: Reporter | None = None, allow_oversize: bool = False
+    ):
+        """Nothing is compiled yet; arguments as for `run`. Raises ConfigError as `run` does."""
+        config.validate(experiment)
+        self.experiment, self.reporter = experiment, reporter or Quiet()
+        self._allow_oversize = allow_oversize
+        self._system = build_system(experiment)
+        self._programs: Programs | HostPrograms | None = None
+
+    def run(self, directory: str | Path, members: Members, resume: str = "auto") -> Result:
+        """As `run`; members after the first ones may differ in seeds and in values alone."""
+        experiment, system, reporter = self.experiment, self._system, self.reporter
+        plan = preflight.plan(experiment, system, len(members), self._allow_oversize)
+        reporter.planned(plan)
+        preflight.require_fit(plan)
+        path = workdir.as_path(directory)
+        workdir.check_usable(path)
+        this = workdir.RunConfig(experiment, members)
+        with preemption.listening(), _prepared(path, this, resume) as resumed:
+            keys = members.keys()
+            programs = self._programs_for(members, keys, fresh=resumed is None)
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
+
+    def _programs_for(
+        self, members: Members, keys: jax.Array, *, fresh: bool
+    ) -> Programs | HostPrograms:
+        if self._programs is not None:
+            self._programs.serve(members)
+            return self._programs
+        self._programs = make_programs(self.experiment, self._system, members)
+        self._programs.compile_ahead(keys, fresh=fresh)
+        if fresh:  # what would fail at the end fails before anything is saved
+            self._programs.require_traced()
+        return self._programs
+
+    def close(self) -> None:
+        """Close what the programs hold."""
+        if self._programs is not None:
+            self._programs.close()
 
 
 def survey(experiment: Experiment, members: Members) -> preflight.Plan:

@@ -3,14 +3,15 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from mbrl_jax.envs.spec import require_observation
 from mbrl_jax.evaluate import quality
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.experiment import Experiment, System, build
+from mbrl_jax.experiment.experiment import Experiment, System, build, with_settings
 from mbrl_jax.keys import named
 from mbrl_jax.loops.play import Film
 from mbrl_jax.loops.steps import Evaluation
@@ -117,29 +118,72 @@ def keys_of(keys: jax.Array, purpose: str) -> jax.Array:
     return jax.jit(jax.vmap(lambda key: named(key, purpose)))(keys)
 
 
+class TrainedPolicy(NamedTuple):
+    """One member of a run, as its checkpoint has it."""
+
+    experiment: Experiment
+    system: System
+    state: AgentState  # of this member alone
+    seed: int  # its lane
+    step: int  # of the checkpoint
+
+
+def restore_policy(
+    directory: str | Path, seed_index: int = 0, which: str | int = "newest"
+) -> TrainedPolicy:
+    """The agent of one seed of a run.
+
+    Args:
+      directory: the workdir.
+      seed_index: which of the run's members.
+      which: "newest", "best" in training return, or an iteration.
+
+    Raises ConfigError when the workdir holds no run, no such seed or no such checkpoint.
+    """
+    path = workdir.as_path(directory)
+    saved = workdir.read_config(path)
+    members = saved.members
+    if not 0 <= seed_index < len(members):
+        raise config.ConfigError(
+            f"seed_index={seed_index}: {path} holds the seeds 0 … {len(members) - 1}"
+        )
+    experiment = config.with_numbers(saved.experiment, members.setting(seed_index))
+    system = build(experiment)
+    programs = make_programs(experiment, system, members)
+    restored = restore_state(path, programs, members.keys(), str(which), with_rows=False)
+    state = jax.tree.map(lambda x: x[seed_index], restored.state.agent)
+    seed = members.first_seed + seed_index % members.num_seeds
+    return TrainedPolicy(experiment, system, state, seed, restored.iteration * experiment.num_envs)
+
+
 def load_policy(
-    directory: str | Path, seed_index: int = 0, *, explore: bool = False
+    directory: str | Path,
+    seed_index: int = 0,
+    which: str | int = "newest",
+    *,
+    explore: bool = False,
 ) -> tuple[Callable, PyTree]:
     """The trained policy of one seed of a run: (policy, carry).
 
     `policy(key, carry, timestep) -> (carry, action)` is jitted and acts in one environment;
     `carry` is what it starts from. Begin each episode with a timestep whose `is_first` is true.
+    It raises ValueError for an observation of another shape or dtype than the agent was trained
+    with. Arguments as for `restore_policy`, and
 
-    Raises ConfigError when the workdir holds no run or no such seed.
+    Args:
+      explore: sample actions instead of taking the best.
+
+    Raises ConfigError as `restore_policy` does.
     """
-    path = workdir.as_path(directory)
-    saved = workdir.read_config(path)
-    if not 0 <= seed_index < len(saved.members):
-        raise config.ConfigError(
-            f"seed_index={seed_index}: {path} holds the seeds 0 … {len(saved.members) - 1}"
-        )
-    experiment = config.with_numbers(saved.experiment, saved.members.setting(seed_index))
-    system = build(experiment)
-    programs = make_programs(experiment, system, saved.members)
-    state = restore_state(path, programs, saved.members.keys(), with_rows=False).state
-    agent_state = jax.tree.map(lambda x: x[seed_index], state.agent)
-    act = jax.jit(functools.partial(system.agent.act, agent_state, explore=explore))
-    return act, system.agent.initial_carry()
+    trained = restore_policy(directory, seed_index, which)
+    agent, spec = trained.system.agent, trained.system.env.spec
+    act = jax.jit(functools.partial(agent.act, trained.state, explore=explore))
+
+    def policy(key, carry, timestep):
+        require_observation(spec, timestep.observation)
+        return act(key, carry, timestep)
+
+    return policy, agent.initial_carry()
 
 
 def restore_run(
@@ -182,7 +226,7 @@ def _restored(
 
 def _with_settings(saved: workdir.RunConfig, settings: Sequence[str]) -> Experiment:
     """The experiment of a run under other settings."""
-    experiment = config.override(saved.experiment, settings)
+    experiment = with_settings(saved.experiment, settings)
     config.validate(experiment)
     before, after = (config.numbers(e) for e in (saved.experiment, experiment))
     for path, values in saved.members.inside:

@@ -85,6 +85,7 @@ def switch(
     published: Any,
     better: Any,
     why: str,
+    price: str = "",
     number: bool = False,
     low: float | None = None,
     high: float | None = None,
@@ -100,10 +101,12 @@ def switch(
       published: what the published code does.
       better: what we would choose.
       why: when to want which, in a line.
+      price: what the published side costs on Catch (`experiments/results`); empty: not measured.
       number: as for `number`.
       low, high, above, below: as for `bounded`, where it is a number.
     """
-    metadata = {"published": published, "better": better, "why": why, "number": number, "doc": why}
+    metadata = {"published": published, "better": better, "why": why, "price": price}
+    metadata |= {"number": number, "doc": why}
     metadata |= _range(low, high, above, below)
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -45,6 +45,8 @@ class SequenceCore(NamedTuple):
     unroll: Callable  # (params, carry, xs [T, D], is_first [T]) -> (carry, outputs [T, F], Entries)
     carry_at: Callable  # (entries, t) -> the carry after t + 1 steps; entries may be compact
     width: int  # F
+    # (params, key, carry, xs, is_first): as `unroll`, with the dropout of training; None: none
+    unroll_noisy: Callable | None = None
 
 
 # ----------------------------------------------------------------------------------- world models

@@ -7,19 +7,13 @@ import itertools
 import json
 import os
 import re
-import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META
 from mbrl_jax.watch.series import short
 
-# As in `runs.workdir`, `files` and `checkpoint`, which import JAX: 150 MB that a page can do
-# without (tests compare them).
-CONFIG, LOCK, CHECKPOINTS, META = "config.json", "lock", "checkpoints", "meta.json"
-EVALUATION, OPEN_LOOP = "evaluation.json", "open_loop.png"
-SILENT_AFTER = 600.0  # seconds without a row after which a process on another host counts as gone
 _LARGEST = 2**22  # bytes of a file that is read whole
 _MOST_GROUPS = 6  # settings with curves of their own
 
@@ -79,27 +73,6 @@ def _groups(inside: Any, num_seeds: int, first: int) -> dict[str, list[int]]:
         label: list(range(begin, begin + min(num_seeds, 10_000)))
         for label, begin in zip(labels, begins, strict=True)
     }
-
-
-def trainer(workdir: Path, last_row_at: float | None) -> str:
-    """The living process that trains there, "process 4711 on host"; "" where there is none.
-
-    The lock itself is not tried: somebody who begins to train at that moment would be refused.
-    """
-    text = _text(workdir / LOCK, 200)
-    found = re.match(r"process (\d{1,9}) on (\S{1,200})", text)
-    if not found:
-        return ""
-    if found[2] == socket.gethostname():
-        try:
-            os.kill(int(found[1]), 0)
-        except PermissionError:  # somebody else's: there is one
-            return found[0]
-        except OSError:
-            return ""
-        return found[0]
-    recent = last_row_at is not None and time.time() - last_row_at < SILENT_AFTER
-    return found[0] if recent else ""
 
 
 def newest_checkpoint(workdir: Path) -> Checkpoint | None:

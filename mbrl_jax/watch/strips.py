@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mbrl_jax.runs.layout import OPEN_LOOP
 from mbrl_jax.watch.described import newest_checkpoint
 
 LIMIT = 900.0  # seconds after which a process is ended
 REST = 9.0  # times its duration that follow without one
 _POLL = 1.0
-_OUT = "open_loop.png"
 # One core, and no accelerator: those are the training's.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1"}
 
@@ -68,7 +68,7 @@ class Strips:
                     continue
                 tried, began = checkpoint[:2], time.monotonic()
                 self.drawing = True
-                self._draw(Path(folder) / _OUT, checkpoint.iteration)
+                self._draw(Path(folder) / OPEN_LOOP, checkpoint.iteration)
                 self.drawing = False
                 wait = self._rest * (time.monotonic() - began)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mbrl_jax.runs import liveness
+from mbrl_jax.runs.layout import CONFIG, OPEN_LOOP
 from mbrl_jax.runs.metrics import FILE, FOLDER
 from mbrl_jax.runs.shown import shown
 from mbrl_jax.watch import described
@@ -78,7 +80,7 @@ class View:
 
     def _answer(self, last_row_at: float | None) -> dict[str, Any]:
         curves, run = self._curves, described.describe(self._workdir)
-        process = described.trainer(self._workdir, last_row_at)
+        process = liveness.trainer(self._workdir, last_row_at)
         groups = run.groups or {"": sorted(curves.seeds)}
         checkpoint = described.newest_checkpoint(self._workdir)
         read = self._metrics.share()
@@ -137,8 +139,8 @@ class View:
 
     def _notes(self, run: described.Run) -> list[str]:
         notes = []
-        if not run.groups and (self._workdir / described.CONFIG).exists():
-            notes.append(f"{described.CONFIG} cannot be read: names and steps are not known")
+        if not run.groups and (self._workdir / CONFIG).exists():
+            notes.append(f"{CONFIG} cannot be read: names and steps are not known")
         if self._damaged:
             notes.append(f"damaged lines of {FILE} that are left out: {self._damaged}")
         if self._curves.left_out:
@@ -161,7 +163,7 @@ class View:
 
     def _picture_of_run(self) -> Strip | None:
         """What the run itself has drawn at its end."""
-        path = self._workdir / described.OPEN_LOOP
+        path = self._workdir / OPEN_LOOP
         written_at = described.modified(path)
         if written_at is None:
             self._finished = None

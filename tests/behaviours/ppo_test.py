@@ -54,20 +54,23 @@ def test_actor_learns_the_best_action(learned, name, where, best):
 
 
 @pytest.mark.parametrize(
-    "ratio, advantage, value, slope",
+    "ratio, advantage, value, whole, half",
     [
-        (1.5, 1.0, 1.2, 0.0),  # gained enough
-        (1.5, -1.0, -1.5, -1.0),  # the way back stays open
-        (0.5, 1.0, 0.5, 1.0),
-        (0.5, -1.0, -0.8, 0.0),
-        (1.1, 2.0, 2.2, 2.0),  # within the limits
-        (0.9, -2.0, -1.8, -2.0),
+        (1.5, 1.0, 1.2, 0.0, 0.0),  # gained enough
+        (1.5, -1.0, -1.5, -1.0, -1.0),  # the way back stays open
+        (0.5, 1.0, 0.5, 1.0, 1.0),
+        (0.5, -1.0, -0.8, 0.0, 0.0),
+        (1.1, 2.0, 2.2, 2.0, 1.0),  # within the limits
+        (0.9, -2.0, -1.8, -2.0, -1.0),
+        (1.0, 2.0, 2.0, 2.0, 1.0),
     ],
 )
-def test_clipping_limits(ratio, advantage, value, slope):
+def test_clipping_limits(ratio, advantage, value, whole, half):
+    """The halves are what torch gives for `min(ratio * A, clipped.detach())`."""
     surrogate = functools.partial(ppo.clipped_surrogate, advantage=advantage, clip=0.2)
-    actual = jax.value_and_grad(surrogate)(ratio)
-    np.testing.assert_allclose(actual, (value, slope), rtol=1e-6)
+    for name, slope in (("whole", whole), ("half", half)):
+        actual = jax.jit(jax.value_and_grad(functools.partial(surrogate, slope=name)))(ratio)
+        np.testing.assert_allclose(actual, (value, slope), rtol=1e-6)
 
 
 def test_kl_estimate_golden():
@@ -234,6 +237,26 @@ def test_the_first_step_is_that_of_the_actor_critic(imagined):
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-8)
     jax.tree.map(close, after.params, expected.params)
     jax.tree.map(close, after.stats, expected.stats)
+
+
+@pytest.mark.parametrize("slope, share", [("whole", 1.0), ("half", 0.5)])
+def test_what_weighs_beside_the_entropy_at_the_first_step(case, slope, share):
+    """Where the policy is the old one: REINFORCE, or half of it, beside the same entropy."""
+    parts, params, rows = case
+    parts = parts._replace(config=dataclasses.replace(parts.config, slope=slope))
+    rows = _jax_rows(rows)
+    log_probs = actor_critic.log_policy(parts, params["actor"], None, rows.features)
+    rows = rows._replace(old_log_prob=actor_critic.log_prob_of(log_probs, rows.action))
+
+    def plain(actor):
+        log_probs = actor_critic.log_policy(parts, actor, None, rows.features)
+        chosen = actor_critic.log_prob_of(log_probs, rows.action) * rows.targets.advantage
+        entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
+        return -(rows.targets.weight * (share * chosen + 0.3 * entropy)).mean()
+
+    actual = jax.grad(lambda p: ppo.loss(parts, p, None, rows)[0])(params)["actor"]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
+    jax.tree.map(close, actual, jax.grad(plain)(params["actor"]))
 
 
 def test_the_ratio_of_the_first_step_is_one(imagined):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import testing
-from mbrl_jax.cores import storm
+from mbrl_jax.cores import attention, storm
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -37,8 +37,8 @@ def _norm(x, p, eps):
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
 
 
-def _attention(p, config, u, seen):
-    """Row by row, head by head; `seen[t]` are the rows that row t sees."""
+def _attention(p, config, u, seen, kept):
+    """Row by row, head by head; `seen[t]` are the rows that row t sees, `kept` scales weights."""
     q, k, v = np.split(u @ p["in_proj"]["kernel"], 3, axis=-1)
     size, out = config.width // config.heads, np.zeros_like(u)
     for t, rows in enumerate(seen):
@@ -46,11 +46,15 @@ def _attention(p, config, u, seen):
             part = slice(head * size, (head + 1) * size)
             scores = k[rows, part] @ q[t, part] / np.sqrt(size)
             weights = np.exp(scores - scores.max())
-            out[t, part] = weights / weights.sum() @ v[rows, part]
+            weights = weights / weights.sum() * kept[head, t, rows]
+            out[t, part] = weights @ v[rows, part]
     return out @ p["out_proj"]["kernel"]
 
 
-def _oracle(params, config, xs, is_first):
+def _oracle(params, config, xs, is_first, kept=None):
+    """`kept[i]`: what scales weights [H, T, T] and sums [T, F] of layer i, by purpose."""
+    everything = {"weights": np.ones((config.heads, len(xs), len(xs))), "attended": 1, "fed": 1}
+    kept = kept or [everything] * config.layers
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     first = [max(np.flatnonzero(is_first[: t + 1]), default=0) for t in range(len(xs))]
     position = [min(t - first[t], config.window - 1) for t in range(len(xs))]
@@ -60,11 +64,11 @@ def _oracle(params, config, xs, is_first):
     h = _norm(h, p["input_norm"], 1e-6)
     for i in range(config.layers):
         block = p[f"blocks_{i}"]
-        attended = _attention(block["attention"], config, h, seen)
-        h = _norm(h + attended, block["attention_norm"], 1e-6)
+        attended = _attention(block["attention"], config, h, seen, kept[i]["weights"])
+        h = _norm(h + attended * kept[i]["attended"], block["attention_norm"], 1e-6)
         hidden = np.maximum(h @ block["up"]["kernel"] + block["up"]["bias"], 0)
         out = hidden @ block["down"]["kernel"] + block["down"]["bias"]
-        h = _norm(h + out, block["feed_forward_norm"], 1e-6)
+        h = _norm(h + out * kept[i]["fed"], block["feed_forward_norm"], 1e-6)
     return h
 
 
@@ -125,6 +129,35 @@ def test_only_rows_of_the_window_and_their_places_count():
     xs = np.random.default_rng(2).normal(size=(14, IN_SIZE)).astype(np.float32)
     changed = np.abs(unroll(xs) - unroll(xs + (np.arange(14) == 5)[:, None] * xs[::-1])).max(-1)
     assert (changed[5:9] > 1e-4).all() and (changed[[4, 9]] < 1e-6).all(), changed
+
+
+# ----------------------------------------------------------------------------------------- dropout
+
+
+def test_dropout_equals_the_oracle_with_the_same_entries_dropped():
+    config = storm.Config(width=8, layers=2, heads=2, window=16, dropout=0.25)
+    core, params = _core_and_params(config)
+    xs = np.random.default_rng(1).normal(size=(9, IN_SIZE)).astype(np.float32)
+    is_first, key = np.arange(9) == 4, jax.random.key(7)
+    shapes = {"weights": (2, 1, 9, 9), "attended": (9, 8), "fed": (9, 8)}
+    kept = []
+    for i in range(config.layers):
+        dropout = attention.Dropout(config.dropout, jax.random.fold_in(key, i))
+        drawn = {name: dropout(name, jnp.ones(shape)) for name, shape in shapes.items()}
+        kept.append({name: np.asarray(x, np.float64) for name, x in drawn.items()})
+        kept[-1]["weights"] = kept[-1]["weights"][:, 0]
+    assert {round(x, 6) for x in np.unique(kept[0]["weights"])} == {0, round(1 / 0.75, 6)}
+    outputs = jax.jit(core.unroll_noisy)(params, key, None, xs, is_first)[1]
+    testing.assert_close(outputs, _oracle(params, config, xs, is_first, kept), "noisy", 1e-5)
+    plain = jax.jit(core.unroll)(params, None, xs, is_first)[1]
+    testing.assert_close(plain, _oracle(params, config, xs, is_first), "plain", 1e-5)
+
+
+def test_dropout_leaves_out_its_share():
+    kept = attention.Dropout(0.1, jax.random.key(0))("weights", jnp.ones(20_000))
+    assert (kept == 0).mean() == pytest.approx(0.1, abs=0.01)
+    assert kept.mean() == pytest.approx(1.0, abs=0.01)
+    assert CONFIG.make(IN_SIZE).unroll_noisy is None  # no dropout by default
 
 
 # -------------------------------------------------------------------------------- published numbers

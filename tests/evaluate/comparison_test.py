@@ -21,8 +21,9 @@ def test_the_mean_of_curves_has_a_band_where_there_are_several():
     curves = [(steps, np.array([0.0, v])) for v in (0.0, 1.0, 2.0)]
     line = comparison.mean_line("A", 0, curves)
     np.testing.assert_allclose(line.y, [0, 1])
-    np.testing.assert_allclose(line.low, [0, 0])  # all three draws are the least: 1 in 27
-    np.testing.assert_allclose(line.high, [0, 2])
+    half = 4.302652729696 / np.sqrt(3)  # Student's, with two degrees
+    np.testing.assert_allclose(line.low, [0, 1 - half])
+    np.testing.assert_allclose(line.high, [0, 1 + half])
     assert comparison.mean_line("A", 0, curves[:1]).low is None
 
 

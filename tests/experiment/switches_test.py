@@ -4,7 +4,6 @@ Golden numbers: shared/specs/drama.md sections 1, 7.1, 9 and 10.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import jax
@@ -13,16 +12,16 @@ import numpy as np
 import pytest
 
 from experiments import drama_atari100k
+from launch import flags
 from mbrl_jax import distributions, optim
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.experiment import config, switches
-from mbrl_jax.networks import running
+from mbrl_jax.experiment.experiment import with_settings
 from mbrl_jax.replay import samplers
 from mbrl_jax.testing import random_trajectory
 from mbrl_jax.train.training import chunk_bounds
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction
-from mbrl_jax.world_models import drama
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 PUBLISHED = drama_atari100k.get_experiment()
@@ -31,17 +30,74 @@ PUBLISHED = drama_atari100k.get_experiment()
 # ------------------------------------------------------------------------------- the experiment
 
 
-def test_the_experiment_is_as_published_in_every_switch():
-    found = list(switches.switches(PUBLISHED))
-    assert len(found) == 13
+@pytest.mark.parametrize("core, more", [("mamba2", 0), ("mamba", 0), ("storm", 1)])
+@pytest.mark.parametrize("learner, own", [("actor_critic", 0), ("ppo", 1)])
+def test_the_experiment_is_as_published_in_every_switch(core, more, learner, own):
+    settings = [f"model.core={core}", f"behaviour={learner}"]
+    published = with_settings(PUBLISHED, settings)
+    found = switches.switches(published)
+    assert len(found) == 15 + more + own
     for switch in found:
         assert switch.value == switch.published, switch.path
-        config.override(PUBLISHED, [f"{switch.path}={switch.better}"])  # the other side is legal
+        config.override(published, [f"{switch.path}={switch.better}"])  # the other side is legal
+    # The transformer's path reads rewards and ends where actions have led, and has no integers.
+    values = {switch.path: switch.value for switch in found}
+    transformer = core == "storm"
+    assert values["behaviour.rewards"] == ("aligned" if transformer else "shifted")
+    assert values["model.integer_buffer"] == (not transformer)
+    assert values.get("model.core.dropout") == (0.1 if transformer else None)
+    assert values.get("behaviour.slope") == ("half" if learner == "ppo" else None)
 
 
-def test_the_table_in_the_docs_is_up_to_date():
+def test_what_is_set_itself_counts_more_than_what_comes_with_a_part():
+    for settings in (
+        ["behaviour.rewards=shifted", "model.core=storm"],
+        ["model.core=mbrl_jax.cores.storm:Config", "behaviour.rewards=shifted"],
+    ):
+        changed = with_settings(PUBLISHED, settings)
+        assert changed.behaviour.rewards == "shifted" and changed.model.core.dropout == 0.1
+        found = {s.path: s for s in switches.switches(changed)}["behaviour.rewards"]
+        assert (found.value, found.published) == ("shifted", "aligned")
+    # A part that stands there already brings nothing.
+    storm = with_settings(PUBLISHED, ["model.core=storm", "model.core.dropout=0.3"])
+    assert with_settings(storm, ["model.core=storm"]) == storm
+
+
+def test_the_command_line_says_what_comes_with_a_part(capsys):
+    settings = ["model.core=storm", "replay.capacity=5000"]
+    changed = flags.adjust_experiment(PUBLISHED, settings, None, False)
+    assert changed == with_settings(PUBLISHED, settings)
+    assert changed.behaviour.rewards == "aligned"
+    said = capsys.readouterr().err
+    assert "model.core=storm brings model.core.dropout=0.1" in said
+    assert "behaviour.rewards=aligned, unless --set says otherwise" in said
+    flags.adjust_experiment(PUBLISHED, ["model.core=mamba"], None, False)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_comes_with_a_part_is_saved_and_absent_from_older_files():
+    saved = config.to_json(PUBLISHED)
+    assert config.from_json(saved) == PUBLISHED
+    for part, name in (
+        (saved, "with_parts"),
+        (saved["model"], "integer_buffer"),
+        (saved["model"], "last_row"),
+        (saved["behaviour"], "input_rows"),
+    ):
+        del part[name]
+    older = config.from_json(saved)
+    assert older.with_parts == () and not older.model.integer_buffer
+    assert (older.model.last_row, older.behaviour.input_rows) == ("seen", "once")
+
+
+def test_the_tables_in_the_docs_are_up_to_date():
     text = Path(__file__).parents[2].joinpath("experiments/README.md").read_text()
-    assert switches.table(PUBLISHED) in text, "run python -m launch.switches and put it there"
+    for table in (
+        switches.table(PUBLISHED),
+        switches.table_with_parts(PUBLISHED),
+        switches.table_of_differences(drama_atari100k.DIFFERENCES),
+    ):
+        assert table in text, "run python -m launch.switches and put it there"
 
 
 def test_updates_begin_at_step_1032_and_number_98969():
@@ -55,7 +111,7 @@ def test_updates_begin_at_step_1032_and_number_98969():
 
 def test_windows_and_contexts_have_the_published_sizes():
     ring = PUBLISHED.replay
-    assert (ring.batch_size, ring.length + 1) == (16, 128)
+    assert (ring.batch_size, ring.length, PUBLISHED.model.last_row) == (16, 128, "arrival")
     assert PUBLISHED.agent.streams() == {"imagine": (1_024, 8)}
     assert ring.sampler == samplers.DynamicFrequency(temperature=10, alpha=1, beta=1, kappa=64)
 
@@ -140,36 +196,6 @@ def test_weights_of_steps_behind_a_predicted_end():
     np.testing.assert_array_equal(everything.weight[0], np.ones(4))
 
 
-def test_running_statistics_are_those_of_all_rows():
-    rows = np.random.default_rng(0).normal(3.0, 2.0, (3, 500, 4)).astype(np.float32)
-    seen = functools.reduce(running.take_in, jnp.asarray(rows), running.fresh((4,)))
-    everything = rows.reshape(-1, 4).astype(np.float64)
-    np.testing.assert_allclose(seen.mean, everything.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(seen.variance, everything.var(0), rtol=1e-5)
-    far = running.normalise(seen, everything.mean(0) + jnp.array([1e6, -1e6, 0, 2.0]))
-    np.testing.assert_allclose(far[:3], (10, -10, 0), atol=1e-4)
-
-
-def test_the_actor_sees_normalised_features_and_the_critic_does_not():
-    spec = EnvSpec(ArraySpec((3,), "float32"), DiscreteSpec(2))
-    sizes = {"actor_width": 8, "critic_width": 8, "layers": 1, "num_bins": 9, "output_gain": 1.0}
-    plain = actor_critic.Config(**sizes).make(spec)
-    normal = actor_critic.Config(**sizes, normalise_input=True).make(spec)
-    features = jnp.array([3.0, -2.0, 1.0])
-    state = normal.init(jax.random.key(0), features)
-    seen = running.take_in(state.stats.features, features + jnp.eye(3))
-    state = state._replace(stats=state.stats._replace(features=seen))
-    policy = functools.partial(
-        actor_critic.log_policy, normal.update.args[0], state.params["actor"], state.stats
-    )
-    other = functools.partial(
-        actor_critic.log_policy, plain.update.args[0], state.params["actor"], state.stats
-    )
-    np.testing.assert_allclose(policy(features), other(running.normalise(seen, features)))
-    assert not np.allclose(policy(features), other(features))
-    assert plain.init(jax.random.key(0), features).stats.features == ()
-
-
 # ---------------------------------------------------------------------------------- world model
 
 
@@ -234,26 +260,6 @@ def test_a_context_begins_from_nothing_even_where_boundaries_are_ignored(tiny_dr
     np.testing.assert_array_equal(outputs(other, rows), outputs(other, seamless))
 
 
-def test_dropped_groups_are_not_heard_by_the_core(tiny_drama, tiny_spec):
-    model = tiny_drama.make(tiny_spec)
-    state = model.init(jax.random.key(0))
-    latent = model.initial_latent()._replace(sample=jnp.ones_like(model.initial_latent().sample))
-
-    def output(share, latent):
-        deaf = dataclasses.replace(tiny_drama, dropped_groups=share).make(tiny_spec)
-        return deaf.imagine(state, jax.random.key(3), latent, jnp.int32(0)).output
-
-    silent = latent._replace(sample=jnp.zeros_like(latent.sample))
-    np.testing.assert_array_equal(output(1.0, latent), output(0.0, silent))
-    assert not np.allclose(output(0.0, latent), output(0.0, silent))
-    parts = dataclasses.replace(tiny_drama, dropped_groups=0.25).make(tiny_spec).imagine.args[0]
-    keys = jax.random.split(jax.random.key(4), 2_000)
-    heard = jax.vmap(lambda key: drama.model._drop_groups(parts, key, latent.sample))(keys)
-    groups = np.asarray(heard).reshape(len(keys), tiny_drama.groups, -1)
-    assert (groups == groups[..., :1]).all()  # a group vanishes as a whole
-    assert abs(groups.mean() - 0.75) < 0.03
-
-
 # ------------------------------------------------------------------------------------ optimiser
 
 
@@ -271,8 +277,11 @@ def test_weight_decay_is_a_share_of_the_weights_whatever_the_rate():
         np.testing.assert_allclose(decayed, without - 0.01 * params["w"], rtol=1e-6)
 
 
-def test_a_whole_update_of_the_published_kind_runs():
+# 2 M · H + M rows: each step, and all rows again; PPO M · H, and the same in each of 3 epochs.
+@pytest.mark.parametrize("learner, passes", [("actor_critic", 2 * 2 + 1), ("ppo", 2 + 3 * 2)])
+def test_a_whole_update_of_the_published_kind_runs(learner, passes):
     small = config.override(PUBLISHED, PUBLISHED.debug)
+    small = with_settings(small, [f"behaviour={learner}"])
     spec = EnvSpec(ArraySpec((64, 64, 3), "uint8"), DiscreteSpec(6), "merged")
     small = dataclasses.replace(small, behaviour=dataclasses.replace(small.behaviour, horizon=2))
     replay = small.make_replay(spec)
@@ -290,7 +299,7 @@ def test_a_whole_update_of_the_published_kind_runs():
     before, (after, counters, metrics) = run(jax.random.key(0))
     assert int(after.frozen_at) == -1
     assert float(counters.imagine.sum()) == small.agent.num_starts
-    rows = small.agent.num_starts * (1 + small.behaviour.horizon)
+    rows = small.agent.num_starts * passes
     np.testing.assert_allclose(after.behaviour.stats.features.count, rows, rtol=1e-3)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.behaviour, after.behaviour)
     assert moved.params["actor"] and "behaviour/loss" in metrics

@@ -224,3 +224,12 @@ def test_a_label_and_a_path_are_needed():
     assert rows.read_labelled(["a:b:c"], "--run") == [("a", Path("b:c"))]
     with pytest.raises(ConfigError, match="--run=runs/a is not of the form LABEL:PATH"):
         rows.read_labelled(["runs/a"], "--run")
+
+
+def test_a_recorded_row_with_settings_is_drawn_anew_from_its_table(tmp_path):
+    name = "minatar_breakout_settings"
+    (tmp_path / f"{name}.csv").write_bytes((rows.FOLDER / f"{name}.csv").read_bytes())
+    command = [sys.executable, "-m", "experiments.results.collect", f"--name={name}"]
+    command += ["--redraw=breakout_settings", f"--folder={tmp_path}"]
+    subprocess.run(command, check=True, cwd=rows.FOLDER.parents[1], timeout=120)
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

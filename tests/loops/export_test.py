@@ -27,7 +27,7 @@ def _assert_lowers(program, *arguments):
 
 def _chunk(entry):
     chunk = functools.partial(entry.chunk, static(Phase(1)))
-    return seeds.over_seeds(chunk, 2, num_shared=4, donate=True)
+    return seeds.over_seeds(chunk, 2, num_shared=4, donate=(0,))
 
 
 @pytest.mark.parametrize("make", [small.catch, small.catch_with_ppo, small.pendulum])

@@ -47,7 +47,7 @@ def compiled() -> Compiled:
     entry = fused.make_entry_points(env, system.agent, system.replay, 1)
     init = seeds.over_seeds(entry.init, NUM_SEEDS)
     chunk = seeds.over_seeds(
-        functools.partial(entry.chunk, ALL), NUM_SEEDS, num_shared=4, donate=True
+        functools.partial(entry.chunk, ALL), NUM_SEEDS, num_shared=4, donate=(0,)
     )
     state = init(seeds.seed_keys(SEED, NUM_SEEDS))
     text = chunk.lower(state, *_bounds(1, 0, 1)).compile().as_text()

@@ -17,7 +17,7 @@ from mbrl_jax.errors import ConfigError
 from mbrl_jax.loops import seeds
 from mbrl_jax.loops.steps import TrainState
 from mbrl_jax.replay import ring
-from mbrl_jax.runs import checkpoint, files, replay_log, restore
+from mbrl_jax.runs import checkpoint, files, layout, replay_log, restore
 from mbrl_jax.types import ArraySpec, BoundedSpec, EnvSpec, Step, Timestep
 
 SEEDS, LANES, CAPACITY = 8, 2, 7
@@ -42,7 +42,7 @@ def one_row(state, index):
 
 
 INIT = seeds.over_seeds(fresh, SEEDS)
-NEXT = seeds.over_seeds(one_row, SEEDS, num_shared=1, donate=True)
+NEXT = seeds.over_seeds(one_row, SEEDS, num_shared=1, donate=(0,))
 
 
 def meta(iteration, score=None):
@@ -150,7 +150,7 @@ def test_a_restored_run_goes_on_and_cleans_what_is_newer(tmp_path):
     found = restore.restore(path, wanted())
     restore.clean(path, found.iteration)
     assert found.iteration == 6 and "rows_6_9_seeds_0_8.npz" not in os.listdir(path / "replay")
-    assert (path / checkpoint.FOLDER / "refused_9").is_dir()
+    assert (path / layout.CHECKPOINTS / "refused_9").is_dir()
     state = found.state
     with saver(path, restored=(6, found.meta["rows"], found.segments)) as one:
         for step in range(7, 16):
@@ -164,7 +164,7 @@ def test_a_restored_run_goes_on_and_cleans_what_is_newer(tmp_path):
 
 
 def _folder(workdir, iteration):
-    return workdir / checkpoint.FOLDER / str(iteration)
+    return workdir / layout.CHECKPOINTS / str(iteration)
 
 
 def _damage(workdir, iteration, name):
@@ -185,7 +185,7 @@ def _rewrite(path, **fields):
 
 def _foreign(workdir, iteration):
     folder = _folder(workdir, iteration)
-    _rewrite(folder / checkpoint.META, config="yours")
+    _rewrite(folder / layout.META, config="yours")
     sums = files.checksums(folder)
     _rewrite(
         folder / checkpoint.MANIFEST,
@@ -251,11 +251,11 @@ def test_where_none_can_be_used_that_is_said(tmp_path):
 def test_litter_of_killed_saves_is_removed(tmp_path):
     train(tmp_path, 6, [3, 6])
     before = sorted(os.listdir(tmp_path / "replay"))
-    (tmp_path / checkpoint.FOLDER / "9.tmp" / "state_0").mkdir(parents=True)
+    (tmp_path / layout.CHECKPOINTS / "9.tmp" / "state_0").mkdir(parents=True)
     (tmp_path / "replay" / "rows_6_9_seeds_0_8.npz").write_bytes(b"half")
     (tmp_path / "replay" / "rows_6_9_seeds_0_8.npz.tmp").write_bytes(b"half")
     restore.clean(tmp_path, 6)
-    assert sorted(os.listdir(tmp_path / checkpoint.FOLDER)) == ["3", "6"]
+    assert sorted(os.listdir(tmp_path / layout.CHECKPOINTS)) == ["3", "6"]
     assert sorted(os.listdir(tmp_path / "replay")) == before
     restore.clean(tmp_path / "new", None)  # nothing there yet
 
@@ -276,7 +276,7 @@ def test_a_save_that_fails_is_told_and_leaves_the_one_before(tmp_path, monkeypat
     ):
         one.save(6, one.take(found.state), found.state.replay, meta(6))
     assert checkpoint.complete(tmp_path) == [3]
-    assert os.listdir(tmp_path / checkpoint.FOLDER) == ["3"]
+    assert os.listdir(tmp_path / layout.CHECKPOINTS) == ["3"]
     assert restore.restore(tmp_path, wanted()).iteration == 3
 
 
@@ -329,7 +329,7 @@ def test_a_crash_releases_the_lock(tmp_path):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert "process" in (tmp_path / files.LOCK).read_text()
+    assert "process" in (tmp_path / layout.LOCK).read_text()
     with files.locked(tmp_path):
         pass
 

@@ -13,7 +13,7 @@ import pytest
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import with_steps
-from mbrl_jax.runs import checkpoint, workdir
+from mbrl_jax.runs import checkpoint, layout, workdir
 from mbrl_jax.runs.metrics import read_metrics
 from mbrl_jax.train import fork, run, trained
 from tests import small
@@ -67,7 +67,7 @@ def test_an_unchanged_fork_ends_as_its_parent_bit_for_bit(parent, tmp_path):
 def test_a_changed_fork_begins_alike_and_goes_its_own_way(parent, tmp_path):
     child, changed = tmp_path / "child", experiment("behaviour.entropy=0.5")
     fork.fork(fork.Origin(parent, AT), child, changed)
-    assert workdir.CONFIG not in {path.name for path in child.iterdir()}
+    assert layout.CONFIG not in {path.name for path in child.iterdir()}
     meta = json.loads((child / fork.META).read_text())
     assert meta["complete"] and len(meta["lineage"]) == 1
     link = meta["lineage"][0]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mbrl_jax.runs import checkpoint, files, workdir
+from mbrl_jax.runs import files, liveness, workdir
 from mbrl_jax.watch import described, series, view
 from mbrl_jax.watch.strips import Strips
 from tests import small
@@ -29,11 +29,6 @@ def save_checkpoint(path, iteration, **meta):
     folder = path / "checkpoints" / str(iteration)
     folder.mkdir(parents=True)
     (folder / "meta.json").write_text(json.dumps({"iteration": iteration, **meta}))
-
-
-def test_names_of_files_are_those_that_training_uses():
-    assert (described.CONFIG, described.LOCK) == (workdir.CONFIG, files.LOCK)
-    assert (described.CHECKPOINTS, described.META) == (checkpoint.FOLDER, checkpoint.META)
 
 
 def test_a_run_is_described_by_its_configuration(tmp_path):
@@ -103,15 +98,23 @@ def test_the_state_is_that_of_the_process_that_holds_the_directory(tmp_path, loo
 def test_who_trains_is_found_without_taking_the_lock(tmp_path, monkeypatch):
     (tmp_path / "lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     with files.locked(tmp_path):  # by a view that does not stand in the way of it
-        assert described.trainer(tmp_path, None)
-    for text in ("", "process 999999999 on x", "process x on y", "process 1 on \0", "\xff\xfe"):
+        assert liveness.trainer(tmp_path, None)
+    ours = f"process 0 on {socket.gethostname()}"  # 0 is our group of processes, and it lives
+    for text in (
+        "",
+        "process 999999999 on x",
+        "process x on y",
+        "process 1 on \0",
+        "\xff\xfe",
+        ours,
+    ):
         (tmp_path / "lock").write_text(text)
-        assert described.trainer(tmp_path, None) == ""
+        assert liveness.trainer(tmp_path, None) == ""
     (tmp_path / "lock").write_text(f"process 999999999 on {socket.gethostname()}")
-    assert described.trainer(tmp_path, time.time()) == ""  # killed: its text stayed
+    assert liveness.trainer(tmp_path, time.time()) == ""  # killed: its text stayed
     (tmp_path / "lock").write_text("process 1 on another-host")
-    assert described.trainer(tmp_path, time.time()) == "process 1 on another-host"
-    assert described.trainer(tmp_path, time.time() - 2 * described.SILENT_AFTER) == ""
+    assert liveness.trainer(tmp_path, time.time()) == "process 1 on another-host"
+    assert liveness.trainer(tmp_path, time.time() - 2 * liveness.SILENT_AFTER) == ""
 
 
 def test_a_run_that_was_killed_has_stopped(tmp_path, look):

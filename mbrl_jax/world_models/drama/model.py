@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from mbrl_jax import distributions, masks, optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import example_observation, only_array
-from mbrl_jax.keys import named
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.types import (
@@ -70,18 +69,26 @@ class Config:
         "reset",
         published="ignored",
         better="reset",
+        price="-0.00 ± 0.02",
         why="where episodes meet inside a window: empty the core's state and mask the KL, or train "
         "across the seam; reset wherever episodes are short",
     )
-    dropped_groups: float = switch(
-        0.0,
-        published=0.0,
-        better=0.0,
-        number=True,
-        low=0,
-        high=1,
-        why="share of the one-hot groups that the core does not hear in imagination; an integer "
-        "buffer of the published code loses about 0.22: try it where scores do not match",
+    integer_buffer: bool = switch(
+        False,
+        published=True,
+        better=False,
+        why="imagined samples reach the core as integers: rounding has left about a fifth of the "
+        "one-hot groups just below 1, and they vanish; published with CUDA graphs, which "
+        "train.yaml switches on",
+    )
+    # Share of the one-hot groups that the core does not hear in imagination, drawn at random.
+    dropped_groups: float = number(0.0, low=0, high=1)
+    last_row: Literal["seen", "arrival"] = switch(
+        "seen",
+        published="arrival",
+        better="seen",
+        why="the last row of a training window is seen like all others, or only its reward and end "
+        "are read, which the last action brought; as published, replay.length then counts frames",
     )
     optimiser: optim.Config = optim.Config()
 
@@ -232,18 +239,10 @@ def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
 
 def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action: Array) -> Latent:
     """One imagined row: z from the prior."""
-    heard = _drop_groups(parts, key, latent.sample)
+    heard = nets.heard(parts, key, latent.sample)
     carry, output = nets.advance(parts, state.params, latent.carry, heard, action)
-    return Latent(carry, output, nets.sample(key, nets.prior(parts, state.params, output)))
-
-
-def _drop_groups(parts: Parts, key: Key, sample: Array) -> Array:
-    """What the core hears of a sample [groups · classes] in imagination."""
-    share = parts.config.dropped_groups
-    if isinstance(share, float) and not share:
-        return sample
-    kept = jax.random.uniform(named(key, "drop"), (parts.config.groups, 1)) >= share
-    return (kept * sample.reshape(parts.config.groups, -1)).reshape(-1)
+    log_probs = nets.prior(parts, state.params, output)
+    return Latent(carry, output, nets.imagined_sample(parts, key, log_probs))
 
 
 def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
@@ -276,26 +275,27 @@ def loss(
 ) -> tuple[Array, tuple[Entries, PyTree, Metrics]]:
     """Loss [] over windows [B, L+1]; entries [B] of the first L rows.
 
-    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`. Nothing predicts a reset: where
-    the core is emptied the KL is masked, and so are rewards and ends on first rows, which mean
-    nothing there unless the seam is merged (`types.EnvSpec`).
+    Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`, L where the last row is not seen.
+    Nothing predicts a reset: where the core is emptied the KL is masked, and so are rewards and
+    ends on first rows, which mean nothing there unless the seam is merged (`types.EnvSpec`).
     """
     merged = parts.spec.seam == "merged"
     batch = masks.clean_rows(batch, merged)
     config, timestep, resets = parts.config, batch.timestep, _resets(parts, batch)
     windows, length = timestep.reward.shape
-    posterior, encoder_stats = nets.posterior(
-        parts, params, stats["encoder"], timestep.observation, True
-    )
-    keys = jax.vmap(lambda k: jax.random.split(k, length))(jax.random.split(key, windows))
+    seen, num_seen = timestep.observation, length
+    if config.last_row == "arrival":
+        seen, num_seen = seen[:, :-1], length - 1
+    posterior, encoder_stats = nets.posterior(parts, params, stats["encoder"], seen, True)
+    keys = jax.vmap(lambda k: jax.random.split(k, num_seen))(jax.random.split(key, windows))
     samples = jax.vmap(jax.vmap(nets.sample))(keys, posterior)
     raw, decoder_stats = apply_with_stats(
         parts.decoder, params["decoder"], stats["decoder"], samples, True
     )
 
-    past = jax.tree.map(lambda x: x[:, :-1], (samples, batch.action, resets))
-    unroll = functools.partial(parts.core.unroll, params["core"], None)
-    _, outputs, core = jax.vmap(unroll)(nets.core_input(parts, *past[:2]), past[2])
+    past = jax.tree.map(lambda x: x[:, : length - 1], (samples, batch.action, resets))
+    inputs = nets.core_input(parts, *past[:2])
+    outputs, core = nets.training_pass(parts, params, key, inputs, past[2])
 
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
     arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
@@ -308,13 +308,13 @@ def loss(
     terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
     dynamics, representation, kl = distributions.kl_losses(
         posterior[:, 1:],
-        nets.prior(parts, params, outputs),
-        1.0 - resets[:, 1:].astype(jnp.float32),
+        nets.prior(parts, params, outputs[:, : num_seen - 1]),
+        1.0 - resets[:, 1:num_seen].astype(jnp.float32),
         config.free_nats,
     )
     reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
     terms = {
-        "reconstruction": nets.reconstruction_loss(parts, raw, timestep.observation),
+        "reconstruction": nets.reconstruction_loss(parts, raw, seen),
         "reward": config.reward_scale * reward,
         "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
         "dynamics": config.dynamics_scale * dynamics,

@@ -6,12 +6,14 @@ Everything takes the static `Parts` first and then parameters; `model.py` makes 
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector, only_array
+from mbrl_jax.keys import named
 from mbrl_jax.networks import reconstruction
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
@@ -108,6 +110,28 @@ def sample(key: Key, log_probs: Array) -> Array:
     return distributions.sample_one_hot(key, log_probs).reshape(-1)
 
 
+def imagined_sample(parts: Parts, key: Key, log_probs: Array) -> Array:
+    """One imagined row, [groups, classes] -> [groups · classes]; rounded for an integer buffer."""
+    if not parts.config.integer_buffer:
+        return sample(key, log_probs)
+    return distributions.sample_rounded(key, log_probs).reshape(-1)
+
+
+def heard(parts: Parts, key: Key, sample: Array) -> Array:
+    """What the core hears of a sample [groups · classes] in imagination.
+
+    An integer buffer cuts numbers below 1 down to 0. Samples that were seen are one-hot to the last
+    bit and pass unharmed, imagined ones do not.
+    """
+    config = parts.config
+    if config.integer_buffer:
+        sample = jnp.trunc(sample)
+    if isinstance(config.dropped_groups, float) and not config.dropped_groups:
+        return sample
+    kept = jax.random.uniform(named(key, "drop"), (config.groups, 1)) >= config.dropped_groups
+    return (kept * sample.reshape(config.groups, -1)).reshape(-1)
+
+
 def core_input(parts: Parts, sample: Array, action: Array) -> Array:
     """[..., groups · classes + A]: z_t and the action that follows."""
     return jnp.concatenate([sample, action_vector(parts.spec.action, action)], axis=-1)
@@ -118,6 +142,19 @@ def advance(
 ) -> tuple[PyTree, Array]:
     """Feed (z_t, a_t) to the core: its carry after row t, and d_t."""
     return parts.core.step(params["core"], carry, core_input(parts, sample, action), None)
+
+
+def training_pass(
+    parts: Parts, params: PyTree, key: Key, inputs: Array, resets: Array
+) -> tuple[Array, PyTree]:
+    """Outputs [B, L, F] and entries [B] of the core over `inputs` [B, L, D], from nothing."""
+    noisy = parts.core.unroll_noisy
+    if noisy is None:
+        unroll = functools.partial(parts.core.unroll, params["core"], None)
+        return jax.vmap(unroll)(inputs, resets)[1:]
+    keys = jax.random.split(named(key, "dropout"), len(resets))
+    run = jax.vmap(functools.partial(noisy, params["core"]), (0, None, 0, 0))
+    return run(keys, None, inputs, resets)[1:]
 
 
 def reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:

@@ -27,22 +27,49 @@ IMAGE = ArraySpec((64, 64, 3), "uint8")
 CORE = "sequence_model."
 
 
-def recognise(tensors: Tensors) -> tuple[drama.Config, EnvSpec]:
-    """The config of a world model's state dict: its backbone, and its number of actions.
+Core = storm.Config | mamba.Config | mamba2.Config
 
-    Everything else has its published value. Raises ValueError for what is no such state dict.
+
+def training_config(core: Core) -> drama.Config:
+    """The config that the authors train with a backbone: as published in every switch."""
+    return drama.Config(
+        core=core,
+        boundaries="ignored",
+        # The transformer has no captured step, and so no integers in its way.
+        integer_buffer=not isinstance(core, storm.Config),
+        last_row="arrival",
+    )
+
+
+def behaviour_config(core: Core) -> actor_critic.Config:
+    """The actor-critic that the authors train with a backbone: as published in every switch."""
+    return actor_critic.Config(
+        rewards="aligned" if isinstance(core, storm.Config) else "shifted",
+        mixed_value="same",
+        ends="threshold",
+        weigh_reached=False,
+        normalise_input=True,
+        input_rows="passes",
+    )
+
+
+def recognise(tensors: Tensors) -> tuple[drama.Config, EnvSpec]:
+    """The training config of a world model's state dict, and the environment that it knows.
+
+    The backbone and the number of actions are read off the weights. Raises ValueError for what is
+    no such state dict.
     """
     source = _Source(tensors)
-    core: storm.Config | mamba.Config | mamba2.Config
+    core: Core
     if source.has(CORE + "position_encoding.pos_emb.weight"):
         window = source.shape(CORE + "position_encoding.pos_emb.weight")[0]
-        core, stem = storm.Config(window=window), CORE + "stem.0.weight"
+        core, stem = storm.Config(window=window, dropout=0.1), CORE + "stem.0.weight"
     else:
         stem, mixer = CORE + "backbone.stem.0.weight", CORE + "backbone.layers.0.mixer."
         core = mamba.Config() if source.has(mixer + "x_proj.weight") else mamba2.Config()
-    config = drama.Config(core=core)
+    config = training_config(core)
     num_actions = source.shape(stem)[1] - config.groups * config.classes
-    return config, EnvSpec(IMAGE, DiscreteSpec(num_actions))
+    return config, EnvSpec(IMAGE, DiscreteSpec(num_actions), "merged")
 
 
 def world_model_state(config: drama.Config, spec: EnvSpec, tensors: Tensors) -> LearnerState:

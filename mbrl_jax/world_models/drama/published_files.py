@@ -24,7 +24,12 @@ from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.types import EnvSpec, LearnerState
 from mbrl_jax.world_models import drama
-from mbrl_jax.world_models.drama.published import actor_critic_state, recognise, world_model_state
+from mbrl_jax.world_models.drama.published import (
+    actor_critic_state,
+    behaviour_config,
+    recognise,
+    world_model_state,
+)
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -43,6 +48,11 @@ class Published(NamedTuple):
     spec: EnvSpec
     state: LearnerState
 
+    @property
+    def behaviour(self) -> actor_critic.Config:
+        """The actor-critic that is trained in it, as published."""
+        return behaviour_config(self.config.core)
+
 
 def load_published(
     source: str | Path | Mapping[str, Any], config: drama.Config | None = None
@@ -52,8 +62,8 @@ def load_published(
     Args:
       source: a `.pth` file of `torch.save(world_model.state_dict())`, or the state dict: arrays by
         name (of an `.npz`, say), or CPU tensors.
-      config: None for the published one, whose backbone and number of actions are read off the
-        weights; one with other sizes otherwise.
+      config: None for the published one, as it is trained, whose backbone and number of actions
+        are read off the weights; one with other sizes or switches otherwise.
 
     Raises ConfigError for a file that is none, or weights that do not fit.
     """
@@ -76,7 +86,7 @@ def load_published_agent(
     Args:
       source: as there, of the agent.
       published: the world model that it was trained in.
-      config: None for the published actor-critic, which has the same nets as PPO.
+      config: None for `published.behaviour`, the actor-critic, which has the same nets as PPO.
 
     Raises ConfigError for a file that is none, or weights that do not fit.
     """
@@ -84,7 +94,7 @@ def load_published_agent(
     size = model.groups * model.classes + model.core.width
     try:
         return actor_critic_state(
-            config or actor_critic.Config(), published.spec, size, _tensors(source)
+            config or published.behaviour, published.spec, size, _tensors(source)
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

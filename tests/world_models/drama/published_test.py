@@ -3,6 +3,7 @@
 Sizes and names: shared/specs/drama.md sections 2 to 5 and 7.1.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import drama_atari100k
 from mbrl_jax import testing
-from mbrl_jax.behaviours import actor_critic, ppo
+from mbrl_jax.behaviours import ppo
 from mbrl_jax.cores import gru, mamba, mamba2, storm
 from mbrl_jax.errors import ConfigError
+from mbrl_jax.experiment.experiment import with_settings
 from mbrl_jax.types import DiscreteSpec, bind
 from mbrl_jax.world_models import drama
 from mbrl_jax.world_models.drama import nets
@@ -26,7 +29,7 @@ ACTIONS = 6
 BACKBONES = {
     "Mamba2": (mamba2.Config(), 7_155_459),
     "Mamba": (mamba.Config(), 7_343_459 - 512 * 12),
-    "Transformer": (storm.Config(), 8_483_683 - 512 * 12),
+    "Transformer": (storm.Config(dropout=0.1), 8_483_683 - 512 * 12),
 }
 TOLERANCE = 1e-4
 
@@ -53,12 +56,26 @@ def _samples(num):
 def test_backbone_actions_and_sizes_are_recognised(backbone):
     checkpoint, published = _case(backbone)
     core, expected = BACKBONES[backbone]
-    assert published.config == drama.Config(core=core)
-    assert published.spec.action == DiscreteSpec(ACTIONS)
+    assert published.config.core == core
+    assert published.spec.action == DiscreteSpec(ACTIONS) and published.spec.seam == "merged"
     assert sum(x.size for x in jax.tree.leaves(published.state.params)) == expected
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     trained = sum(x.size for name, x in checkpoint.items() if not name.endswith(statistics))
     assert trained == expected
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_configs_are_those_of_the_published_experiment(backbone):
+    """`boundaries`, the buffer, the last row, and what the behaviour learns from."""
+    _, published = _case(backbone)
+    core = published.config.core
+    name = type(core).__module__.split(".")[-1]
+    trained = with_settings(drama_atari100k.get_experiment(), [f"model.core={name}"])
+    assert published.config == dataclasses.replace(trained.model, core=core)
+    chunk = getattr(trained.model.core, "chunk_size", None)  # speed alone
+    assert trained.model.core == (dataclasses.replace(core, chunk_size=chunk) if chunk else core)
+    assert published.behaviour == trained.behaviour
+    assert published.spec.seam == trained.env.protocol.seam
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -137,7 +154,8 @@ def test_agent(config):
     _, published = _case("Mamba2")
     checkpoint = layout.agent(ACTIONS)
     state = load_published_agent(checkpoint, published, config)
-    behaviour = (config or actor_critic.Config()).make(published.spec)
+    behaviour = (config or published.behaviour).make(published.spec)
+    assert (state.stats.features == ()) == (config is not None)  # published: a normaliser, empty
     parts, x = behaviour.update.args[0], np.random.default_rng(4).normal(size=(4, 1536))
     small = x.astype(np.float32)
     for name, net, params, first in (

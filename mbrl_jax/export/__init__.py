@@ -1,0 +1,1 @@
+"""A trained policy in one file, for machines that have JAX and NumPy alone."""
