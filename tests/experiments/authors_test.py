@@ -3,7 +3,6 @@
 Neither PyTorch nor the authors' code is needed here.
 """
 
-import dataclasses
 import subprocess
 import sys
 
@@ -12,11 +11,6 @@ import pytest
 
 from experiments.studies.authors import checkout, golden, kernel_cases, problem, replayed, table
 from mbrl_jax.errors import ConfigError
-from mbrl_jax.world_models import drama
-
-# The rest of the published switches comes with another branch; then these two lines go.
-COMPLETE = "last_row" in {field.name for field in dataclasses.fields(drama.Config)}
-complete = pytest.mark.skipif(not COMPLETE, reason="the published switches are not all there")
 
 
 def _numbers(cases, name):
@@ -33,7 +27,6 @@ def _check(expected, side):
     assert not far
 
 
-@complete
 @pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", golden.NAMES["drama"])
 def test_drama_gives_the_numbers_of_its_authors(name):

@@ -199,7 +199,7 @@ def world_model_updates(
         return state, grads, metrics | {"model/gradient norm": (norm, jnp.ones(()))}
 
     # whether the model reads what the last action brought, as the published one does
-    arrival = getattr(one.experiment.model, "last_row", "seen") == "arrival"
+    arrival = one.experiment.model.last_row == "arrival"
     side, logged = {}, []
     for i, (key, rows) in enumerate(zip(keys, batches, strict=True), start=1):
         state, grads, metrics = update(state, key, trajectory(rows, arrival))
@@ -242,7 +242,7 @@ def _first_gradient(one: Setup, parts: actor_critic.Parts, state: LearnerState, 
         gradient = jax.grad(functools.partial(actor_critic.loss, parts), has_aux=True)
         return gradient(state.params, state.stats, imagined)[0], targets
     features = imagined.features[:, :-1]
-    if getattr(parts.config, "counts_passes", False):
+    if parts.config.counts_passes:
         old = imagined.log_prob
         stats = actor_critic.take_in(parts, stats, features)
     else:
