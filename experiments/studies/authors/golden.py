@@ -101,7 +101,7 @@ def of_system(name: str, theirs: Any) -> dict[str, Any]:
 def differences(expected: Mapping[str, Any], side: Side) -> dict[str, float]:
     """Largest deviation of each quantity, relative to its largest number."""
     found = digest(side)
-    return {name: _difference(expected[name], x) for name, x in found.items()}
+    return {name: _difference(x, found[name]) for name, x in expected.items()}
 
 
 def _difference(expected: Any, found: Any) -> float:
