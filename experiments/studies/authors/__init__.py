@@ -1,0 +1,1 @@
+"""The authors' own running code beside ours: see `__main__`."""
