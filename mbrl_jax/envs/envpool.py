@@ -255,12 +255,14 @@ class _Pool:
         raw, reward, terminated, truncated, info = self._pool.recv()
         # EnvPool itself resets a lane one row after its last, and ignores the action then.
         is_first, is_last = self._now.is_last, terminated | truncated
+        # Tasks of DeepMind Control repeat the last reward there.
+        arrived: Any = np.where(is_first, np.float32(0), reward)
         is_terminal = terminated
         if self._adaptor.ends_with_life:
             is_terminal = terminated | ((info["lives"] < self._lives) & ~is_first)
             self._lives = info["lives"]
         observation = self._adaptor.observe(raw)
-        self._now = Timestep(observation, reward, is_first, is_last, is_terminal)
+        self._now = Timestep(observation, arrived, is_first, is_last, is_terminal)
         if self._merged and is_last.any():
             # The frame that ended the episode is replaced by the first one of the next.
             ends = self._now

@@ -84,6 +84,21 @@ def test_a_time_limit_is_last_and_not_terminal_and_the_next_row_is_first():
     assert (rows[200].reward != 0).all()
 
 
+@pytest.mark.parametrize("name", ["CartpoleBalance-v1", "BallInCupCatch-v1"])
+def test_a_first_row_holds_no_reward_of_the_episode_before(name):
+    config = envpool.Config(name)  # DeepMind Control: cut after 1,000 steps
+    env, spec = _open(config, (1, 2)), config.make().spec
+    rows = [env.reset()]
+    for _ in range(1_002):
+        env.send(np.zeros((1, 2, spec.action.size), np.float32))
+        rows.append(env.receive())
+    firsts = np.stack([row.is_first for row in rows])
+    rewards = np.stack([row.reward for row in rows])
+    assert firsts.sum() == 4 and (rewards[firsts] == 0).all()
+    assert rewards.dtype == np.float32
+    assert name != "CartpoleBalance-v1" or (rewards[1_000] != 0).all()
+
+
 def test_a_terminal_end_is_last_and_terminal():
     config = envpool.Config("CartPole-v1")
     rows = _play(_open(config), config.make().spec, 60)
