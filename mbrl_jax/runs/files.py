@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import json
+import math
 import os
 import socket
 import zlib
@@ -42,6 +44,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_whole` of text."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def as_json(value: Any) -> str:
+    """`value` on one line of JSON; numbers that are not finite, which JSON has none of, as null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync_folder(folder: Path) -> None:
