@@ -63,6 +63,7 @@ def fork(origin: Origin, child: str | Path, experiment: Experiment) -> workdir.R
     lineage = [*_lineage(origin.path), _link(origin, saved.experiment, experiment)]
     if _is_forked(child, lineage):
         return run
+    saved.members.require_unset(saved.experiment, experiment)
     iteration = _iteration(origin, saved.experiment)
     if iteration > experiment.iterations:
         raise ConfigError(

@@ -110,6 +110,13 @@ def test_a_member_is_what_its_own_run_would_be(tmp_path):
     assert len(set(losses)) == len(losses)  # the numbers reached the losses
 
 
+def test_a_number_that_is_set_and_varies_too_is_refused():
+    settings = ["behaviour.gamma=0.9", " behaviour.entropy =0.1"]
+    with pytest.raises(ConfigError, match="entropy is 0.01, 0.5 .* leave out --set=behaviour.entr"):
+        parse_inside(EXPERIMENT, ["behaviour.entropy=0.01,0.5"], settings)
+    assert parse_inside(EXPERIMENT, ["behaviour.entropy=0.01,0.5"], ["behaviour.gamma=0.9"])
+
+
 def test_numbers_that_vary_belong_to_the_configuration(tmp_path):
     inside = parse_inside(EXPERIMENT, ["behaviour.gamma=0.9,0.99"])
     experiment = dataclasses.replace(EXPERIMENT, phases=EXPERIMENT.phases[:1])

@@ -294,7 +294,7 @@ def test_a_run_is_judged_under_other_settings(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
     for settings, said in [
         (["behaviour.actor_width=9"], "actor_width=9 would change the shapes of what was trained"),
-        (["behaviour.gamma=0.5"], "behaviour.gamma is 0.9, 0.99 from seed to seed of this run"),
+        (["behaviour.gamma=0.5"], "behaviour.gamma is 0.9, 0.99 from member to member of this run"),
         (["behaviour.width=9"], "behaviour.width"),
         (["eval_every=-1"], "eval_every=-1"),
     ]:

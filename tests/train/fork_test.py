@@ -13,10 +13,12 @@ import pytest
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import with_steps
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs import checkpoint, layout, workdir
 from mbrl_jax.runs.metrics import read_metrics
 from mbrl_jax.train import fork, run, trained
 from tests import small
+from tests.report import runs
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -154,6 +156,16 @@ def test_an_origin_without_a_step_is_refused(text):
 def launch(*flags):
     command = [sys.executable, "-m", "launch.train", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_number_that_varies_inside_the_parent_cannot_be_changed(tmp_path):
+    inside = (("behaviour.entropy", (0.001, 0.01)),)
+    runs.write(tmp_path / "parent", experiment(), [0.0, 0.0], Members(3, 1, inside))
+    changed = experiment("behaviour.entropy=0.5")
+    with pytest.raises(ConfigError) as caught:
+        fork.fork(fork.Origin(tmp_path / "parent", AT), tmp_path / "child", changed)
+    assert "behaviour.entropy is 0.001, 0.01 from member to member" in str(caught.value)
+    assert not (tmp_path / "child").exists()
 
 
 @pytest.mark.slow
