@@ -246,6 +246,11 @@ def flatten(config: Any) -> dict[str, Any]:
     }
 
 
+def parts_of(config: Any) -> list[tuple[str, Any]]:
+    """(path, config) of every config below `config`, itself included."""
+    return [(path, value) for path, value in _walk(config) if is_config(value)]
+
+
 def numbers(config: Any) -> dict[str, float]:
     """{path: value} of the fields that may be traced."""
     return {

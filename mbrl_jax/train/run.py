@@ -17,7 +17,7 @@ from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.runs import checkpoint, files, restore, workdir
 from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.runs.replay_log import Segment
-from mbrl_jax.train import preemption, preflight, runtime
+from mbrl_jax.train import first_look, preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
@@ -96,6 +96,8 @@ class Runner:
         workdir.check_usable(path)
         this = workdir.RunConfig(experiment, members)
         with preemption.listening(), _prepared(path, this, resume) as resumed:
+            if resumed is None and (warning := first_look.require_reconstructed(experiment)):
+                reporter.warn(warning)
             keys = members.keys()
             programs = self._programs_for(members, keys, fresh=resumed is None)
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
@@ -125,6 +127,7 @@ def survey(experiment: Experiment, members: Members) -> preflight.Plan:
     """
     config.validate(experiment)
     system = build_system(experiment)
+    first_look.require_reconstructed(experiment)
     plan = preflight.plan(experiment, system, len(members))
     with contextlib.closing(make_programs(experiment, system, members)) as programs:
         return preflight.measure(programs, members.keys(), plan)
