@@ -160,8 +160,11 @@ def _parse(experiment: Experiment, assignment: str) -> tuple[str, tuple[float, .
     path, _, text = assignment.partition("=")
     path = path.strip()
     values = tuple(_value(experiment, path, word) for word in text.split(","))
-    if len(set(values)) < len(values):
-        raise config.ConfigError(f"--sweep_inside={assignment}: a value stands there twice")
+    if len({np.float32(value) for value in values}) < len(values):
+        raise config.ConfigError(
+            f"--sweep_inside={assignment}: a value stands there twice (two are equal in float32, "
+            "in which members compute)"
+        )
     return path, values
 
 

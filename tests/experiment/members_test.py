@@ -68,6 +68,9 @@ def test_every_setting_meets_every_seed():
         (["behaviour.entropi=1"], "did you mean behaviour.entropy"),
         (["behaviour.entropy=1e-3,much"], "expected a finite number, got 'much'"),
         (["behaviour.entropy=1e-3,0.001"], "twice"),
+        (["behaviour.entropy=0.001,0.00100000000001"], "equal in float32"),
+        (["behaviour.entropy=0.1,1e39"], r"entropy=1e\+39 is infinite in float32"),
+        (["behaviour.entropy=0,1e-50"], "entropy=1e-50 is 0 in float32"),
         (["behaviour.entropy=1", "behaviour.entropy=2"], "twice"),
     ],
 )
