@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mbrl_jax.errors import ConfigError
+from mbrl_jax.train import cgroups
 
 PACKAGES = (
     "mbrl_jax",
@@ -102,8 +103,11 @@ def _devices_are_chosen() -> bool:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of its affinity, and within a container's share of time."""
+    can_tell = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    quota = cgroups.core_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def _keep_freed_memory(arenas: int) -> bool:
