@@ -191,6 +191,23 @@ def test_unknown_tasks_are_named_with_the_nearest_ones():
         envpool.Config("Pong-v5").make()  # Atari games have options: envs.atari
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("TicTacToe-v1", "a game of 2 players"),  # PGX
+        ("Chess-v1", "a game of 2 players"),
+        ("SparrowMahjong-v1", "a game of 3 players"),
+        ("IntersectionMultiAgent-v0", "a game of 2 players"),
+        ("Play2048-v1", r"which actions are allowed \(legal_action_mask\)"),
+        ("Game2048-v1", r"which actions are allowed \(action_mask\)"),  # Jumanji
+        ("Jumanji/Snake-v1", r"which actions are allowed \(action_mask\)"),
+    ],
+)
+def test_games_of_several_players_and_masked_actions_are_refused(name, sentence):
+    with pytest.raises(ValueError, match=f"{name} .*{sentence}"):
+        envpool.Config(name).make()
+
+
 def test_actions_that_are_no_single_choice_or_vector_are_refused():
     described = {"action": bare.make_spec("CartPole-v1").action_array_spec["action"]}
     with pytest.raises(ValueError, match="actions that are not supported"):
