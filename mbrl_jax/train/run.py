@@ -174,10 +174,27 @@ def _run(
         ) as saver,
     ):
         if meta["iteration"] < experiment.iterations:
+            _tell_of_frozen(meta, reporter)
             preflight.require_room(plan, programs)
         state = train(experiment, programs, state, meta, writer, saver, reporter, judges)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
+
+
+def _tell_of_frozen(meta: dict[str, Any], reporter: Reporter) -> None:
+    """Name the seeds of a checkpoint that will learn no more."""
+    frozen, count = meta["frozen"], len(meta["env_steps"])
+    if not frozen:
+        return
+    told = [
+        f"{meta['first_seed'] + int(seed)} at step {known['step']} ({known['metric']})"
+        for seed, known in frozen.items()
+    ]
+    all_of_them = "all seeds are" if len(frozen) == count else f"{len(frozen)} of {count} seeds are"
+    reporter.warn(
+        f"{all_of_them} frozen and learn no more: seed {', '.join(told[:8])}"
+        f"{' …' if len(told) > 8 else ''}"
+    )
 
 
 @contextlib.contextmanager
