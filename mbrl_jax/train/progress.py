@@ -349,9 +349,6 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
     """The size of a run: of a seed, and of all of them beside what is free."""
     experiment, size = plan.experiment, preflight.size
     parameters = ", ".join(f"{name} {number:,}" for name, number in plan.parameters.items())
-    taken = "without what an update takes for itself"
-    if plan.temporaries is not None:
-        taken = f"and {size(plan.temporaries)} more during an update"
     of_all = f"{plan.num_seeds} seeds take {size(plan.num_seeds * plan.of_seed)}"
     free = "it is not known how much is free"
     place = plan.memory
@@ -364,7 +361,7 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
     lines = [
         f"{experiment.name}: {plan.num_seeds} seeds, {experiment.steps} steps each; parameters: "
         f"{parameters}",
-        f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {taken}; "
+        f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {plan.more()}; "
         f"{of_all}; {free}",
     ]
     if plan.hours is not None:

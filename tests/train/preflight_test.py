@@ -1,5 +1,6 @@
 """What a run takes: sizes, refusals that help, updates that are counted, time."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -56,6 +57,9 @@ def test_temporaries_count():
     found = plan_of(small.catch(), 3)
     room = Memory(3 * found.state, 1, "a machine's memory")
     assert found._replace(memory=room, temporaries=1).most_seeds == 2
+    short = found._replace(memory=room, temporaries=1, evaluation=10**9)
+    assert "1 GB in the evaluation" in short.more()
+    assert "need 3.0" in str(short.refusal()) and "eval_episodes=…" in str(short.refusal())
 
 
 def test_devices_hold_seeds_of_their_own():
@@ -114,6 +118,26 @@ def test_an_update_that_has_no_room_is_refused_and_a_user_may_know_better(monkey
     preflight.require_room(found._replace(allow_oversize=True), Programs())
 
 
+@pytest.mark.parametrize(("update", "refused"), [(10**7, True), (10**6, False)])
+def test_an_evaluation_that_has_no_room_is_refused_before_training(monkeypatch, update, refused):
+    found = preflight.plan(small.catch(), build(small.catch()), 2)
+
+    class Programs:
+        num_seeds = 2
+
+        def temporaries(self):
+            return update
+
+        def evaluation_temporaries(self):
+            assert refused, "with so much room, training does not wait until it is compiled"
+            return 10**9
+
+    monkeypatch.setattr(memory, "host_memory", lambda: 10**8)
+    expected = pytest.raises(ConfigError, match="evaluation of 2 seeds .* takes 2 GB beside")
+    with expected if refused else contextlib.nullcontext():
+        preflight.require_room(found, Programs())
+
+
 @pytest.mark.parametrize("stop_after", [None, 3, 12, 25])
 def test_updates_are_counted_as_the_loop_makes_them(stop_after):
     phases = (Phase(10, learn=False), Phase(7, learn_every=3), Phase(8))
@@ -150,7 +174,8 @@ def test_the_time_left_is_said_as_a_clock_does(seconds, said):
 def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = run.survey(with_steps(small.catch(), 10_000), Members(0, 2))
-    assert found.temporaries > 0
+    assert found.temporaries > 0 and found.evaluation > 0
+    assert found.numbers()["evaluation"] == found.evaluation
     assert 0 < found.hours < 1
     assert not list(tmp_path.iterdir())
 
