@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from mbrl_jax.train import cgroups
+from mbrl_jax.train import runtime
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -66,7 +66,7 @@ _FILES = {
 def _left_in_cgroups() -> list[int]:
     """What the limits of the process' control groups leave."""
     left = []
-    for version, folder in cgroups.folders("memory"):
+    for version, folder in runtime.cgroups("memory"):
         limit, usage, reclaimable = _FILES[version]
         try:
             used = int((folder / usage).read_text())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.experiment import config
+from mbrl_jax.experiment import config, first_look
 from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Inside, Members
 from mbrl_jax.loops import seeds
@@ -17,7 +17,7 @@ from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.runs import checkpoint, files, restore, workdir
 from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.runs.replay_log import Segment
-from mbrl_jax.train import first_look, preemption, preflight, runtime
+from mbrl_jax.train import preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter

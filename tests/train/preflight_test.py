@@ -13,7 +13,7 @@ from mbrl_jax.experiment.experiment import build, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import fixed, mixture
-from mbrl_jax.train import cgroups, memory, preflight, progress, run, work
+from mbrl_jax.train import memory, preflight, progress, run, runtime, work
 from mbrl_jax.train.memory import Memory
 from tests import small
 
@@ -207,8 +207,8 @@ def pretend(tmp_path, monkeypatch, meminfo, own, groups):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(cgroups, "OWN", tmp_path / "cgroup")
-    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "sys")
+    monkeypatch.setattr(runtime, "_OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(runtime, "_CGROUPS", tmp_path / "sys")
 
 
 MEMINFO = "MemTotal: 9000 kB\nMemAvailable:    5000 kB\nBuffers: 1 kB\n"
@@ -251,5 +251,5 @@ def test_a_system_that_does_not_tell_is_no_error(tmp_path, monkeypatch):
     pretend(tmp_path, monkeypatch, "MemTotal: 9000 kB\n", "", {})
     assert memory.host_memory() is None
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "no such file")
-    monkeypatch.setattr(cgroups, "OWN", tmp_path / "no such file")
+    monkeypatch.setattr(runtime, "_OWN_CGROUP", tmp_path / "no such file")
     assert memory.host_memory() is None

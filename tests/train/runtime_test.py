@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mbrl_jax.train import cgroups, runtime
+from mbrl_jax.train import runtime
 
 SHOW = (
     "import mbrl_jax.train.runtime as r, sys; assert 'jax' not in sys.modules; "
@@ -52,7 +52,7 @@ def count_devices(tmp_path, num_seeds, cores=None, quota=None, **environment):
     code = DEVICES.format(num_seeds)
     if cores:
         code = f"import os; os.sched_getaffinity = lambda _: set(range({cores})); " + code
-        code = f"import mbrl_jax.train.cgroups as c; c.core_quota = lambda: {quota}; " + code
+        code = f"import mbrl_jax.train.runtime as c; c.core_quota = lambda: {quota}; " + code
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=env | {"XDG_CACHE_HOME": str(tmp_path)} | environment,
@@ -121,8 +121,8 @@ def test_each_core_gets_seeds_of_its_own(tmp_path):
 )
 def test_a_container_has_the_cores_of_its_quota(tmp_path, monkeypatch, group, files, cores):
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cgroups, "OWN", tmp_path / "cgroup")
-    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "sys")
+    monkeypatch.setattr(runtime, "_OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(runtime, "_CGROUPS", tmp_path / "sys")
     (tmp_path / "cgroup").write_text(group + "\n")
     for name, text in files.items():
         (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ import pytest
 
 from mbrl_jax.envs import envpool, gymnax, probe
 from mbrl_jax.errors import ConfigError
-from mbrl_jax.experiment import config
-from mbrl_jax.train import first_look, run
+from mbrl_jax.experiment import config, first_look
+from mbrl_jax.train import run
 from tests import small
 
 
