@@ -196,7 +196,7 @@ def _check_configurations(common) -> dict[tuple[str, ...], tuple[int, int]]:
         name = plan.member_name(settings)
         try:
             experiment = _build((*common.settings, *settings), base)
-            parse_inside(experiment, common.inside)
+            parse_inside(experiment, common.inside, (*common.settings, *settings))
         except config.ConfigError as error:
             raise config.ConfigError(f"member {name}: {error}") from error
         text = str(config.to_json(experiment))

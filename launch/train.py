@@ -129,13 +129,14 @@ def _parent():
 def _members(experiment):
     """The members that the flags describe: of a fork, those of its parent."""
     from mbrl_jax.experiment import config
-    from mbrl_jax.experiment.members import Members, parse_inside
+    from mbrl_jax.experiment.members import Members, parse_inside, require_not_set
 
-    inside = parse_inside(experiment, _SWEEP_INSIDE.value)
+    inside = parse_inside(experiment, _SWEEP_INSIDE.value, _SET.value)
     asked = Members(_SEED.value, _NUM_SEEDS.value, inside, _FIRST_SEED.value)
     if not _FORK.value:
         return asked
     saved = _parent().members
+    require_not_set(saved.inside, _SET.value)
     for flag, value, own in (
         (_SEED, asked.seed, saved.seed),
         (_NUM_SEEDS, asked.num_seeds, saved.num_seeds),

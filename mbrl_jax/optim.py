@@ -102,7 +102,29 @@ class Config:
             rule(rate, b1=self.b1, b2=self.b2, eps=self.eps),
             decay_weights(self.weight_decay),
         )
-        return flat_if_small(chain)
+        return in_float32(flat_if_small(chain))
+
+
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` with gradients, parameters and state of at least float32; steps as gradients are.
+
+    In float16 an eps of 1e-8 is 0, and a square of 300 is infinite.
+    """
+
+    def init(params):
+        return inner.init(_widened(params))
+
+    def update(grads, state, params=None):
+        steps, state = inner.update(_widened(grads), state, _widened(params))
+        return jax.tree.map(lambda step, g: step.astype(g.dtype), steps, grads), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _widened(tree: PyTree) -> PyTree:
+    """Numbers of 16 bits as float32."""
+    is_short = lambda x: jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4  # noqa: E731
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if is_short(x) else x, tree)
 
 
 def decay_weights(share: float | Array) -> optax.GradientTransformation:
@@ -157,6 +179,7 @@ def gathered(scalars: list[Array]) -> Array:
 
 def global_norm(tree: PyTree) -> Array:
     """Euclidean norm [] of all leaves together."""
+    tree = _widened(tree)
     return jnp.sqrt(gathered([jnp.square(x).sum() for x in jax.tree.leaves(tree)]).sum())
 
 

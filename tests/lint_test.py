@@ -17,8 +17,8 @@ SHELL = {
     "export": ("archive", "loader"),
     "report": ("commands", "drawings", "figures", "frame", "page", "records", "report"),
     "runs": (
-        *("checkpoint", "files", "layout", "liveness", "metrics", "replay_log", "restore"),
-        "workdir",
+        *("checkpoint", "files", "layout", "liveness", "metrics", "owner", "replay_log"),
+        *("restore", "workdir"),
     ),
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (

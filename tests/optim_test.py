@@ -70,6 +70,21 @@ def test_laprop_updates_have_the_dtype_of_the_gradients():
 
 
 @pytest.mark.parametrize("name", ["laprop", "adam"])
+@pytest.mark.parametrize("size", [0.0, 300.0])  # eps and the square vanish or overflow in float16
+def test_half_precision_parameters_take_the_steps_of_float32(name, size):
+    optimiser = optim.Config(name, 0.1, warmup=0, eps=1e-8, weight_decay=0.5).make()
+    found = {}
+    for dtype in (jnp.float16, jnp.float32):
+        params, gradient = jnp.ones(3, dtype), jnp.array([size, -size, 0.0], dtype)
+        opt = optimiser.init(params)
+        for _ in range(3):
+            params, opt, norm = optim.apply_gradients(optimiser, gradient, opt, params)
+        assert params.dtype == dtype and np.isfinite(norm)
+        found[dtype] = np.asarray(params, np.float32)
+    np.testing.assert_allclose(found[jnp.float16], found[jnp.float32], atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["laprop", "adam"])
 def test_warm_up_is_linear_from_the_first_update_on_and_then_constant(name):
     config = optim.Config(name, learning_rate=0.1, warmup=4)
     steps = -np.diff(_trace(config.make(), np.ones(6)), prepend=1.0)

@@ -192,7 +192,8 @@ def measured_run(name: str, workdir: Path) -> list[float | None]:
         return measured(name, read_metrics(workdir))
     path = workdir / "evaluation.json"
     try:
-        return [float(mean) for mean in json.loads(path.read_text(encoding="utf-8"))["mean"]]
+        means = json.loads(path.read_text(encoding="utf-8"))["mean"]
+        return [None if mean is None else float(mean) for mean in means]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} holds no evaluation ({error}); the same command makes it"

@@ -34,6 +34,7 @@ from mbrl_jax.types import (
     Starts,
     Timestep,
     Trajectory,
+    Transition,
     WorldModel,
     bind,
 )
@@ -77,7 +78,27 @@ def make_parts(
     annotate: Annotate = _as_it_is
     if config.annotate is not None:
         annotate = config.annotate.make(spec, world_model, behaviour)
+    replay = replay._replace(sample=functools.partial(_sample, replay.sample))
     return Parts(config, spec, world_model, behaviour, replay, annotate)
+
+
+def _sample(sample: Callable, state: ReplayState, key: Key, **stream: str) -> tuple:
+    """`Replay.sample` with NaN for every reward, and what else arrived, that is infinite.
+
+    The guard freezes what learns from NaN; two-hot bins would take infinity for a large number.
+    """
+    counters, batch, indices = sample(state, key, **stream)
+    if isinstance(batch, Transition):
+        return counters, batch._replace(reward=_finite(batch.reward)), indices
+    arrived = batch.timestep
+    arrived = arrived._replace(
+        reward=_finite(arrived.reward), extras=jax.tree.map(_finite, arrived.extras)
+    )
+    return counters, batch._replace(timestep=arrived), indices
+
+
+def _finite(x: Array) -> Array:
+    return jnp.where(jnp.isinf(x), jnp.nan, x)
 
 
 def _as_it_is(state: AgentState, key: Key, batch: Trajectory) -> Trajectory:

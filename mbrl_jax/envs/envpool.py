@@ -41,7 +41,11 @@ class Config:
     leaves: tuple[str, ...] = ()
 
     def make(self) -> HostEnvironments:
-        """Describe the task. Raises ValueError for a name or a leaf that EnvPool does not know."""
+        """Describe the task.
+
+        Raises ValueError for a name or a leaf that EnvPool does not know, for games of several
+        players, and for tasks that mask actions.
+        """
         return make(self)
 
 
@@ -67,6 +71,7 @@ def make_adaptor(config: Config) -> Adaptor:
     """Adapt a task: dictionaries flattened, actions in [-1, 1], float64 as float32."""
     task = require_task(config.name, [n for n in known_tasks() if not is_atari(n)])
     described = describe(task, {})
+    _require_one_free_player(task, described)
     observation, observe = _observation_adaptor(_chosen_leaves(config, described))
     action, to_env = action_adaptor(task, described.action_array_spec)
     return Adaptor(task, {}, EnvSpec(observation, action), observe, to_env)
@@ -114,6 +119,20 @@ def describe(task: str, options: dict[str, Any]) -> Any:
     import envpool
 
     return envpool.make_spec(task, **options)
+
+
+def _require_one_free_player(task: str, described: Any) -> None:
+    """Raise ValueError for a game of several players, and where some actions are not allowed."""
+    if (players := getattr(described.config, "max_num_players", 1)) > 1:
+        raise ValueError(
+            f"{task} is a game of {players} players, and an agent here plays alone: choose a task "
+            "of one player"
+        )
+    if masks := [key for key in described.state_array_spec if key.endswith("action_mask")]:
+        raise ValueError(
+            f"{task} says which actions are allowed ({masks[0].partition(':')[2]}), and no "
+            "behaviour here heeds it: choose a task whose actions are always allowed"
+        )
 
 
 # --------------------------------------------------------------------------------- observations
@@ -255,12 +274,14 @@ class _Pool:
         raw, reward, terminated, truncated, info = self._pool.recv()
         # EnvPool itself resets a lane one row after its last, and ignores the action then.
         is_first, is_last = self._now.is_last, terminated | truncated
+        # Tasks of DeepMind Control repeat the last reward there.
+        arrived: Any = np.where(is_first, np.float32(0), reward)
         is_terminal = terminated
         if self._adaptor.ends_with_life:
             is_terminal = terminated | ((info["lives"] < self._lives) & ~is_first)
             self._lives = info["lives"]
         observation = self._adaptor.observe(raw)
-        self._now = Timestep(observation, reward, is_first, is_last, is_terminal)
+        self._now = Timestep(observation, arrived, is_first, is_last, is_terminal)
         if self._merged and is_last.any():
             # The frame that ended the episode is replaced by the first one of the next.
             ends = self._now

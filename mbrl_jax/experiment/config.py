@@ -27,6 +27,7 @@ from mbrl_jax.experiment.annotations import (
     parse,
     tag,
 )
+from mbrl_jax.types.fields import Range
 
 SCHEMA_VERSION = 2  # of config.json; raise it when a field is renamed or changes its meaning
 _NOT_FINITE = ("inf", "-inf", "nan")  # JSON has no such numbers: stored as {"float": "inf"}
@@ -214,18 +215,16 @@ def validate(config: Any) -> None:
 
 
 def check_ranges(config: Any) -> None:
-    """Raise ConfigError, with the path, for the first number that lies outside its field's range.
+    """Raise ConfigError, with the path, for the first number out of its range, or of float32's.
 
     Numbers that are traced, None and words have no range.
     """
     for path, value in _walk(config):
         for field in dataclasses.fields(value) if is_config(value) else ():
-            if "range" in field.metadata:
-                inside = field.metadata["range"]
-                for place, number in _numbers_in(getattr(value, field.name), field.name):
-                    if number not in inside:
-                        where = f"{path}.{place}".lstrip(".")
-                        raise ConfigError(f"{where}={number} is out of range: {inside}")
+            inside = field.metadata.get("range", Range())
+            for place, number in _numbers_in(getattr(value, field.name), field.name):
+                if fault := inside.fault(number):
+                    raise ConfigError(f"{f'{path}.{place}'.lstrip('.')}={number} {fault}")
 
 
 def _numbers_in(value: Any, path: str) -> Iterator[tuple[str, int | float]]:
@@ -244,6 +243,11 @@ def flatten(config: Any) -> dict[str, Any]:
         for path, value in _walk(config)
         if path and not holds_configs(value)
     }
+
+
+def parts_of(config: Any) -> list[tuple[str, Any]]:
+    """(path, config) of every config below `config`, itself included."""
+    return [(path, value) for path, value in _walk(config) if is_config(value)]
 
 
 def numbers(config: Any) -> dict[str, float]:

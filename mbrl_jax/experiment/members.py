@@ -54,6 +54,16 @@ class Members:
         """{path: number} of one member."""
         return self.settings[member // self.num_seeds]
 
+    def require_unset(self, before: Experiment, after: Experiment) -> None:
+        """Raise ConfigError where a number that differs from member to member was changed.
+
+        Each member has its own, so that the change would be ignored.
+        """
+        old, new = config.numbers(before), config.numbers(after)
+        for path, values in self.inside:
+            if old.get(path) != new.get(path):
+                raise _set_and_varied(path, values)
+
     def keys(self) -> Key:
         """Keys of all members, [padded]."""
 
@@ -118,20 +128,43 @@ def systems(experiment: Experiment, system: System) -> Callable[[Mapping[str, An
     return system_of
 
 
-def parse_inside(experiment: Experiment, assignments: Sequence[str]) -> Inside:
+def parse_inside(
+    experiment: Experiment, assignments: Sequence[str], settings: Sequence[str] = ()
+) -> Inside:
     """Read "path=value,value,…" for each number that varies inside a program.
 
-    Raises ConfigError for a field that may not be traced, an ill-typed value or a repeated path.
+    Raises ConfigError for a field that may not be traced, an ill-typed value, a repeated path, and
+    one that `settings` ("path=value") set as well.
     """
-    return tuple(_parse(experiment, assignment) for assignment in _distinct(assignments))
+    inside = tuple(_parse(experiment, assignment) for assignment in _distinct(assignments))
+    require_not_set(inside, settings)
+    return inside
+
+
+def require_not_set(inside: Inside, settings: Sequence[str]) -> None:
+    """Raise ConfigError where "path=value" sets a number that differs from member to member."""
+    paths = {setting.partition("=")[0].strip() for setting in settings}
+    for path, values in inside:
+        if path in paths:
+            raise _set_and_varied(path, values)
+
+
+def _set_and_varied(path: str, values: Sequence[float]) -> config.ConfigError:
+    return config.ConfigError(
+        f"{path} is {', '.join(f'{x:g}' for x in values)} from member to member of this run "
+        f"(--sweep_inside), and cannot be set for all of them: leave out --set={path}"
+    )
 
 
 def _parse(experiment: Experiment, assignment: str) -> tuple[str, tuple[float, ...]]:
     path, _, text = assignment.partition("=")
     path = path.strip()
     values = tuple(_value(experiment, path, word) for word in text.split(","))
-    if len(set(values)) < len(values):
-        raise config.ConfigError(f"--sweep_inside={assignment}: a value stands there twice")
+    if len({np.float32(value) for value in values}) < len(values):
+        raise config.ConfigError(
+            f"--sweep_inside={assignment}: a value stands there twice (two are equal in float32, "
+            "in which members compute)"
+        )
     return path, values
 
 

@@ -93,13 +93,14 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     notes: list[str] = []
     meta = _newest_meta(path)
     rows = _rows(path, saved.members, notes)
-    greedy = _evaluation(path, saved, notes)
+    evaluated = _evaluation(path, saved, notes)
+    greedy = evaluated or [None] * len(saved.members)
     quality = _quality(path, len(saved.members), notes)
     lanes = tuple(
         _lane(saved, index, rows, greedy[index], quality[index], meta)
         for index in range(len(saved.members))
     )
-    state, why = _state(path, saved, any(greedy), any(rows))
+    state, why = _state(path, saved, evaluated is not None, any(rows))
     return Run(
         path,
         state,
@@ -267,22 +268,26 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.name} is damaged ({str(error)[:80]}): left out") from error
 
 
-def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[Greedy | None]:
-    """Greedy episodes of each lane after the last step."""
-    none: list[Greedy | None] = [None] * len(saved.members)
-    steps = saved.experiment.steps
+def _evaluation(
+    path: Path, saved: workdir.RunConfig, notes: list[str]
+) -> list[Greedy | None] | None:
+    """Greedy episodes of each lane after the last step; None where no file says."""
+    size, steps = len(saved.members), saved.experiment.steps
     try:
         if (data := read_json(path / EVALUATION)) is None:
-            return none
+            return None
         if data["step"] != steps:
             notes.append(
                 f"{EVALUATION} is of step {data['step']} and not of the last, {steps}: left out"
             )
-            return none
-        means, done = data["mean"], data.get("finished") or none
+            return None
+        means, done = data["mean"], data.get("finished") or [None] * size
         episodes = data["episodes"]
-        if not len(means) == len(done) == len(none) or type(episodes) is not int:
+        if not len(means) == len(done) == size or type(episodes) is not int:
             raise TypeError
+        if episodes and (lacking := [i for i, mean in enumerate(means) if number(mean) is None]):
+            which = ", ".join(map(str, lacking))
+            notes.append(f"{EVALUATION}: returns of member {which} are not finite: left out")
         return [
             None if (known := number(mean)) is None else Greedy(known, episodes, number(ended))
             for mean, ended in zip(means, done, strict=True)
@@ -291,7 +296,7 @@ def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[
         notes.append(str(error))
     except (KeyError, TypeError, AttributeError):
         notes.append(f"{EVALUATION} is damaged: left out")
-    return none
+    return None
 
 
 def _quality(path: Path, size: int, notes: list[str]) -> list[Mapping[str, Any] | None]:

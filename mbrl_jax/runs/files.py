@@ -2,8 +2,12 @@
 
 import contextlib
 import fcntl
+import functools
+import json
+import math
 import os
 import socket
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +17,7 @@ import jax
 import numpy as np
 
 from mbrl_jax.errors import ConfigError
+from mbrl_jax.runs import owner
 from mbrl_jax.runs.layout import LOCK
 
 TEMPORARY = ".tmp"  # what ends so is litter, unless a process is at it
@@ -42,6 +47,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_whole` of text."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def as_json(value: Any) -> str:
+    """`value` on one line of JSON; numbers that are not finite, which JSON has none of, as null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync_folder(folder: Path) -> None:
@@ -77,7 +95,8 @@ def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
     if jax.process_index():
         yield
         return
-    with (workdir / LOCK).open("a+") as file:
+    name = f"process {os.getpid()} on {socket.gethostname()}"
+    with (workdir / LOCK).open("a+") as file, contextlib.ExitStack() as stack:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -85,13 +104,30 @@ def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
                 f"{workdir} is being trained by {_holder(workdir)}; wait for it, end it, or choose "
                 "another --workdir"
             ) from None
-        except OSError:  # a file system without locks: nothing can be kept out there
-            pass
+        except OSError as error:
+            _tell_of_no_locks(workdir, error.strerror)
+            if other := stack.enter_context(owner.owned(workdir, name, wait)):
+                raise ConfigError(
+                    f"{workdir} is being trained by {other}; wait for it, end it, or choose "
+                    f"another --workdir (if it has ended, remove {workdir / owner.OWNER}, or wait "
+                    "ten minutes)"
+                ) from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{name}\n")
         file.flush()
         yield
         file.truncate(0)
+
+
+@functools.cache
+def _tell_of_no_locks(workdir: Path, why: str | None) -> None:
+    """Say it once for each directory."""
+    print(
+        f"the file system of {workdir} has no locks ({why}): a file, {owner.OWNER}, keeps a second "
+        "process out; put runs on a disk with locks if you can",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _holder(workdir: Path) -> str:

@@ -66,10 +66,16 @@ class Compiled:
         with preemption.at_once() if waiting else contextlib.nullcontext():
             return max(flops.result() for flops in found)
 
-    def temporaries(self, kind: str) -> int:
-        """Most bytes that one of them takes on a device beside its arguments; waits for it."""
-        names = [name for name in self._programs if name[0] == kind]
-        return max(self.get(name).memory_analysis().temp_size_in_bytes for name in names)
+    def temporaries(self, *kinds: str, results: bool = False) -> int:
+        """Most bytes that one of them takes on a device beside its arguments; waits for it.
+
+        `results`: what it returns counts too, because it does not take the place of arguments.
+        """
+        names = [name for name in self._programs if name[0] in kinds]
+        found = [self.get(name).memory_analysis() for name in names]
+        returned = [one.output_size_in_bytes if results else 0 for one in found]
+        taken = [one.temp_size_in_bytes for one in found]
+        return max(map(sum, zip(taken, returned, strict=True)), default=0)
 
     def get(self, name: tuple, *args: Any) -> Any:
         """The compiled program; waits for it."""

@@ -14,7 +14,7 @@ import jax
 
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.config import difference
-from mbrl_jax.experiment.experiment import Experiment, build
+from mbrl_jax.experiment.experiment import Experiment, build, with_steps
 from mbrl_jax.runs import checkpoint, files, layout, metrics, replay_log, restore, workdir
 from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG
 from mbrl_jax.train import preflight
@@ -60,15 +60,19 @@ def fork(origin: Origin, child: str | Path, experiment: Experiment) -> workdir.R
     """
     child, saved = workdir.as_path(child), workdir.read_config(origin.path)
     run = workdir.RunConfig(experiment, saved.members)
-    lineage = [*_lineage(origin.path), _link(origin, saved.experiment, experiment)]
-    if _is_forked(child, lineage):
+    before = _lineage(origin.path)
+    lineage = [*before, _link(origin, saved.experiment, experiment)]
+    as_long = _link(origin, saved.experiment, _as_long_as(child, experiment))
+    if _is_forked(child, lineage, [*before, as_long]):
         return run
+    saved.members.require_unset(saved.experiment, experiment)
     iteration = _iteration(origin, saved.experiment)
     if iteration > experiment.iterations:
         raise ConfigError(
             f"--fork={origin.path}@{origin.step} lies beyond the {experiment.steps} steps of the "
             "new run; ask for more --steps"
         )
+    _require_learning(origin, iteration, saved)
     _require_same_shapes(saved.experiment, experiment)
     workdir.check_usable(child)
     with files.locked(child):
@@ -94,6 +98,31 @@ def _iteration(origin: Origin, experiment: Experiment) -> int:
             f"{origin.path} keeps no checkpoint of step {origin.step}: it has {_steps(origin.path)}"
         )
     return iteration
+
+
+def _require_learning(origin: Origin, iteration: int, saved: workdir.RunConfig) -> None:
+    """Raise ConfigError where every seed of a checkpoint is frozen."""
+    path, num_members = origin.path, len(saved.members)
+    frozen = _frozen(path, iteration)
+    if len(frozen) < num_members:
+        return
+    better = [i for i in checkpoint.complete(path) if len(_frozen(path, i)) < num_members]
+    steps = ", ".join(str(i * saved.experiment.num_envs) for i in sorted(better))
+    advice = f"fork step {steps} instead" if steps else "no checkpoint is older; begin a new run"
+    raise ConfigError(
+        f"--fork={path}@{origin.step}: all seeds are frozen there "
+        f"({next(iter(frozen.values()))['metric']} was not finite) and would learn nothing; "
+        f"{advice}"
+    )
+
+
+def _frozen(path: Path, iteration: int) -> dict[str, Any]:
+    """The frozen seeds of a checkpoint; {} of a damaged one, which is refused when it is copied."""
+    try:
+        meta = json.loads((path / CHECKPOINTS / str(iteration) / layout.META).read_text())
+        return meta["frozen"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 # ----------------------------------------------------------------------------------------- lineage
@@ -129,8 +158,19 @@ def _link(origin: Origin, before: Experiment, after: Experiment) -> dict[str, An
     }
 
 
-def _is_forked(child: Path, lineage: list[dict[str, Any]]) -> bool:
-    """Whether `child` was made by this fork before. Raises ConfigError if it is another run."""
+def _as_long_as(child: Path, experiment: Experiment) -> Experiment:
+    """`experiment` with the steps that `child` has now, if it has any."""
+    try:
+        return with_steps(experiment, workdir.read_config(child).experiment.steps)
+    except ConfigError:  # none yet, or so many are impossible
+        return experiment
+
+
+def _is_forked(child: Path, lineage: list[dict[str, Any]], as_long: list[dict[str, Any]]) -> bool:
+    """Whether `child` was made by this fork before, `as_long` as it is now; `run` lengthens it.
+
+    Raises ConfigError if it is another run.
+    """
     meta = read_meta(child)
     if meta is None:
         if workdir.holds_run(child) or checkpoint.complete(child):
@@ -138,12 +178,22 @@ def _is_forked(child: Path, lineage: list[dict[str, Any]]) -> bool:
         return False
     if not meta["complete"]:  # killed on the way
         return False
-    if [_identity(link) for link in meta["lineage"]] != [_identity(link) for link in lineage]:
+    known = meta["lineage"]
+    if _identities(known) == _identities(lineage):
+        return True
+    if _identities(known) != _identities(as_long):
         raise ConfigError(
             f"{child} was forked otherwise ({_identity(meta['lineage'][-1])}); choose another "
             "--workdir"
         )
+    with files.locked(child):
+        changed = {"changed": lineage[-1]["changed"]}
+        _write_meta(child, [*known[:-1], known[-1] | changed], complete=True)
     return True
+
+
+def _identities(lineage: list[dict[str, Any]]) -> list[str]:
+    return [_identity(link) for link in lineage]
 
 
 def _identity(link: dict[str, Any]) -> str:

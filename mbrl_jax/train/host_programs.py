@@ -106,6 +106,10 @@ class HostPrograms(ProgramsOfMembers):
         """Bytes that an update takes on a device beside the state; waits until it is compiled."""
         return self._compiled.temporaries("learn")
 
+    def evaluation_temporaries(self) -> int:
+        """The same of what follows the last step."""
+        return self._compiled.temporaries("evaluate", "predict", results=True)
+
     def serve(self, members: Members) -> None:
         """As everywhere; lanes are opened anew."""
         super().serve(members)

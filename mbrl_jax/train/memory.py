@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 
+from mbrl_jax.train import runtime
+
 _MEMINFO = Path("/proc/meminfo")
-_OWN_CGROUP = Path("/proc/self/cgroup")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Memory(NamedTuple):
@@ -56,35 +56,22 @@ def _available() -> int | None:
     return int(numbers[0]) * 1024 if numbers else None
 
 
+# Of each version: limit, usage, and the pages of files that the kernel gives up if need be.
+_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+
+
 def _left_in_cgroups() -> list[int]:
-    """What the limits of the process' control groups (of version 1 or 2) leave."""
-    try:
-        lines = _OWN_CGROUP.read_text().splitlines()
-    except OSError:
-        return []
+    """What the limits of the process' control groups leave."""
     left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            names = ("memory.max", "memory.current", "inactive_file")
-            left += _left_on_path(_CGROUPS, path, *names)
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            left += _left_on_path(_CGROUPS / "memory", path, *names)
-    return left
-
-
-def _left_on_path(root: Path, path: str, limit: str, usage: str, reclaimable: str) -> list[int]:
-    """Of a group and all that it lies in."""
-    group, left = root / path.lstrip("/"), []
-    for folder in (group, *group.parents):
-        if root not in (folder, *folder.parents):
-            break
+    for version, folder in runtime.cgroups("memory"):
+        limit, usage, reclaimable = _FILES[version]
         try:
             used = int((folder / usage).read_text())
             lines = (folder / "memory.stat").read_text().splitlines()
             stat = dict(line.split()[:2] for line in lines)
-            # Pages of files that the kernel gives up when somebody needs the memory.
             left.append(int((folder / limit).read_text()) - used + int(stat.get(reclaimable, 0)))
         except (OSError, ValueError):  # no such group here, or no limit ("max")
             continue

@@ -24,6 +24,7 @@ EFFICIENCY = 0.3
 _PRODUCT = {"cpu": 1024}  # side of the product that is timed
 _SECONDS = 2.0  # that updates are timed for
 _MOST_UPDATES = 100
+_AMPLE = 10  # times what an update takes: where more is free, evaluations fit without a look
 _ROWS = 50  # that are collected for the clock where nothing is learned
 
 
@@ -39,11 +40,19 @@ class Plan(NamedTuple):
     allow_oversize: bool = False  # begin even where it does not fit
     temporaries: int | None = None  # bytes that the program of an update takes; None: not compiled
     hours: float | None = None  # of all updates, timed
+    evaluation: int | None = None  # bytes that what follows the last step takes; None: not compiled
 
     @property
     def of_seed(self) -> int:
         """Bytes that a seed takes, as far as they are known."""
-        return self.state + (self.temporaries or 0)
+        return self.state + max(self.temporaries or 0, self.evaluation or 0)
+
+    def more(self) -> str:
+        """What comes on top of the state of a seed, in words."""
+        if self.temporaries is None:
+            return "without what an update takes for itself"
+        evaluating = f", {size(self.evaluation)} in the evaluation" if self.evaluation else ""
+        return f"and {size(self.temporaries)} more during an update{evaluating}"
 
     @property
     def most_seeds(self) -> int | None:
@@ -52,7 +61,8 @@ class Plan(NamedTuple):
 
     def numbers(self) -> dict[str, Any]:
         """What is known, for programs: bytes are those of one seed, `free` that of one pool."""
-        kept = ("num_seeds", "parameters", "replay", "state", "temporaries", "most_seeds", "hours")
+        sizes = ("replay", "state", "temporaries", "evaluation")
+        kept = ("num_seeds", "parameters", *sizes, "most_seeds", "hours")
         found = {name: getattr(self, name) for name in kept}
         return found | {"free": self.memory.free, "pools": self.memory.pools}
 
@@ -62,6 +72,8 @@ class Plan(NamedTuple):
         if place.free is None or seeds * self.of_seed <= place.free:
             return None
         remedies = [f"--num_seeds={self.most_seeds}"] if self.most_seeds else []
+        if (self.evaluation or 0) > (self.temporaries or 0):
+            remedies.append("fewer episodes at once (--set=eval_episodes=…)")
         if capacity := self._capacity_that_fits(seeds):
             remedies.append(f"--set=replay.capacity={capacity}")
         remedies.append("--allow_oversize to try all the same")
@@ -128,10 +140,9 @@ def require_fit(plan: Plan) -> None:
         raise ConfigError(sentence)
 
 
-def _temporaries(programs: Any) -> int:
-    """Bytes that an update takes beside the state of a seed; waits until it is compiled."""
-    on_device = -(-programs.num_seeds // seed_mesh(programs.num_seeds).size)
-    return programs.temporaries() // on_device
+def _of_seed(programs: Any, on_device: int) -> int:
+    """Bytes of one seed, of so many that all of them take on a device."""
+    return on_device // -(-programs.num_seeds // seed_mesh(programs.num_seeds).size)
 
 
 def require_room(plan: Plan, programs: Any) -> None:
@@ -141,9 +152,13 @@ def require_room(plan: Plan, programs: Any) -> None:
     """
     if plan.allow_oversize:
         return
-    temporaries = _temporaries(programs)
+    temporaries = _of_seed(programs, programs.temporaries())
     place, seeds = memory.find_memory(), plan.memory.seeds_of_pool(plan.num_seeds)
-    if place.free is None or seeds * temporaries <= place.free:
+    if place.free is None:
+        return
+    if seeds * temporaries <= place.free:
+        if seeds * temporaries * _AMPLE > place.free:  # else training need not wait for it
+            _require_room_to_evaluate(plan, programs, place.free)
         return
     fit = plan._replace(temporaries=temporaries).most_seeds
     remedy = f"--num_seeds={fit}" if fit else "a smaller replay.batch_size or agent.num_starts"
@@ -152,6 +167,19 @@ def require_room(plan: Plan, programs: Any) -> None:
         f"beside their state, and {size(place.free)} of {place.place} are left: use {remedy} in "
         "another --workdir, or --allow_oversize to try all the same"
     )
+
+
+def _require_room_to_evaluate(plan: Plan, programs: Any, free: int) -> None:
+    """The same of what follows the last step; the state is still there then."""
+    evaluation = _of_seed(programs, programs.evaluation_temporaries())
+    seeds = plan.memory.seeds_of_pool(plan.num_seeds)
+    if seeds * evaluation > free:
+        raise ConfigError(
+            f"the evaluation of {seeds} seeds of {plan.experiment.name} after the last step takes "
+            f"{size(seeds * evaluation)} beside their state, and {size(free)} of "
+            f"{plan.memory.place} are left: use fewer episodes (--set=eval_episodes=…) or seeds in "
+            "another --workdir, or --allow_oversize to try all the same"
+        )
 
 
 # -------------------------------------------------------------------------------------------- time
@@ -193,7 +221,7 @@ def product_peak() -> float:
 
 
 def measure(programs: Any, keys: jax.Array, found: Plan) -> Plan:
-    """Compile, and time updates on the devices: the plan with temporaries and hours.
+    """Compile, and time updates on the devices: the plan with all that it can say.
 
     Args:
       programs: of the experiment for all seeds; they are not closed here.
@@ -202,8 +230,11 @@ def measure(programs: Any, keys: jax.Array, found: Plan) -> Plan:
     """
     if found.refusal():
         return found
-    programs.compile_ahead(keys, fresh=True, evaluating=False)
-    found = found._replace(temporaries=_temporaries(programs))
+    programs.compile_ahead(keys, fresh=True)
+    found = found._replace(
+        temporaries=_of_seed(programs, programs.temporaries()),
+        evaluation=_of_seed(programs, programs.evaluation_temporaries()),
+    )
     if found.refusal():
         return found
     return found._replace(hours=_timed(found.experiment, programs, keys) / 3600)

@@ -75,6 +75,10 @@ class Programs(ProgramsOfMembers):
         """Bytes that an update takes on a device beside the state; waits until it is compiled."""
         return self._compiled.temporaries("chunk")
 
+    def evaluation_temporaries(self) -> int:
+        """The same of what follows the last step."""
+        return self._compiled.temporaries("evaluate", "open_loop", results=True)
+
     def serve(self, members: Members) -> None:
         """As everywhere; lanes that are stepped from outside serve them too."""
         super().serve(members)

@@ -173,7 +173,7 @@ class Console:
         speed = self._timed_steps * len(rows) / max(self._seconds, 1e-9)
         updates_left = preflight.updates(self._experiment, step // self._experiment.num_envs)
         left = clock(self._pace.left(self._total - step, updates_left))
-        returns = " ".join(_short(row.get("episode/return")) for row in rows[:8])
+        returns = " ".join(_short_number(row.get("episode/return")) for row in rows[:8])
         more = " …" if len(rows) > 8 else ""
         updates = rows[0]["count/updates"]
         update = ""
@@ -198,15 +198,13 @@ def _count(members: Members) -> str:
     return f"{settings} settings × " * (settings > 1) + f"{members.num_seeds} seeds"
 
 
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
 def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     """(mean ± standard error, finished / all) of the greedy episodes of seed i."""
     returns, finished = evaluation.episode_return[i], evaluation.finished[i]
     if not len(returns):
         return "–", "–"
+    if not all(map(math.isfinite, returns)):
+        return "not finite", f"{finished.sum()}/{len(finished)}"
     error = returns.std() / math.sqrt(max(len(returns), 1))
     return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
 
@@ -225,7 +223,7 @@ def print_table(result: Any, directory: Any) -> None:
         table.add_row(
             *(f"{setting[path]:g}" for path in varied),
             str(result.members.first_seed + i % result.members.num_seeds),
-            "–" if final is None else f"{final:.3f}",
+            _short_number(final, 3),
             *_evaluation_columns(result.evaluation, i),
             "ok" if frozen == -1 else f"frozen at iteration {frozen % 2**32}{_cause(result, i)}",
         )
@@ -258,7 +256,7 @@ def print_evaluation(
         table.add_column(name, justify="right")
     for i, lengths in enumerate(evaluation.length):
         mean, finished = _evaluation_columns(evaluation, i)
-        score = [f"{normalised['mean'][i]:.3f}"] if normalised else []
+        score = [_short_number(normalised["mean"][i], 3)] if normalised else []
         table.add_row(str(i), mean, f"{lengths.mean():.1f}", finished, *score)
     console = _console()
     console.print(table)
@@ -327,8 +325,10 @@ def _mean_of(values: list[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _short_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+def _short_number(value: float | None, decimals: int | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
 
 
 def print_films(films: Any) -> None:
@@ -349,9 +349,6 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
     """The size of a run: of a seed, and of all of them beside what is free."""
     experiment, size = plan.experiment, preflight.size
     parameters = ", ".join(f"{name} {number:,}" for name, number in plan.parameters.items())
-    taken = "without what an update takes for itself"
-    if plan.temporaries is not None:
-        taken = f"and {size(plan.temporaries)} more during an update"
     of_all = f"{plan.num_seeds} seeds take {size(plan.num_seeds * plan.of_seed)}"
     free = "it is not known how much is free"
     place = plan.memory
@@ -364,7 +361,7 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
     lines = [
         f"{experiment.name}: {plan.num_seeds} seeds, {experiment.steps} steps each; parameters: "
         f"{parameters}",
-        f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {taken}; "
+        f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {plan.more()}; "
         f"{of_all}; {free}",
     ]
     if plan.hours is not None:

@@ -1,6 +1,6 @@
 """What a finished run leaves beside its metrics: evaluation and pictures."""
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,22 @@ def write_evaluation(path: Path, experiment: Experiment, evaluation: Evaluation)
         data["extras"] = {name: _means(x) for name, x in evaluation.extras.items()}
     if normalised := human_normalised(experiment, evaluation):
         data["human_normalised"] = normalised
-    files.write_text(path / layout.EVALUATION, json.dumps(data) + "\n")
+    files.write_text(path / layout.EVALUATION, files.as_json(data) + "\n")
 
 
 def _means(episodes: Array) -> list[float | None]:
-    """Of each seed's episodes [S, E]; None where none was played."""
-    return episodes.mean(axis=1).tolist() if episodes.shape[1] else [None] * len(episodes)
+    """Of each seed's episodes [S, E]; None where none was played, or one is not finite."""
+    if not episodes.shape[1]:
+        return [None] * len(episodes)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        means = np.asarray(episodes).mean(axis=1).tolist()
+    return [mean if math.isfinite(mean) else None for mean in means]
 
 
 def write_quality(path: Path, measured: dict[str, Any]) -> Path:
     """Write what `trained.measure_quality` found to `quality.json`; returns its path."""
     target = path / "quality.json"
-    files.write_text(target, json.dumps(measured, allow_nan=False) + "\n")
+    files.write_text(target, files.as_json(measured) + "\n")
     return target
 
 
@@ -76,8 +80,8 @@ def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str
         game = scores.game_of(experiment.env.name)
     except ValueError:  # a game without references
         return None
-    means = evaluation.episode_return.mean(axis=1).tolist()
-    normalised = [scores.human_normalised(game, mean) for mean in means]
+    means = _means(evaluation.episode_return)
+    normalised = [None if x is None else scores.human_normalised(game, x) for x in means]
     return {"game": game, **scores.references()[game]._asdict(), "mean": normalised}
 
 

@@ -11,6 +11,7 @@ the outer algorithm's state is made again from those lines.
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -33,7 +34,8 @@ class Outcome(NamedTuple):
     """What the outer algorithm is told of a round."""
 
     final_return: list[float | None]  # [S] mean training return over the last fifth of the steps
-    evaluation: list[list[float]]  # [S, E] returns of greedy episodes
+    # [S, E] returns of greedy episodes; None where one is not finite
+    evaluation: list[list[float | None]]
 
 
 class Outer(Protocol):
@@ -91,7 +93,7 @@ def run_rounds(
                 result = runner.run(path / f"round_{number:04d}", members)
                 outcome = outcome_of(result)
                 done.append({"round": number, "numbers": numbers, **outcome._asdict()})
-                files.write_text(path / ROUNDS, "".join(json.dumps(one) + "\n" for one in done))
+                files.write_text(path / ROUNDS, "".join(files.as_json(one) + "\n" for one in done))
             state = outer.observe(state, numbers, outcome)
     return state
 
@@ -99,7 +101,8 @@ def run_rounds(
 def outcome_of(result: Result) -> Outcome:
     """What of a run's result can be written down."""
     returns = np.asarray(result.evaluation.episode_return, float).tolist()
-    return Outcome(result.final_return, returns)
+    of_seeds = [[one if math.isfinite(one) else None for one in seed] for seed in returns]
+    return Outcome(result.final_return, of_seeds)
 
 
 def _checked(

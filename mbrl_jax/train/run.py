@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mbrl_jax.experiment import config
+from mbrl_jax.experiment import config, first_look
 from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Inside, Members
 from mbrl_jax.loops import seeds
@@ -96,6 +96,8 @@ class Runner:
         workdir.check_usable(path)
         this = workdir.RunConfig(experiment, members)
         with preemption.listening(), _prepared(path, this, resume) as resumed:
+            if resumed is None and (warning := first_look.require_reconstructed(experiment)):
+                reporter.warn(warning)
             keys = members.keys()
             programs = self._programs_for(members, keys, fresh=resumed is None)
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
@@ -125,6 +127,7 @@ def survey(experiment: Experiment, members: Members) -> preflight.Plan:
     """
     config.validate(experiment)
     system = build_system(experiment)
+    first_look.require_reconstructed(experiment)
     plan = preflight.plan(experiment, system, len(members))
     with contextlib.closing(make_programs(experiment, system, members)) as programs:
         return preflight.measure(programs, members.keys(), plan)
@@ -171,10 +174,27 @@ def _run(
         ) as saver,
     ):
         if meta["iteration"] < experiment.iterations:
+            _tell_of_frozen(meta, reporter)
             preflight.require_room(plan, programs)
         state = train(experiment, programs, state, meta, writer, saver, reporter, judges)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
+
+
+def _tell_of_frozen(meta: dict[str, Any], reporter: Reporter) -> None:
+    """Name the seeds of a checkpoint that will learn no more."""
+    frozen, count = meta["frozen"], len(meta["env_steps"])
+    if not frozen:
+        return
+    told = [
+        f"{meta['first_seed'] + int(seed)} at step {known['step']} ({known['metric']})"
+        for seed, known in frozen.items()
+    ]
+    all_of_them = "all seeds are" if len(frozen) == count else f"{len(frozen)} of {count} seeds are"
+    reporter.warn(
+        f"{all_of_them} frozen and learn no more: seed {', '.join(told[:8])}"
+        f"{' …' if len(told) > 8 else ''}"
+    )
 
 
 @contextlib.contextmanager

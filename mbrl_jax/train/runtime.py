@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +26,9 @@ PACKAGES = (
     "envpool",
     "dm-control",
 )
+
+_OWN_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 # Constants of glibc's <malloc.h>, and what they are set to.
 _MALLOC_SETTINGS = {
@@ -102,8 +106,48 @@ def _devices_are_chosen() -> bool:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of its affinity, and within a container's share of time."""
+    can_tell = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    quota = core_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def cgroups(controller: str) -> Iterator[tuple[int, Path]]:
+    """(version, folder) of every group that limits this process by "memory", "cpu", …"""
+    try:
+        lines = _OWN_CGROUP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            version, root = 2, _CGROUPS
+        elif controller in controllers.split(","):
+            version, root = 1, _CGROUPS / controller
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if root not in (folder, *folder.parents):
+                break
+            yield version, folder
+
+
+def core_quota() -> float | None:
+    """Cores' worth of time that this process may take; None without a limit."""
+    found = []
+    for version, folder in cgroups("cpu"):
+        try:
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                quota, period = ((folder / name).read_text() for name in names)
+            found.append(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):  # no such group here, or no limit ("max")
+            continue
+    return min((cores for cores in found if cores > 0), default=None)  # -1: no limit in version 1
 
 
 def _keep_freed_memory(arenas: int) -> bool:

@@ -228,13 +228,7 @@ def _with_settings(saved: workdir.RunConfig, settings: Sequence[str]) -> Experim
     """The experiment of a run under other settings."""
     experiment = with_settings(saved.experiment, settings)
     config.validate(experiment)
-    before, after = (config.numbers(e) for e in (saved.experiment, experiment))
-    for path, values in saved.members.inside:
-        if before[path] != after.get(path):
-            raise config.ConfigError(
-                f"{path} is {', '.join(map(str, values))} from seed to seed of this run and cannot "
-                "be set for all of them"
-            )
+    saved.members.require_unset(saved.experiment, experiment)
     return experiment
 
 

@@ -106,7 +106,8 @@ def _judge(judges: Judges, state: TrainState, rows: list[dict[str, Any]]) -> Non
         numbers = {"return": played.episode_return, "length": played.length} | played.extras
         for label, of_episodes in numbers.items():
             for row, episodes in zip(rows, of_episodes, strict=True):
-                row[f"{group}/{label}"] = float(np.mean(episodes))
+                with np.errstate(invalid="ignore"):  # inf - inf
+                    row[f"{group}/{label}"] = float(np.mean(episodes))
 
 
 def _environment_failed(error: LanesFailed, step: int) -> EnvironmentFailed:

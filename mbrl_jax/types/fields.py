@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+_LARGEST, _SMALLEST = 2.0**128 - 2.0**103, 2.0**-126  # of float32; XLA takes less for 0
+
 
 class Range(NamedTuple):
     """Where a number may lie; None: no bound. NaN lies nowhere."""
@@ -25,6 +27,15 @@ class Range(NamedTuple):
             and (above is None or number > above)
             and (below is None or number < below)
         )
+
+    def fault(self, number: int | float) -> str:
+        """What is wrong with a number, in words; "" where nothing is."""
+        if number not in self:
+            return f"is out of range: {self}"
+        size = abs(number) if isinstance(number, float) else 0.0
+        if _LARGEST < size < math.inf:
+            return "is infinite in float32: use a smaller number"
+        return "is 0 in float32: use 0 or a larger number" if 0.0 < size < _SMALLEST else ""
 
     def __str__(self) -> str:
         words = ("at least", "at most", "above", "below")

@@ -92,7 +92,8 @@ def evaluation(workdir: Path) -> dict[str, Any] | None:
     """Greedy episodes after the last step: {"step", "episodes", "mean"} over all seeds, or None."""
     try:
         data = _json(workdir / EVALUATION)
-        mean = short(sum(map(float, data["mean"])) / len(data["mean"]))
+        known = [float(mean) for mean in data["mean"] if mean is not None]
+        mean = short(sum(known) / len(known))
         return {"step": int(data["step"]), "episodes": int(data["episodes"]), "mean": mean}
     except (ValueError, KeyError, TypeError, ArithmeticError):
         return None

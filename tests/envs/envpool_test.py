@@ -84,6 +84,21 @@ def test_a_time_limit_is_last_and_not_terminal_and_the_next_row_is_first():
     assert (rows[200].reward != 0).all()
 
 
+@pytest.mark.parametrize("name", ["CartpoleBalance-v1", "BallInCupCatch-v1"])
+def test_a_first_row_holds_no_reward_of_the_episode_before(name):
+    config = envpool.Config(name)  # DeepMind Control: cut after 1,000 steps
+    env, spec = _open(config, (1, 2)), config.make().spec
+    rows = [env.reset()]
+    for _ in range(1_002):
+        env.send(np.zeros((1, 2, spec.action.size), np.float32))
+        rows.append(env.receive())
+    firsts = np.stack([row.is_first for row in rows])
+    rewards = np.stack([row.reward for row in rows])
+    assert firsts.sum() == 4 and (rewards[firsts] == 0).all()
+    assert rewards.dtype == np.float32
+    assert name != "CartpoleBalance-v1" or (rewards[1_000] != 0).all()
+
+
 def test_a_terminal_end_is_last_and_terminal():
     config = envpool.Config("CartPole-v1")
     rows = _play(_open(config), config.make().spec, 60)
@@ -174,6 +189,23 @@ def test_unknown_tasks_are_named_with_the_nearest_ones():
         envpool.Config("CheetahRunn-v1").make()
     with pytest.raises(ValueError, match="unknown environment 'Pong-v5'"):
         envpool.Config("Pong-v5").make()  # Atari games have options: envs.atari
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("TicTacToe-v1", "a game of 2 players"),  # PGX
+        ("Chess-v1", "a game of 2 players"),
+        ("SparrowMahjong-v1", "a game of 3 players"),
+        ("IntersectionMultiAgent-v0", "a game of 2 players"),
+        ("Play2048-v1", r"which actions are allowed \(legal_action_mask\)"),
+        ("Game2048-v1", r"which actions are allowed \(action_mask\)"),  # Jumanji
+        ("Jumanji/Snake-v1", r"which actions are allowed \(action_mask\)"),
+    ],
+)
+def test_games_of_several_players_and_masked_actions_are_refused(name, sentence):
+    with pytest.raises(ValueError, match=f"{name} .*{sentence}"):
+        envpool.Config(name).make()
 
 
 def test_actions_that_are_no_single_choice_or_vector_are_refused():

@@ -68,6 +68,9 @@ def test_every_setting_meets_every_seed():
         (["behaviour.entropi=1"], "did you mean behaviour.entropy"),
         (["behaviour.entropy=1e-3,much"], "expected a finite number, got 'much'"),
         (["behaviour.entropy=1e-3,0.001"], "twice"),
+        (["behaviour.entropy=0.001,0.00100000000001"], "equal in float32"),
+        (["behaviour.entropy=0.1,1e39"], r"entropy=1e\+39 is infinite in float32"),
+        (["behaviour.entropy=0,1e-50"], "entropy=1e-50 is 0 in float32"),
         (["behaviour.entropy=1", "behaviour.entropy=2"], "twice"),
     ],
 )
@@ -108,6 +111,13 @@ def test_a_member_is_what_its_own_run_would_be(tmp_path):
     losses = [row["behaviour/actor_loss"] for row in first + updates(tmp_path / "alone")]
     losses = [loss for loss in losses if loss is not None]
     assert len(set(losses)) == len(losses)  # the numbers reached the losses
+
+
+def test_a_number_that_is_set_and_varies_too_is_refused():
+    settings = ["behaviour.gamma=0.9", " behaviour.entropy =0.1"]
+    with pytest.raises(ConfigError, match="entropy is 0.01, 0.5 .* leave out --set=behaviour.entr"):
+        parse_inside(EXPERIMENT, ["behaviour.entropy=0.01,0.5"], settings)
+    assert parse_inside(EXPERIMENT, ["behaviour.entropy=0.01,0.5"], ["behaviour.gamma=0.9"])
 
 
 def test_numbers_that_vary_belong_to_the_configuration(tmp_path):

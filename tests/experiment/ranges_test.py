@@ -153,6 +153,13 @@ def test_each_number_of_a_tuple_is_asked_for():
         config.validate(experiment)
 
 
+@pytest.mark.parametrize("value", ["1e39", "1e-50"])
+def test_what_float32_does_not_hold_is_refused(value):
+    experiment = config.override(load_experiment("drama_catch"), [f"behaviour.entropy={value}"])
+    with pytest.raises(ConfigError, match=r"^behaviour.entropy=1e.* in float32: use "):
+        config.validate(experiment)
+
+
 def test_numbers_that_vary_inside_have_ranges_too():
     with pytest.raises(ConfigError, match=r"^behaviour.gamma=1e\+39 is out of range"):
         parse_inside(load_experiment("drama_catch"), ["behaviour.gamma=0.9,1e39"])

@@ -13,6 +13,7 @@ import pytest
 
 from mbrl_jax.envs import atari, envpool
 from mbrl_jax.evaluate import quality
+from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import System, build
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.keys import at, lane_seeds, named
@@ -165,8 +166,9 @@ def test_episodes_are_counted_alike_at_both_seams():
 
 def cartpole():
     """Drama with a tiny core on EnvPool's CartPole."""
+    base = config.override(small.catch(), ["model.reconstruction=squared"])
     return dataclasses.replace(
-        small.catch(),
+        base,
         env=envpool.Config("CartPole-v1"),
         num_envs=2,
         phases=(COLLECT, TRAIN, Phase(11)),

@@ -64,6 +64,24 @@ def test_frozen_seeds_are_found_in_checkpoints_and_in_rows(tmp_path):
 # ------------------------------------------------------------------------------------------ states
 
 
+@pytest.mark.parametrize("mean", ["null", "NaN", "Infinity"])
+def test_a_finished_run_whose_returns_are_not_finite_is_finished(tmp_path, mean):
+    path = runs.write(tmp_path, runs.catch(), [1.0, 1.0], greedy=[0.5, 0.25])
+    written = (path / "evaluation.json").read_text().replace("0.25", mean)
+    (path / "evaluation.json").write_text(written)
+    run = records.read_run(path)
+    assert run.state == "finished" and [lane.greedy is None for lane in run.lanes] == [False, True]
+    assert run.notes == ("evaluation.json: returns of member 1 are not finite: left out",)
+
+
+def test_a_finished_run_without_greedy_episodes_is_finished(tmp_path):
+    path = runs.write(tmp_path, runs.catch(), [1.0], greedy=[0.5])
+    data = json.loads((path / "evaluation.json").read_text())
+    (path / "evaluation.json").write_text(json.dumps(data | {"episodes": 0, "mean": [None]}))
+    run = records.read_run(path)
+    assert (run.state, run.notes) == ("finished", ())
+
+
 def test_a_run_that_stopped_and_one_that_did_not_begin(tmp_path):
     assert records.read_run(runs.write(tmp_path / "a", runs.catch(), [1.0], until=0.5)).state == (
         "stopped"
@@ -137,7 +155,8 @@ def test_a_half_written_last_line_and_odd_numbers_do_no_harm(tmp_path):
         file.write(odd + '\n{"step": 110, "se')
     (path / "evaluation.json").write_text('{"step": 100, "episodes": 4, "mean": [NaN]}')
     run = records.read_run(path)
-    assert run.notes == () and run.step == 100
+    assert run.step == 100
+    assert run.notes == ("evaluation.json: returns of member 0 are not finite: left out",)
     assert run.lanes[0].training == 1.0 and run.lanes[0].greedy is None
 
 

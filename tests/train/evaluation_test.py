@@ -162,6 +162,24 @@ def test_pong_is_normalised_in_the_table_and_the_file(tmp_path, capsys):
     assert "1511.06581" in said
 
 
+def test_returns_that_are_not_finite_are_null_in_the_file_and_named_in_the_table(tmp_path, capsys):
+    experiment = playing(atari.Config("Pong-v5"))
+    found = evaluation([1.0, 3.0], [np.inf, -np.inf], [np.inf, 0.0], [np.nan, 0.0])
+    report.write_evaluation(tmp_path, experiment, found)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    text = (tmp_path / "evaluation.json").read_text()
+    written = json.loads(text, parse_constant=refuse)
+    assert written["mean"] == [2.0, None, None, None]
+    assert written["returns"] == [[1.0, 3.0], [None, None], [None, 0.0], [None, 0.0]]
+    assert written["human_normalised"]["mean"][1:] == [None, None, None]
+    progress.print_evaluation(found, experiment, "runs/pong", "clean")
+    said = capsys.readouterr().out
+    assert said.count("not finite") == 3 and "nan" not in said and "inf" not in said
+
+
 @pytest.mark.parametrize(
     "env",
     [
@@ -276,7 +294,7 @@ def test_a_run_is_judged_under_other_settings(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
     for settings, said in [
         (["behaviour.actor_width=9"], "actor_width=9 would change the shapes of what was trained"),
-        (["behaviour.gamma=0.5"], "behaviour.gamma is 0.9, 0.99 from seed to seed of this run"),
+        (["behaviour.gamma=0.5"], "behaviour.gamma is 0.9, 0.99 from member to member of this run"),
         (["behaviour.width=9"], "behaviour.width"),
         (["eval_every=-1"], "eval_every=-1"),
     ]:

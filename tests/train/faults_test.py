@@ -61,8 +61,8 @@ class Hearing(Quiet):
 BROKEN, WHEN = 1, 21  # in the update after row 21, the rewards that seed 1 replays are no numbers
 
 
-def _poisoned(experiment):
-    """`trained.build_system` with an agent that meets NaN once."""
+def _poisoned(experiment, reward):
+    """`trained.build_system` with an agent that meets such a reward once."""
     system = trained.build(experiment)
     keys = seeds.seed_keys(0, 3)
     key = at(named(keys[BROKEN], "train"), "learn", WHEN)
@@ -70,8 +70,8 @@ def _poisoned(experiment):
     def update(state, own_key, replay, iteration):
         hit = (jax.random.key_data(own_key) == jax.random.key_data(key)).all()
         rows = replay.storage
-        reward = rows.timestep.reward + jnp.where(hit, jnp.nan, 0.0)
-        rows = rows._replace(timestep=rows.timestep._replace(reward=reward))
+        rewards = rows.timestep.reward + jnp.where(hit, reward, 0.0)
+        rows = rows._replace(timestep=rows.timestep._replace(reward=rewards))
         return system.agent.update(state, own_key, replay._replace(storage=rows), iteration)
 
     agent = system.agent._replace(updates={"all": update})
@@ -86,10 +86,11 @@ def healthy(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf])
 def test_a_seed_freezes_by_itself_and_says_what_was_not_finite_and_when(
-    tmp_path, monkeypatch, healthy
+    tmp_path, monkeypatch, healthy, reward
 ):
-    monkeypatch.setattr(run, "build_system", _poisoned)
+    monkeypatch.setattr(run, "build_system", functools.partial(_poisoned, reward=reward))
     hearing = Hearing()
     result = run.run(EXPERIMENT, tmp_path, num_seeds=3, reporter=hearing)
     assert hearing.said == [

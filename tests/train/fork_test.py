@@ -1,6 +1,7 @@
 """A fork begins with its parent's checkpoint, replay included, and goes its own way."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import with_steps
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs import checkpoint, layout, workdir
 from mbrl_jax.runs.metrics import read_metrics
 from mbrl_jax.train import fork, run, trained
 from tests import small
+from tests.report import runs
 
 pytestmark = pytest.mark.usefixtures("programs_kept")
 
@@ -154,6 +157,60 @@ def test_an_origin_without_a_step_is_refused(text):
 def launch(*flags):
     command = [sys.executable, "-m", "launch.train", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_same_fork_goes_on_with_more_steps(parent, tmp_path):
+    child, longer = tmp_path / "child", with_steps(experiment("behaviour.entropy=0.5"), STEPS + 20)
+    shorter = experiment("behaviour.entropy=0.5")
+    branch(parent, child, shorter)
+    for _ in range(2):  # the second time nothing is left to do
+        branch(parent, child, longer)
+        assert read_metrics(child)[-1]["step"] == STEPS + 20
+    (link,) = fork.read_meta(child)["lineage"]
+    assert len(link["changed"]) == 2  # the entropy, and the last phase
+    with pytest.raises(ConfigError, match="was forked otherwise"):
+        fork.fork(fork.Origin(parent, AT), child, experiment("behaviour.entropy=0.6"))
+
+
+def freeze(path, iteration, seeds):
+    """Write into a checkpoint that seeds are frozen, as training would."""
+    folder = path / "checkpoints" / str(iteration)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "manifest.json").unlink()
+    meta["frozen"] = {str(seed): {"step": 30, "metric": "model/reward"} for seed in seeds}
+    checkpoint.complete_folder(
+        folder.rename(folder.with_name(f"{iteration}.tmp")), json.dumps(meta)
+    )
+
+
+def test_a_fork_that_would_learn_nothing_is_refused(parent, tmp_path):
+    path = tmp_path / "parent"
+    shutil.copytree(parent, path)
+    freeze(path, STEPS, (0, 1))
+    with pytest.raises(ConfigError) as caught:
+        fork.fork(fork.Origin(path, STEPS), tmp_path / "child", with_steps(experiment(), 80))
+    assert "all seeds are frozen there (model/reward was not finite)" in str(caught.value)
+    assert re.search(rf"fork step .*{AT} instead", str(caught.value))
+    assert not (tmp_path / "child").exists()
+
+
+def test_frozen_seeds_are_named_before_a_run_goes_on(parent, tmp_path, capsys):
+    path = tmp_path / "parent"
+    shutil.copytree(parent, path)
+    freeze(path, STEPS, (1,))
+    run.run(with_steps(experiment(), STEPS + 10), path, seed=3, num_seeds=2)
+    said = capsys.readouterr().err
+    assert "1 of 2 seeds are frozen and learn no more: seed 1 at step 30 (model/reward)" in said
+
+
+def test_a_number_that_varies_inside_the_parent_cannot_be_changed(tmp_path):
+    inside = (("behaviour.entropy", (0.001, 0.01)),)
+    runs.write(tmp_path / "parent", experiment(), [0.0, 0.0], Members(3, 1, inside))
+    changed = experiment("behaviour.entropy=0.5")
+    with pytest.raises(ConfigError) as caught:
+        fork.fork(fork.Origin(tmp_path / "parent", AT), tmp_path / "child", changed)
+    assert "behaviour.entropy is 0.001, 0.01 from member to member" in str(caught.value)
+    assert not (tmp_path / "child").exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a run takes: sizes, refusals that help, updates that are counted, time."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -12,7 +13,7 @@ from mbrl_jax.experiment.experiment import build, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import fixed, mixture
-from mbrl_jax.train import memory, preflight, progress, run, work
+from mbrl_jax.train import memory, preflight, progress, run, runtime, work
 from mbrl_jax.train.memory import Memory
 from tests import small
 
@@ -56,6 +57,9 @@ def test_temporaries_count():
     found = plan_of(small.catch(), 3)
     room = Memory(3 * found.state, 1, "a machine's memory")
     assert found._replace(memory=room, temporaries=1).most_seeds == 2
+    short = found._replace(memory=room, temporaries=1, evaluation=10**9)
+    assert "1 GB in the evaluation" in short.more()
+    assert "need 3.0" in str(short.refusal()) and "eval_episodes=…" in str(short.refusal())
 
 
 def test_devices_hold_seeds_of_their_own():
@@ -114,6 +118,26 @@ def test_an_update_that_has_no_room_is_refused_and_a_user_may_know_better(monkey
     preflight.require_room(found._replace(allow_oversize=True), Programs())
 
 
+@pytest.mark.parametrize(("update", "refused"), [(10**7, True), (10**6, False)])
+def test_an_evaluation_that_has_no_room_is_refused_before_training(monkeypatch, update, refused):
+    found = preflight.plan(small.catch(), build(small.catch()), 2)
+
+    class Programs:
+        num_seeds = 2
+
+        def temporaries(self):
+            return update
+
+        def evaluation_temporaries(self):
+            assert refused, "with so much room, training does not wait until it is compiled"
+            return 10**9
+
+    monkeypatch.setattr(memory, "host_memory", lambda: 10**8)
+    expected = pytest.raises(ConfigError, match="evaluation of 2 seeds .* takes 2 GB beside")
+    with expected if refused else contextlib.nullcontext():
+        preflight.require_room(found, Programs())
+
+
 @pytest.mark.parametrize("stop_after", [None, 3, 12, 25])
 def test_updates_are_counted_as_the_loop_makes_them(stop_after):
     phases = (Phase(10, learn=False), Phase(7, learn_every=3), Phase(8))
@@ -150,7 +174,8 @@ def test_the_time_left_is_said_as_a_clock_does(seconds, said):
 def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = run.survey(with_steps(small.catch(), 10_000), Members(0, 2))
-    assert found.temporaries > 0
+    assert found.temporaries > 0 and found.evaluation > 0
+    assert found.numbers()["evaluation"] == found.evaluation
     assert 0 < found.hours < 1
     assert not list(tmp_path.iterdir())
 
@@ -182,8 +207,8 @@ def pretend(tmp_path, monkeypatch, meminfo, own, groups):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "sys")
+    monkeypatch.setattr(runtime, "_OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(runtime, "_CGROUPS", tmp_path / "sys")
 
 
 MEMINFO = "MemTotal: 9000 kB\nMemAvailable:    5000 kB\nBuffers: 1 kB\n"
@@ -226,5 +251,5 @@ def test_a_system_that_does_not_tell_is_no_error(tmp_path, monkeypatch):
     pretend(tmp_path, monkeypatch, "MemTotal: 9000 kB\n", "", {})
     assert memory.host_memory() is None
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "no such file")
-    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "no such file")
+    monkeypatch.setattr(runtime, "_OWN_CGROUP", tmp_path / "no such file")
     assert memory.host_memory() is None

@@ -47,11 +47,12 @@ DEVICES = (
 )
 
 
-def count_devices(tmp_path, num_seeds, cores=None, **environment):
+def count_devices(tmp_path, num_seeds, cores=None, quota=None, **environment):
     env = untouched_environment()
     code = DEVICES.format(num_seeds)
     if cores:
         code = f"import os; os.sched_getaffinity = lambda _: set(range({cores})); " + code
+        code = f"import mbrl_jax.train.runtime as c; c.core_quota = lambda: {quota}; " + code
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=env | {"XDG_CACHE_HOME": str(tmp_path)} | environment,
@@ -96,6 +97,37 @@ def test_memory_that_xla_frees_is_not_faulted_in_again():
 def test_each_core_gets_seeds_of_its_own(tmp_path):
     assert count_devices(tmp_path, num_seeds=6, cores=4) == 3
     assert count_devices(tmp_path, num_seeds=1, cores=4) == 1
+    assert count_devices(tmp_path, num_seeds=6, cores=4, quota=2.5) == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cores"),
+    [
+        ("0::/box/job", {"box/cpu.max": "250000 100000", "box/job/cpu.max": "max 100000"}, 2),
+        ("0::/box", {"box/cpu.max": "50000 100000"}, 1),
+        ("0::/box", {"box/cpu.max": "max 100000"}, 8),
+        (
+            "4:cpu,cpuacct:/box",
+            {"cpu/box/cpu.cfs_quota_us": "300000", "cpu/box/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        (
+            "4:cpu:/",
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            8,
+        ),
+        ("4:cpuset:/box", {}, 8),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(tmp_path, monkeypatch, group, files, cores):
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(runtime, "_OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(runtime, "_CGROUPS", tmp_path / "sys")
+    (tmp_path / "cgroup").write_text(group + "\n")
+    for name, text in files.items():
+        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys" / name).write_text(text + "\n")
+    assert runtime.num_cores() == cores
 
 
 def test_the_users_devices_and_threads_stay(tmp_path):
