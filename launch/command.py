@@ -7,10 +7,12 @@ Each is `python -m launch.NAME`, and works from any folder.
 """
 
 import ast
+import importlib
 import os
-import runpy
 import sys
 from pathlib import Path
+
+from launch import flags as launch_flags
 
 COMMANDS = (
     *("train", "evaluate", "watch", "report", "sweep", "doctor", "export", "open_loop"),
@@ -29,8 +31,12 @@ def main() -> None:
     # A script's folder stands first on the path where `python -m` has the present one: modules of
     # one's own are found, behind those that are installed.
     sys.path.append(os.getcwd())
-    sys.argv = [f"mbrl_jax {name}", *sys.argv[2:]]
-    runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
+    # absl's --help shows the flags of the module that the first argument names, below the
+    # docstring of the main one.
+    sys.argv = [f"launch.{name}", *sys.argv[2:]]
+    module = importlib.import_module(f"launch.{name}")
+    sys.modules["__main__"].__doc__ = module.__doc__
+    launch_flags.run_main(module.main)
 
 
 def usage() -> str:
