@@ -152,41 +152,6 @@ def _default_cache_dir() -> Path:
     return Path(base).expanduser() / "mbrl_jax" / "xla"
 
 
-def join_processes(wanted: bool) -> bool:
-    """Make one program of the processes of a job, before jax starts; True if there are several.
-
-    Slurm, Open MPI, Kubernetes and TPU pods are recognised by `jax.distributed`. Elsewhere
-    `JAX_COORDINATOR_ADDRESS` (host:port), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who.
-
-    Args:
-      wanted: join whatever stands in the environment; otherwise only where those variables do, or
-        where Slurm started several tasks.
-
-    Raises ConfigError when the processes do not find each other.
-    """
-    variables = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    named = [os.environ[name] for name in variables if os.environ.get(name)]
-    complete = len(named) == len(variables)
-    in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    if not (wanted or complete or in_slurm):
-        return False
-    import jax
-
-    # JAX's own handler of SIGTERM would take the place of ours (see `preemption`).
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        if complete:
-            jax.distributed.initialize(named[0], int(named[1]), int(named[2]))
-        else:
-            jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"the processes of this job cannot be joined ({str(error).splitlines()[0]}); start "
-            f"them with srun, or set {', '.join(variables)} in each"
-        ) from error
-    return jax.process_count() > 1
-
-
 def is_joined() -> bool:
     """Whether this process is one of several; starts nothing."""
     jax = sys.modules.get("jax")
