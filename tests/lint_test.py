@@ -22,7 +22,8 @@ SHELL = {
     ),
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (
-        *("compiled", "fork", "host_programs", "memory", "preemption", "preflight", "programs"),
+        *("circumstances", "compiled", "fork", "host_programs", "joining", "memory"),
+        *("preemption", "preflight", "programs"),
         *("progress", "report", "rounds", "run", "runtime", "trained", "training"),
     ),
     "watch": ("described", "pace", "series", "server", "strips", "view"),

@@ -19,7 +19,7 @@ from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs import checkpoint, liveness, metrics, workdir
 from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, OPEN_LOOP
 from mbrl_jax.sweeps import plan, status
-from mbrl_jax.train import fork
+from mbrl_jax.train import circumstances, fork
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "unreadable")
 QUALITY = "quality.json"
@@ -107,7 +107,7 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
         saved,
         lanes,
         _lineage(path, notes),
-        _versions(meta),
+        _versions(meta, notes),
         _written(path),
         None if command is None else tuple(command),
         tuple(notes),
@@ -325,11 +325,13 @@ def _newest_meta(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _versions(meta: Mapping[str, Any]) -> dict[str, str | None]:
-    found = meta.get("versions")
-    if not isinstance(found, dict):
-        return {}
-    return {str(name): None if v is None else str(v) for name, v in found.items()}
+def _versions(meta: Mapping[str, Any], notes: list[str]) -> dict[str, str | None]:
+    """What the run began with: versions of packages, hashes of the files of its own parts."""
+    if changed := circumstances.changed_on_the_way(meta):
+        notes.append(f"it was gone on with under other circumstances: {', '.join(changed)}")
+    kinds = [meta.get(kind) for kind in ("versions", "files")]
+    found = [item for kind in kinds if isinstance(kind, dict) for item in kind.items()]
+    return {str(name): None if v is None else str(v)[:48] for name, v in found}
 
 
 def _lineage(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:

@@ -17,7 +17,7 @@ from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.runs import checkpoint, files, restore, workdir
 from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
 from mbrl_jax.runs.replay_log import Segment
-from mbrl_jax.train import preemption, preflight, runtime
+from mbrl_jax.train import circumstances, preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter
@@ -155,7 +155,7 @@ def _run(
     """Train to the last step, evaluate, draw."""
     experiment, num_seeds = this.experiment, programs.num_seeds
     with preemption.at_once():
-        state, meta, segments = _initial(this, path, programs, keys, resumed)
+        state, meta, segments = _initial(this, path, programs, keys, resumed, reporter)
     meta["first_seed"] = this.members.first_seed
     step = meta["iteration"] * experiment.num_envs
     with (
@@ -256,13 +256,17 @@ def _initial(
     programs: Programs | HostPrograms,
     keys: jax.Array,
     resumed: bool,
+    reporter: Reporter,
 ) -> tuple[TrainState, dict[str, Any], list[Segment]]:
     """(state, meta, segments of the replay) to go on from."""
     if resumed:
         restored = restore_state(path, programs, keys)
+        meta, said = circumstances.gone_on(path, restored.meta, this.experiment)
+        _warn(reporter, said)
         _clean(path, restored.iteration)
         state = programs.resume(keys, restored.state, restored.iteration)
-        return state, restored.meta | {"config": workdir.as_json(this)}, restored.segments
+        return state, meta | {"config": workdir.as_json(this)}, restored.segments
+    _warn(reporter, circumstances.unusual(programs.num_seeds))
     _clean(path, None)
     meta = {
         "iteration": 0,
@@ -270,10 +274,17 @@ def _initial(
         "env_steps": [0] * programs.num_seeds,
         "score": None,  # training return of the last fifth of the steps, mean over seeds
         "frozen": {},
-        "versions": runtime.versions(),
+        **circumstances.record(this.experiment),
         "config": workdir.as_json(this),
     }
     return programs.init(keys), meta, []
+
+
+def _warn(reporter: Reporter, sentences: list[str]) -> None:
+    """Say them, once for all processes."""
+    if runtime.is_first_process():
+        for sentence in sentences:
+            reporter.warn(sentence)
 
 
 def _clean(path: Path, used: int | None) -> None:
