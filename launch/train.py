@@ -105,7 +105,8 @@ def train() -> None:
         allow_oversize=_ALLOW_OVERSIZE.value,
     )
     if runtime.is_first_process():
-        print_table(result, workdir)
+        named = launch_flags.flags_of_types(experiment, _EXPERIMENT.value, _SET.value)
+        print_table(result, workdir, named)
 
 
 def _parent():

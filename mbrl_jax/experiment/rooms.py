@@ -78,8 +78,9 @@ def _has_config(room: str, name: str) -> bool:
 def _imported(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise NotFound(f"cannot import {module!r} ({error})") from error
+    except Exception as error:  # a file of one's own can raise whatever it likes
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NotFound(f"cannot import {module!r} ({lines[0]})") from error
 
 
 def _class_in(module: ModuleType, qualname: str) -> object:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mbrl_jax.experiment import config
+from mbrl_jax.experiment.annotations import modules_of
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.runs.restore import OtherSettings
 from mbrl_jax.train import runtime
@@ -167,7 +167,7 @@ def unusual(num_members: int) -> list[str]:
 
 def _own_files(roots: Iterable[Any]) -> tuple[dict[str, Path], set[str]]:
     """({name: file outside the package that parts come from}, packages that those import)."""
-    waiting = {type(part).__module__ for root in roots for part in _parts(root)}
+    waiting = {module for root in roots for module in modules_of(root)}
     files: dict[str, Path] = {}
     packages: set[str] = set()
     seen: set[str] = set()
@@ -181,16 +181,6 @@ def _own_files(roots: Iterable[Any]) -> tuple[dict[str, Path], set[str]]:
         files[name.replace(".", "/") + ".py"] = path
         waiting |= set(_named_in(sys.modules[name])) - seen
     return files, packages - set(_SHIPPED) - set(sys.stdlib_module_names)
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """A config and those in it."""
-    if config.is_config(value):
-        yield value
-        value = tuple(vars(value).values())
-    if isinstance(value, tuple):
-        for child in value:
-            yield from _parts(child)
 
 
 def _own_file(name: str) -> Path | None:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from mbrl_jax.experiment.experiment import Experiment
@@ -211,8 +211,8 @@ def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
 
 
-def print_table(result: Any, directory: Any) -> None:
-    """Returns per seed, and where the pictures are."""
+def print_table(result: Any, directory: Any, flags: Sequence[str] = ()) -> None:
+    """Returns per seed, where the pictures are, how to evaluate again (with further `flags`)."""
     from rich.table import Table
 
     table = Table(title="returns per seed")
@@ -235,8 +235,8 @@ def print_table(result: Any, directory: Any) -> None:
         console.print(line, soft_wrap=True, highlight=False)
     for picture in result.pictures:
         console.print(shown(picture), soft_wrap=True, highlight=False)
-    flag = shlex.quote(f"--workdir={directory}")
-    command = f"evaluate again: python -m launch.evaluate {flag}"
+    command = shlex.join((f"--workdir={directory}", *flags))
+    command = f"evaluate again: python -m launch.evaluate {command}"
     console.print(shown(command), soft_wrap=True, highlight=False)
 
 
