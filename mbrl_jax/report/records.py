@@ -221,7 +221,7 @@ def _frozen(index: int, own: Sequence[Mapping[str, Any]], meta: Mapping[str, Any
 def _rows(path: Path, members: Members, notes: list[str]) -> list[dict[str, Any]]:
     """What a report needs of the rows of metrics, as numbers or None; "lane" counts from 0."""
     try:
-        found = metrics.read_metrics(path)
+        found = metrics.read_metrics(path, tolerant=True)
     except (ConfigError, OSError, RecursionError) as error:
         notes.append(f"its metrics are left out: {error}")
         return []
@@ -250,8 +250,8 @@ def _clean(row: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
 
 def number(value: Any) -> float | None:
     """A finite number of a file as it is, anything else as None."""
-    plain = type(value) in (int, float) and math.isfinite(value)
-    return value if plain else None
+    plain = type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return value if plain and math.isfinite(value) else None
 
 
 # -------------------------------------------------------------------------- files beside the rows

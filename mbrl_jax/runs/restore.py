@@ -20,7 +20,7 @@ from mbrl_jax.runs.checkpoint import (
     load_leaves,
     segments_of,
 )
-from mbrl_jax.runs.layout import CHECKPOINTS, META
+from mbrl_jax.runs.layout import CHECKPOINTS, META, iteration_of
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.types import PyTree, RowStore
 
@@ -109,8 +109,8 @@ def _candidates(workdir: Path, which: str) -> list[int]:
     if which == "best":
         best = best_iteration(workdir)
         return found if best is None else [best, *(i for i in found if i != best)]
-    if which.isdigit() and int(which) in found:
-        return [int(which)]
+    if (iteration := iteration_of(which)) in found and iteration is not None:
+        return [iteration]
     raise ConfigError(
         f"checkpoint={which} is not there; choose newest, best, or one of "
         f"{', '.join(map(str, found))}"
