@@ -23,6 +23,8 @@ from mbrl_jax.train import circumstances, fork
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "unreadable")
 QUALITY = "quality.json"
+_MOST_LANES = 10_000  # of a run
+_LARGEST = 1e60  # of a number
 
 
 class Greedy(NamedTuple):
@@ -85,9 +87,22 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     """The record of a workdir. Never raises for what lies in it."""
     path = Path(path)
     try:
+        return _read_run(path, command)
+    except Exception as error:  # one damaged directory must not end the report on all others
+        lines = str(error).strip().splitlines() or [""]
+        why = f"{path} is damaged ({type(error).__name__}: {lines[0][:200]})"
+        return _unreadable(path, str(error) if isinstance(error, ConfigError) else why, command)
+
+
+def _read_run(path: Path, command: Sequence[str] | None) -> Run:
+    try:
         saved = workdir.read_config(path)
         if not isinstance(saved.experiment, Experiment):
             raise ConfigError(f"{path / CONFIG} holds no experiment")
+        if (size := _size(saved.members)) > _MOST_LANES:
+            raise ConfigError(
+                f"{path / CONFIG} names {size} members, and a report shows {_MOST_LANES} at most"
+            )
     except (ConfigError, OSError) as error:
         return _unreadable(path, str(error), command)
     notes: list[str] = []
@@ -95,8 +110,11 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     rows = _rows(path, saved.members, notes)
     greedy = _evaluation(path, saved, notes)
     quality = _quality(path, len(saved.members), notes)
+    of_lane: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_lane.setdefault(row["lane"], []).append(row)
     lanes = tuple(
-        _lane(saved, index, rows, greedy[index], quality[index], meta)
+        _lane(saved, index, of_lane.get(index, []), greedy[index], quality[index], meta)
         for index in range(len(saved.members))
     )
     state, why = _state(path, saved, any(greedy), any(rows))
@@ -184,13 +202,12 @@ def _unreadable(path: Path, error: str, command: Sequence[str] | None) -> Run:
 def _lane(
     saved: workdir.RunConfig,
     index: int,
-    rows: Sequence[Mapping[str, Any]],
+    own: Sequence[Mapping[str, Any]],
     greedy: Greedy | None,
     quality: Mapping[str, Any] | None,
     meta: Mapping[str, Any],
 ) -> Lane:
     members = saved.members
-    own = [row for row in rows if row["lane"] == index]
     points = [
         (row["env_steps"], row["episode/return"], row["episode/count"])
         for row in own
@@ -250,8 +267,13 @@ def _clean(row: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
 
 def number(value: Any) -> float | None:
     """A finite number of a file as it is, anything else as None."""
-    plain = type(value) is float or (type(value) is int and abs(value) < 2**63)
-    return value if plain and math.isfinite(value) else None
+    # Sums and squares of what is larger are not finite; no return in float32 is.
+    return value if type(value) in (int, float) and abs(value) < _LARGEST else None
+
+
+def _size(members: Members) -> int:
+    """Their number, which may be more than `len` can say."""
+    return members.num_seeds * math.prod(len(values) for _, values in members.inside)
 
 
 # -------------------------------------------------------------------------- files beside the rows
@@ -280,6 +302,8 @@ def _evaluation(path: Path, saved: workdir.RunConfig, notes: list[str]) -> list[
             )
             return none
         means, done = data["mean"], data.get("finished") or none
+        if any(type(mean) in (int, float) and abs(mean) >= _LARGEST for mean in means):
+            notes.append(f"{EVALUATION} has means beyond {_LARGEST:g}: left out")
         episodes = data["episodes"]
         if not len(means) == len(done) == len(none) or type(episodes) is not int:
             raise TypeError
@@ -348,7 +372,7 @@ def _written(path: Path) -> float | None:
     for name in (metrics.FILE, EVALUATION):
         try:
             times.append((path / name).stat().st_mtime)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a path that no system has
             continue
     return max(times, default=None)
 
