@@ -34,6 +34,7 @@ def run_main(main: Callable[[], None]) -> None:
         fail(f"{error}; see --help")
     from mbrl_jax.errors import ConfigError
     from mbrl_jax.train.preemption import PREEMPTED, Preempted
+    from mbrl_jax.train.runtime import refused_by_jax
 
     try:
         main()
@@ -44,6 +45,10 @@ def run_main(main: Callable[[], None]) -> None:
         os._exit(PREEMPTED)
     except ConfigError as error:
         fail(str(error))
+    except ValueError as error:
+        if not (variable := refused_by_jax(error)):
+            raise
+        fail(variable)
     except OSError as error:
         # Disk full, quota, permissions: checkpoints are complete or absent, so nothing is lost.
         fail(

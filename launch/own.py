@@ -64,12 +64,15 @@ def import_module(name: str, flag: str) -> ModuleType:
 def called(what: str, function: Callable[[], Any]) -> Any:
     """What a function of the user's returns. Raises ConfigError, with the line, where it fails."""
     from mbrl_jax.errors import ConfigError
+    from mbrl_jax.train.runtime import refused_by_jax
 
     try:
         return function()
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
+        if variable := refused_by_jax(error):
+            raise ConfigError(variable) from error
         raise ConfigError(f"{what}: {_told(error)}") from error
 
 

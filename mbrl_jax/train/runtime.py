@@ -6,6 +6,7 @@ Importing this module is cheap (jax is imported inside the functions).
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -183,11 +184,27 @@ def require_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts when no plugin is installed
         wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
-            f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on "
-            "what there is"
-        ) from error
+        lines = str(error).splitlines() or ["no such backend"]
+        if jax.config.values.get("jax_num_cpu_devices") == 0:
+            told = "JAX_NUM_CPU_DEVICES=0 leaves no device; set at least 1, or unset it"
+        elif wanted:
+            told = (
+                f"JAX_PLATFORMS={wanted} names a device that cannot be used here ({lines[0]}); "
+                "unset JAX_PLATFORMS to run on what there is"
+            )
+        else:
+            told = f"JAX finds no device that can be used ({lines[0]}); look at XLA_FLAGS and JAX_*"
+        raise ConfigError(told) from error
+
+
+def refused_by_jax(error: BaseException) -> str:
+    """A sentence for a variable that jax could not read when it was imported; "" for the rest."""
+    text = str(error)
+    found = re.search(r"(?:for JAX flag|for environment) '?(jax_\w+)", text, re.IGNORECASE)
+    if not isinstance(error, ValueError) or found is None:
+        return ""
+    name = found[1].upper()
+    return f"{name}={os.environ.get(name)} is no value for JAX ({text}); set it right, or unset it"
 
 
 def versions() -> dict[str, str | None]:

@@ -98,3 +98,14 @@ def test_flags_name_what_has_types_from_outside(tmp_path, monkeypatch):
     found = flags.flags_of_types(experiment, "mbpo_pendulum", settings)
     assert found == ["--experiment=own_sac"]
     flags.load_types(["own_sac", "mbpo_pendulum"])
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate"])
+def test_a_variable_that_jax_cannot_read_is_no_fault_of_the_experiment(
+    module, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "eight")
+    flag = {"train": "--experiment=drama_catch"}.get(module, f"--workdir={tmp_path}")
+    done = _launch(module, flag, f"--workdir={tmp_path}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: JAX_NUM_CPU_DEVICES=eight is no value for JAX")
