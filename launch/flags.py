@@ -17,7 +17,6 @@ from absl import app, flags
 from launch import own
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-FAMILIES = ("gymnax", "envpool", "atari", "probe")  # of environments that ship
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -169,13 +168,18 @@ def load_environment(text: str) -> Any:
 
     Raises ConfigError where there is no such environment, file, module or function.
     """
+    from mbrl_jax.envs.names import FAMILIES, named, nearest
     from mbrl_jax.errors import ConfigError
 
-    family, colon, name = text.partition(":")
-    if colon and family in FAMILIES:
-        return importlib.import_module(f"mbrl_jax.envs.{family}").Config(name)
-    if not colon:
-        return _named_environment(text)
+    if (found := named(text)) is not None:
+        return found
+    if ":" not in text:
+        near = nearest(text)
+        advice = f"; the nearest names are {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"--env={text}: neither gymnax nor EnvPool has such an environment{advice} (your own: "
+            "FILE.py:FUNCTION)"
+        )
     where, _, function = text.rpartition(":")
     if where.endswith(".py"):
         module = own.load_file(Path(where), "env")
@@ -190,23 +194,6 @@ def load_environment(text: str) -> Any:
     if not callable(found):
         raise ConfigError(f"--env={text}: {where} has no function {function!r}")
     return found
-
-
-def _named_environment(name: str):
-    """The config of a bare name: of gymnax, else of EnvPool."""
-    from mbrl_jax.envs import atari, envpool, gymnax
-    from mbrl_jax.errors import ConfigError
-
-    if name in (known := gymnax.known_names()):
-        return gymnax.Config(name)
-    if name in (tasks := envpool.known_tasks()):
-        return (atari if envpool.is_atari(name) else envpool).Config(name)
-    near = difflib.get_close_matches(name, [*known, *tasks], n=3, cutoff=0.4)
-    advice = f"; the nearest names are {', '.join(near)}" if near else ""
-    raise ConfigError(
-        f"--env={name}: neither gymnax nor EnvPool has such an environment{advice} (your own: "
-        "FILE.py:FUNCTION)"
-    )
 
 
 def experiment_names() -> list[str]:

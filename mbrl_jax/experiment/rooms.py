@@ -45,6 +45,19 @@ def find(room: str, text: str) -> type:
     return importlib.import_module(f"{room}.{name}").Config
 
 
+def named(room: str, text: str) -> Any | None:
+    """The config that a name from outside stands for, where the room knows such names."""
+    known = getattr(importlib.import_module(room), "named", None)
+    return known(text) if known else None
+
+
+def nearest(room: str, text: str) -> str:
+    """Advice: the names from outside that are like it; "" where the room knows none."""
+    known = getattr(importlib.import_module(room), "nearest", None)
+    near = known(text) if known else []
+    return f"; names like it are {', '.join(near)}" if near else ""
+
+
 def names(room: str) -> list[str]:
     """Parts of a room, as they are written on the command line."""
     package = importlib.import_module(room)
