@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.experiment.experiment import Experiment, title_of
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs.shown import shown
 from mbrl_jax.train import preflight
@@ -231,7 +231,7 @@ def print_table(result: Any, directory: Any, flags: Sequence[str] = ()) -> None:
         )
     console = _console()
     console.print(table)
-    for line in nothing_done(result.updates, result.evaluation):
+    for line in nothing_done(result):
         console.print(line, soft_wrap=True, highlight=False)
     for picture in result.pictures:
         console.print(shown(picture), soft_wrap=True, highlight=False)
@@ -362,8 +362,8 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
             fits = f"at most {plan.most_seeds} fit"
         free = f"{size(place.free)} of {place.place}{several} are free: {fits}"
     lines = [
-        f"{experiment.name}: {plan.num_seeds} seeds, {experiment.steps} steps each; parameters: "
-        f"{parameters}",
+        f"{title_of(experiment)}: {plan.num_seeds} seeds, {experiment.steps} steps each; "
+        f"parameters: {parameters}",
         f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {taken}; "
         f"{of_all}; {free}",
     ]

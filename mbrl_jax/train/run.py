@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from mbrl_jax.experiment.members import Inside, Members
 from mbrl_jax.loops import seeds
 from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.runs import checkpoint, files, restore, workdir
-from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
+from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, mean_return, read_metrics
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.train import circumstances, preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
@@ -37,6 +37,7 @@ class Result(NamedTuple):
     causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
     members: Members  # what each of the S is
     updates: int  # of each seed
+    whole_return: Sequence[float | None] = ()  # [S] as final_return, over all steps
 
 
 def run(
@@ -238,9 +239,8 @@ def _finish(
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
     updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
-    return Result(
-        last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members, updates
-    )
+    told = (evaluation, pictures, frozen_at, found, programs.members, updates)
+    return Result(last_fifth(rows), *told, mean_return(rows))
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):
