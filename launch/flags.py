@@ -33,7 +33,7 @@ def run_main(main: Callable[[], None]) -> None:
         fail(f"{error}; see --help")
     from mbrl_jax.errors import ConfigError
     from mbrl_jax.train.preemption import PREEMPTED, Preempted
-    from mbrl_jax.train.runtime import refused_by_jax
+    from mbrl_jax.train.runtime import out_of_memory, refused_by_jax
 
     try:
         main()
@@ -48,6 +48,13 @@ def run_main(main: Callable[[], None]) -> None:
         if not (variable := refused_by_jax(error)):
             raise
         fail(variable)
+    except (MemoryError, RuntimeError) as error:
+        if not (told := out_of_memory(error)):
+            raise
+        fail(
+            f"memory ran out ({told}); what was saved is whole: free some, or ask for less (seeds, "
+            "batch, episodes), and the same command goes on from the newest checkpoint"
+        )
     except OSError as error:
         # Disk full, quota, permissions: checkpoints are complete or absent, so nothing is lost.
         fail(

@@ -149,8 +149,9 @@ def require_room(plan: Plan, programs: Any) -> None:
     remedy = f"--num_seeds={fit}" if fit else "a smaller replay.batch_size or agent.num_starts"
     raise ConfigError(
         f"an update of {seeds} seeds of {title_of(plan.experiment)} takes "
-        f"{size(seeds * temporaries)} beside their state, and {size(place.free)} of {place.place} are left: use {remedy} in "
-        "another --workdir, or --allow_oversize to try all the same"
+        f"{size(seeds * temporaries)} beside their state, and {size(place.free)} of "
+        f"{place.place} are left: use {remedy} in another --workdir, or --allow_oversize to try "
+        "all the same"
     )
 
 

@@ -228,10 +228,11 @@ def _finish(
     meta: dict[str, Any],
 ) -> Result:
     """Evaluate and draw."""
-    evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
-    predictions = None
-    if draws(programs.system):
-        predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
+    with _enough_memory(path):
+        evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
+        predictions = None
+        if draws(programs.system):
+            predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
     rows, pictures = read_metrics(path), []
     if runtime.is_first_process():
         write_evaluation(path, experiment, evaluation)
@@ -241,6 +242,21 @@ def _finish(
     updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
     told = (evaluation, pictures, frozen_at, found, programs.members, updates)
     return Result(last_fifth(rows), *told, mean_return(rows))
+
+
+@contextlib.contextmanager
+def _enough_memory(path: Path) -> Iterator[None]:
+    """Raise ConfigError where what follows the training runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (told := runtime.out_of_memory(error)):
+            raise
+        raise config.ConfigError(
+            f"everything is trained and saved in {path}, but the evaluation ran out of memory "
+            f"({told}): free some, and the same command evaluates and draws; or `python -m "
+            "launch.evaluate` with a smaller --num_episodes"
+        ) from error
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):

@@ -207,6 +207,13 @@ def refused_by_jax(error: BaseException) -> str:
     return f"{name}={os.environ.get(name)} is no value for JAX ({text}); set it right, or unset it"
 
 
+def out_of_memory(error: BaseException) -> str:
+    """What an error says of memory that ran out, in a line; "" for another error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    of_xla = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return lines[0][:200] if of_xla or isinstance(error, MemoryError) else ""
+
+
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that decide results, and the git commit.
 

@@ -5,7 +5,10 @@ Nothing to learn, nothing to play and nothing to see are told in a sentence.
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -200,3 +203,23 @@ def test_a_run_without_a_late_episode_says_what_it_returned_before(tmp_path, cap
 def test_titles_name_the_task():
     experiment = with_settings(small.pendulum(), ["env.name=MountainCarContinuous-v0"])
     assert title_of(experiment) == "mbpo_pendulum on MountainCarContinuous-v0"
+
+
+def test_an_evaluation_that_runs_out_of_memory_is_told_and_can_be_repeated():
+    told = "trained and saved in x, but the evaluation ran"
+    with pytest.raises(ConfigError, match=told), run._enough_memory(Path("x")):
+        jnp.zeros(2**50, jnp.int8).block_until_ready()
+    with pytest.raises(ConfigError, match="MemoryError"), run._enough_memory(Path("x")):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="another"), run._enough_memory(Path("x")):
+        raise RuntimeError("another")
+
+
+def test_a_command_that_runs_out_of_memory_ends_in_a_sentence():
+    code = (
+        "from launch import flags\ndef main():\n import jax.numpy as jnp\n"
+        " jnp.zeros(2**50, jnp.int8).block_until_ready()\nflags.run_main(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: memory ran out (RESOURCE_EXHAUSTED" in done.stderr
