@@ -36,7 +36,7 @@ _ABSENT = "this version of JAX has no Triton backend, which the method fused nee
 
 
 def found() -> bool:
-    """`available`, with a warning where not: another method is taken then, which rounds otherwise."""
+    """`available`, with a warning where not: another method, which rounds otherwise, is taken."""
     if not (is_there := available()):
         warnings.warn(f"{_ABSENT}: the selective scan takes the associative method", stacklevel=4)
     return is_there
