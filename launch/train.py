@@ -64,7 +64,7 @@ def main() -> None:
 def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.experiment import config
-    from mbrl_jax.train import joining, preemption, runtime
+    from mbrl_jax.train import preemption, runtime
 
     if _JSON.value and not _PREFLIGHT.value:
         raise config.ConfigError("--json goes with --preflight only")
@@ -74,7 +74,7 @@ def train() -> None:
     experiment = _experiment()
     members = _members(experiment)
     with preemption.at_once():
-        joining.join_processes(_DISTRIBUTED.value)
+        runtime.join_processes(_DISTRIBUTED.value)
     runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
     runtime.require_devices()
     from mbrl_jax.train.progress import Console, Quiet, print_table

@@ -17,12 +17,21 @@ SHELL = {
     "export": ("archive", "loader"),
     "report": ("commands", "drawings", "figures", "page", "records", "report"),
     "runs": (
-        *("checkpoint", "files", "layout", "liveness", "metrics", "replay_log", "restore"),
+        *(
+            "checkpoint",
+            "circumstances",
+            "files",
+            "layout",
+            "liveness",
+            "metrics",
+            "replay_log",
+            "restore",
+        ),
         "workdir",
     ),
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (
-        *("circumstances", "compiled", "fork", "host_programs", "joining", "memory"),
+        *("compiled", "fork", "host_programs", "memory"),
         *("preemption", "preflight", "programs"),
         *("progress", "report", "rounds", "run", "runtime", "trained", "training"),
     ),

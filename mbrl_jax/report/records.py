@@ -16,10 +16,10 @@ from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.runs import checkpoint, liveness, metrics, workdir
+from mbrl_jax.runs import checkpoint, circumstances, liveness, metrics, workdir
 from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, OPEN_LOOP
 from mbrl_jax.sweeps import plan, status
-from mbrl_jax.train import circumstances, fork
+from mbrl_jax.train import fork
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "unreadable")
 QUALITY = "quality.json"

@@ -14,10 +14,10 @@ from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Inside, Members
 from mbrl_jax.loops import seeds
 from mbrl_jax.loops.steps import Evaluation, TrainState
-from mbrl_jax.runs import checkpoint, files, restore, workdir
+from mbrl_jax.runs import checkpoint, circumstances, files, restore, workdir
 from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, mean_return, read_metrics
 from mbrl_jax.runs.replay_log import Segment
-from mbrl_jax.train import circumstances, preemption, preflight, runtime
+from mbrl_jax.train import preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import Quiet, Reporter

@@ -15,8 +15,7 @@ from mbrl_jax.experiment.experiment import Experiment, System, build, with_setti
 from mbrl_jax.keys import named
 from mbrl_jax.loops.play import Film
 from mbrl_jax.loops.steps import Evaluation
-from mbrl_jax.runs import restore, workdir
-from mbrl_jax.train import circumstances
+from mbrl_jax.runs import circumstances, restore, workdir
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn

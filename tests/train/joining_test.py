@@ -14,12 +14,12 @@ from tests.train.distributed_test import ROOT
 JOIN = """
 import sys
 from mbrl_jax.errors import ConfigError
-from mbrl_jax.train import joining, preemption
+from mbrl_jax.train import preemption, runtime
 from launch.flags import fail
 with preemption.listening():
     try:
         with preemption.at_once():
-            print("several" if joining.join_processes("wanted" in sys.argv) else "alone")
+            print("several" if runtime.join_processes("wanted" in sys.argv) else "alone")
     except ConfigError as error:
         fail(str(error))
     except preemption.Preempted as error:

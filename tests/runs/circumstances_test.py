@@ -12,8 +12,7 @@ from launch import flags
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.experiment import with_settings, with_steps
 from mbrl_jax.report import records
-from mbrl_jax.runs import checkpoint, restore
-from mbrl_jax.train import circumstances
+from mbrl_jax.runs import checkpoint, circumstances, restore
 from tests import small
 
 OWN = """
