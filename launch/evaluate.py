@@ -34,9 +34,7 @@ _PROTOCOL = flags.DEFINE_enum(
 _GIF = flags.DEFINE_string(
     "gif", None, "Write a greedy episode there, of several seeds as NAME_0.gif, NAME_1.gif, …"
 )
-_EXPERIMENT = flags.DEFINE_string(
-    "experiment", None, "As for launch.train: for runs whose configuration has types from there."
-)
+_EXPERIMENT = launch_flags.define_types()
 _QUALITY = flags.DEFINE_bool(
     "quality", False, "Measure the world model instead, and write quality.json into the workdir."
 )
@@ -68,8 +66,7 @@ def main() -> None:
     from mbrl_jax.train.progress import print_evaluation, print_films
     from mbrl_jax.train.trained import evaluate_seeds, film_seeds, restore_run
 
-    if _EXPERIMENT.value:
-        launch_flags.load_experiment(_EXPERIMENT.value)
+    launch_flags.load_types(_EXPERIMENT.value)
     if _QUALITY.value:
         return _measure(directory)
     run = restore_run(directory, _CHECKPOINT.value, _SET.value)

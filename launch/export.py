@@ -19,9 +19,7 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _EXPLORE = flags.DEFINE_bool("explore", False, "Sample actions instead of taking the best.")
 _PLATFORMS = flags.DEFINE_list("platforms", [], "cpu, cuda, rocm, tpu; default: where this runs.")
-_EXPERIMENT = flags.DEFINE_string(
-    "experiment", None, "As for launch.train: for runs whose configuration has types from there."
-)
+_EXPERIMENT = launch_flags.define_types()
 
 
 def main() -> None:
@@ -33,8 +31,7 @@ def main() -> None:
     runtime.require_devices()
     from mbrl_jax.export.archive import export_policy
 
-    if _EXPERIMENT.value:
-        launch_flags.load_experiment(_EXPERIMENT.value)
+    launch_flags.load_types(_EXPERIMENT.value)
     platforms = _PLATFORMS.value or None
     exported = export_policy(
         *(workdir, out, _SEED_INDEX.value, _CHECKPOINT.value),

@@ -14,8 +14,9 @@ from typing import Any
 
 from absl import app, flags
 
+from launch import own
+
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-FAMILIES = ("gymnax", "envpool", "atari", "probe")  # of environments that ship
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -32,6 +33,7 @@ def run_main(main: Callable[[], None]) -> None:
         fail(f"{error}; see --help")
     from mbrl_jax.errors import ConfigError
     from mbrl_jax.train.preemption import PREEMPTED, Preempted
+    from mbrl_jax.train.runtime import out_of_memory, refused_by_jax
 
     try:
         main()
@@ -42,6 +44,17 @@ def run_main(main: Callable[[], None]) -> None:
         os._exit(PREEMPTED)
     except ConfigError as error:
         fail(str(error))
+    except ValueError as error:
+        if not (variable := refused_by_jax(error)):
+            raise
+        fail(variable)
+    except (MemoryError, RuntimeError) as error:
+        if not (told := out_of_memory(error)):
+            raise
+        fail(
+            f"memory ran out ({told}); what was saved is whole: free some, or ask for less (seeds, "
+            "batch, episodes), and the same command goes on from the newest checkpoint"
+        )
     except OSError as error:
         # Disk full, quota, permissions: checkpoints are complete or absent, so nothing is lost.
         fail(
@@ -66,20 +79,72 @@ def fail(sentence: str, status: int = 1) -> None:
 
 def load_experiment(name: str) -> Any:
     """`get_experiment()` of an experiment: a name, a dotted module, or a path to a .py file."""
-    return load_module(name).get_experiment()
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.experiment.experiment import Experiment
+
+    function = load_module(name).get_experiment
+    found = own.called(f"get_experiment() of --experiment={name}", lambda: function())
+    if not isinstance(found, Experiment):
+        raise ConfigError(
+            f"get_experiment() of --experiment={name} returns a {type(found).__name__} and no "
+            "mbrl_jax.Experiment"
+        )
+    return found
 
 
 def load_module(name: str) -> Any:
     """The module of an experiment: it defines `get_experiment`. Raises ConfigError otherwise."""
     from mbrl_jax.errors import ConfigError
 
-    if name.endswith(".py"):
-        module = _load_file(Path(name))
-    else:
-        module = _load_module(name)
-    if not hasattr(module, "get_experiment"):
+    module = own.load_file(Path(name), "experiment") if name.endswith(".py") else _load_module(name)
+    if not callable(getattr(module, "get_experiment", None)):
         raise ConfigError(f"--experiment={name} defines no get_experiment()")
     return module
+
+
+def define_types() -> flags.FlagHolder:
+    """The flag `--experiment` of launchers that read a run back."""
+    return flags.DEFINE_multi_string(
+        "experiment",
+        [],
+        "As for launch.train, or a module: for runs whose configuration has types from there; "
+        "repeatable.",
+    )
+
+
+def load_types(names: Sequence[str]) -> None:
+    """Import what defines types of a run's configuration. Raises ConfigError where that fails."""
+    for name in names:
+        if name.endswith(".py"):
+            own.load_file(Path(name), "experiment")
+        elif name.isidentifier() and name not in experiment_names() and _exists(name):
+            own.import_module(name, "experiment")
+        else:
+            _load_module(name)
+
+
+def flags_of_types(experiment: Any, name: str | None, settings: Sequence[str]) -> list[str]:
+    """Flags with which launch.evaluate finds the types of a run: none where all are shipped.
+
+    Args:
+      experiment: of the run.
+      name: that launch.train was given, of the file or module that imports most of them.
+      settings: path=value; a value "module:Class" is of that module.
+    """
+    from mbrl_jax.experiment.annotations import modules_of
+
+    outside = [module for module in modules_of(experiment) if module.split(".")[0] != "mbrl_jax"]
+    set_here = {setting.partition("=")[2].partition(":")[0] for setting in settings}
+    others = [module for module in outside if module not in set_here]
+    named = [name] if name and others else []
+    return [f"--experiment={one}" for one in (*named, *(m for m in outside if m in set_here))]
+
+
+def _exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def adjust_experiment(
@@ -110,45 +175,32 @@ def load_environment(text: str) -> Any:
 
     Raises ConfigError where there is no such environment, file, module or function.
     """
+    from mbrl_jax.envs.names import FAMILIES, named, nearest
     from mbrl_jax.errors import ConfigError
 
-    family, colon, name = text.partition(":")
-    if colon and family in FAMILIES:
-        return importlib.import_module(f"mbrl_jax.envs.{family}").Config(name)
-    if not colon:
-        return _named_environment(text)
+    if (found := named(text)) is not None:
+        return found
+    if ":" not in text:
+        near = nearest(text)
+        advice = f"; the nearest names are {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"--env={text}: neither gymnax nor EnvPool has such an environment{advice} (your own: "
+            "FILE.py:FUNCTION)"
+        )
     where, _, function = text.rpartition(":")
     if where.endswith(".py"):
-        module = _load_file(Path(where), "env")
+        module = own.load_file(Path(where), "env")
+    elif not _exists(where):
+        raise ConfigError(
+            f"--env={text}: there is no module {where!r}; write FILE.py:FUNCTION, "
+            f"dotted.module:FUNCTION, or one of {', '.join(FAMILIES)} before the colon"
+        )
     else:
-        try:
-            module = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"--env={text}: {error}; write FILE.py:FUNCTION, dotted.module:FUNCTION, or one of "
-                f"{', '.join(FAMILIES)} before the colon"
-            ) from error
+        module = own.import_module(where, "env")
     found = getattr(module, function, None)
     if not callable(found):
         raise ConfigError(f"--env={text}: {where} has no function {function!r}")
     return found
-
-
-def _named_environment(name: str):
-    """The config of a bare name: of gymnax, else of EnvPool."""
-    from mbrl_jax.envs import atari, envpool, gymnax
-    from mbrl_jax.errors import ConfigError
-
-    if name in (known := gymnax.known_names()):
-        return gymnax.Config(name)
-    if name in (tasks := envpool.known_tasks()):
-        return (atari if envpool.is_atari(name) else envpool).Config(name)
-    near = difflib.get_close_matches(name, [*known, *tasks], n=3, cutoff=0.4)
-    advice = f"; the nearest names are {', '.join(near)}" if near else ""
-    raise ConfigError(
-        f"--env={name}: neither gymnax nor EnvPool has such an environment{advice} (your own: "
-        "FILE.py:FUNCTION)"
-    )
 
 
 def experiment_names() -> list[str]:
@@ -165,35 +217,16 @@ def required(flag: flags.FlagHolder) -> str:
     return flag.value
 
 
-def _load_file(path: Path, flag: str = "experiment"):
-    from mbrl_jax.errors import ConfigError
-
-    if not path.is_file():
-        raise ConfigError(f"--{flag}={path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # configs defined there can then be read back by name
-    spec.loader.exec_module(module)
-    return module
-
-
 def _load_module(name: str):
     from mbrl_jax.errors import ConfigError
 
     known = experiment_names()
     if name in known:
-        return importlib.import_module(f"experiments.{name}")
-    found = None
-    if "." in name:
-        try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
-            found = None
-    if found is None:
+        return own.import_module(f"experiments.{name}", "experiment")
+    if "." not in name or not _exists(name):
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
         raise ConfigError(
             f"unknown experiment {name!r}; the nearest names are {', '.join(near)} (a dotted "
             "module or a path to a .py file serves as well)"
         )
-    return importlib.import_module(name)
+    return own.import_module(name, "experiment")

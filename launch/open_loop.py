@@ -17,9 +17,7 @@ _OUT = flags.DEFINE_string("out", None, "The PNG to write.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "newest, best (in training return), or an iteration."
 )
-_EXPERIMENT = flags.DEFINE_string(
-    "experiment", None, "As for launch.train: for runs whose configuration has types from there."
-)
+_EXPERIMENT = launch_flags.define_types()
 
 
 def main() -> None:
@@ -34,8 +32,7 @@ def main() -> None:
     runtime.require_devices()
     from mbrl_jax.train.trained import draw_open_loop
 
-    if _EXPERIMENT.value:
-        launch_flags.load_experiment(_EXPERIMENT.value)
+    launch_flags.load_types(_EXPERIMENT.value)
     step = draw_open_loop(workdir, out, _CHECKPOINT.value)
     print(f"step {step}: {out}")
 

@@ -68,7 +68,7 @@ def main() -> None:
 def train() -> None:
     """Build the experiment from the flags, run it, print the table."""
     from mbrl_jax.experiment import config
-    from mbrl_jax.train import runtime
+    from mbrl_jax.train import preemption, runtime
 
     if _JSON.value and not _PREFLIGHT.value:
         raise config.ConfigError("--json goes with --preflight only")
@@ -84,7 +84,8 @@ def train() -> None:
         launch_flags.required(flag)
     experiment = _experiment()
     members = _members(experiment)
-    runtime.join_processes(_DISTRIBUTED.value)
+    with preemption.at_once():
+        runtime.join_processes(_DISTRIBUTED.value)
     runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
     runtime.require_devices()
     from mbrl_jax.train.progress import Console, Quiet, print_table
@@ -115,7 +116,8 @@ def train() -> None:
         allow_oversize=_ALLOW_OVERSIZE.value,
     )
     if runtime.is_first_process():
-        print_table(result, workdir)
+        named = launch_flags.flags_of_types(experiment, _EXPERIMENT.value, _SET.value)
+        print_table(result, workdir, named)
 
 
 def _parent():

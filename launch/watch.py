@@ -22,7 +22,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; others may then look too.")
 _PORT = flags.DEFINE_integer("port", 0, "Port; 0: one that is free.", 0, 65_535)
 _OPEN_LOOP = flags.DEFINE_bool("open_loop", False, "Draw predictions of the newest checkpoint.")
-_EXPERIMENT = flags.DEFINE_string("experiment", None, "With --open_loop: as for launch.evaluate.")
+_EXPERIMENT = launch_flags.define_types()
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -74,8 +74,7 @@ def _strips(workdir: Path):
         "all",
     )
     draw = [sys.executable, "-m", "launch.open_loop", f"--workdir={workdir.resolve()}"]
-    if _EXPERIMENT.value:
-        draw.append(f"--experiment={_EXPERIMENT.value}")
+    draw += [f"--experiment={name}" for name in _EXPERIMENT.value]
     return Strips(workdir, (*starter, *draw))
 
 

@@ -17,12 +17,13 @@ SHELL = {
     "export": ("archive", "loader"),
     "report": ("commands", "drawings", "figures", "frame", "page", "records", "report"),
     "runs": (
-        *("checkpoint", "files", "layout", "liveness", "metrics", "owner", "replay_log"),
-        *("restore", "workdir"),
+        *("checkpoint", "circumstances", "files", "layout", "liveness", "metrics", "owner"),
+        *("replay_log", "restore", "workdir"),
     ),
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (
-        *("compiled", "fork", "host_programs", "memory", "preemption", "preflight", "programs"),
+        *("compiled", "fork", "host_programs", "memory"),
+        *("preemption", "preflight", "programs"),
         *("progress", "report", "rounds", "run", "runtime", "trained", "training"),
     ),
     "watch": ("described", "pace", "series", "server", "strips", "view"),

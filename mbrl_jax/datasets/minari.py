@@ -54,7 +54,7 @@ def _groups(arrays: files.Arrays) -> list[str]:
     """Names of the episodes, in the order of their numbers."""
     groups = {name.split("/")[0] for name in arrays.names}
     numbers = {g: g.removeprefix("episode_") for g in groups if g.startswith("episode_")}
-    return sorted((g for g, i in numbers.items() if i.isdigit()), key=lambda g: int(numbers[g]))
+    return sorted((g for g, i in numbers.items() if i.isdecimal()), key=lambda g: int(numbers[g]))
 
 
 def _episode(arrays: files.Arrays, group: str, spec: EnvSpec, file: Path) -> Steps:

@@ -17,7 +17,7 @@ from mbrl_jax.datasets.rows import (
     from_lanes,
 )
 from mbrl_jax.runs import checkpoint, host_arrays, replay_log, restore
-from mbrl_jax.runs.layout import CHECKPOINTS
+from mbrl_jax.runs.layout import CHECKPOINTS, iteration_of
 from mbrl_jax.types import EnvSpec, Step, Timestep
 
 UNBOUNDED: tuple[tuple[float, ...], ...] = ((), ())  # stored actions lie in [-1, 1] already
@@ -67,7 +67,7 @@ def _folder(workdir: Path, which: str) -> Path:
     found = checkpoint.complete(workdir)
     if not found:
         raise ValueError(f"{workdir} is neither a data set nor a run with a checkpoint")
-    if which != "newest" and not (which.isdigit() and int(which) in found):
+    if which != "newest" and iteration_of(which) not in found:
         raise ValueError(
             f"checkpoint={which} is not in {workdir}; choose newest, or one of "
             f"{', '.join(map(str, found))}"

@@ -2,11 +2,14 @@
 
 import dataclasses
 import difflib
+from importlib import metadata
 
 import jax.numpy as jnp
 
 from mbrl_jax.envs.spec import make_environment
 from mbrl_jax.types import BoundedSpec, DiscreteSpec, Environment, bounded
+
+_NEEDED = ("reset_env", "step_env", "is_truncated")  # of an environment of gymnax 1.x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,7 @@ def make(config: Config) -> Environment:
             f"unknown environment {config.name!r}; the nearest gymnax names are {', '.join(near)}"
         )
     env, params = gymnax.make(config.name)
+    _require_version(env)
     params = params.replace(**_read_params(config, params))
     if config.max_steps is not None:
         params = params.replace(max_steps_in_episode=config.max_steps)
@@ -58,6 +62,18 @@ def make(config: Config) -> Environment:
         return state, observation, reward, terminated, env.is_truncated(state, params)
 
     return make_environment(action_spec, reset_inner, step_inner)
+
+
+def _require_version(env) -> None:
+    """Raise ValueError where the package is another one of that name, or an older one."""
+    lacks = [name for name in _NEEDED if not hasattr(env, name)]
+    if lacks:
+        found = metadata.packages_distributions().get("gymnax", [])
+        named = ", ".join(f"{name} {metadata.version(name)}" for name in found) or "of no package"
+        raise ValueError(
+            f"the gymnax that is installed ({named}) has environments without {', '.join(lacks)}; "
+            "uninstall it and install gymnax 1.x"
+        )
 
 
 def _read_params(config: Config, defaults) -> dict[str, bool | int | float]:

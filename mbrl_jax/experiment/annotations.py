@@ -40,6 +40,16 @@ def choices(hint: Any) -> list[str]:
     return [str(choice) for literal in literals for choice in typing.get_args(literal)]
 
 
+def modules_of(config: Any) -> list[str]:
+    """Modules of the types of a config and of those in it, each once."""
+    children: Any = config if type(config) is tuple else ()
+    found = []
+    if is_config(config):
+        children = [getattr(config, f.name) for f in dataclasses.fields(config) if f.init]
+        found = [type(config).__module__]
+    return list(dict.fromkeys(found + [m for child in children for m in modules_of(child)]))
+
+
 def is_config(value: Any) -> bool:
     """Whether `value` is an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

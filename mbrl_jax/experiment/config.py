@@ -123,13 +123,15 @@ def _parse_part(target: _Target, text: str) -> Any:
     try:
         return _switch(target, rooms.find(str(target.room), text))
     except rooms.NotFound as error:
-        below = _children(target)
+        if (made := rooms.named(str(target.room), text)) is not None:
+            return _switch(target, type(made), name=made.name)
+        near, below = rooms.nearest(str(target.room), text), _children(target)
         ways = f", or set one of {', '.join(c.path for c in below.values())}" if below else ""
-        raise ConfigError(f"{target.path}={text}: {error}{ways}") from None
+        raise ConfigError(f"{target.path}={text}: {error}{near}{ways}") from None
 
 
-def _switch(target: _Target, cls: type) -> Any:
-    """Make the default `cls`, taking over the fields that the old value has in common with it."""
+def _switch(target: _Target, cls: type, **fields: Any) -> Any:
+    """Make the default `cls` with these fields, taking over others that the old value has too."""
     kept = {}
     if is_config(target.value):
         before: Any = type(target.value)
@@ -138,7 +140,7 @@ def _switch(target: _Target, cls: type) -> Any:
         shared &= {f.name for f in dataclasses.fields(cls) if f.init}
         kept = {n: getattr(target.value, n) for n in sorted(shared) if old[n] == new[n]}
     try:
-        return cls(**kept)
+        return cls(**kept | fields)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{target.path}={name(cls)} cannot be built: {error}") from error
 

@@ -11,6 +11,7 @@ from mbrl_jax.envs.spec import require_sized
 from mbrl_jax.errors import UnknownField
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment import config
+from mbrl_jax.experiment.annotations import tag
 from mbrl_jax.loops import fused, host, seeds
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.types import (
@@ -112,6 +113,16 @@ class Experiment:
     def make_replay(self, spec: EnvSpec) -> Replay:
         """The replay, with the streams that the agent reads from it."""
         return self.agent.make_replay(self.replay, self.num_envs, spec)
+
+
+def task_of(experiment: Experiment) -> str:
+    """Name of the task that an experiment plays."""
+    return str(getattr(experiment.env, "name", None) or tag(type(experiment.env)))
+
+
+def title_of(experiment: Experiment) -> str:
+    """What a run of it is called where people read: system and task."""
+    return f"{experiment.name} on {task_of(experiment)}"
 
 
 class System(NamedTuple):

@@ -52,7 +52,11 @@ class Members:
 
     def setting(self, member: int) -> dict[str, float]:
         """{path: number} of one member."""
-        return self.settings[member // self.num_seeds]
+        found, place = {}, member // self.num_seeds
+        for path, values in reversed(self.inside):
+            place, digit = divmod(place, len(values))
+            found[path] = values[digit]
+        return dict(reversed(found.items()))
 
     def require_unset(self, before: Experiment, after: Experiment) -> None:
         """Raise ConfigError where a number that differs from member to member was changed.

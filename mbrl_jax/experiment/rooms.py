@@ -45,6 +45,19 @@ def find(room: str, text: str) -> type:
     return importlib.import_module(f"{room}.{name}").Config
 
 
+def named(room: str, text: str) -> Any | None:
+    """The config that a name from outside stands for, where the room knows such names."""
+    known = getattr(importlib.import_module(room), "named", None)
+    return known(text) if known else None
+
+
+def nearest(room: str, text: str) -> str:
+    """Advice: the names from outside that are like it; "" where the room knows none."""
+    known = getattr(importlib.import_module(room), "nearest", None)
+    near = known(text) if known else []
+    return f"; names like it are {', '.join(near)}" if near else ""
+
+
 def names(room: str) -> list[str]:
     """Parts of a room, as they are written on the command line."""
     package = importlib.import_module(room)
@@ -78,8 +91,9 @@ def _has_config(room: str, name: str) -> bool:
 def _imported(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise NotFound(f"cannot import {module!r} ({error})") from error
+    except Exception as error:  # a file of one's own can raise whatever it likes
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NotFound(f"cannot import {module!r} ({lines[0]})") from error
 
 
 def _class_in(module: ModuleType, qualname: str) -> object:

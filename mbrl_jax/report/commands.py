@@ -10,6 +10,7 @@ from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment, for_debug, with_settings, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.report.records import Run, read_run
+from mbrl_jax.runs.workdir import RunConfig
 
 _ROUNDS = 8  # a type is set first, then what lies below it
 
@@ -42,15 +43,22 @@ def command_of(run: Run, bases: Mapping[str, Base]) -> Command:
         return Command(shlex.join(run.command), "plan of the sweep")
     if run.saved is None:
         return Command("", "unknown: the configuration cannot be read")
+    try:
+        return _found_again(run, run.saved, bases)
+    except Exception as error:  # of a damaged directory; the others are reported all the same
+        return Command("", f"unknown: it cannot be reconstructed ({type(error).__name__})")
+
+
+def _found_again(run: Run, saved: RunConfig, bases: Mapping[str, Base]) -> Command:
     if run.lineage:
         return _of_fork(run)
-    base = bases.get(run.saved.experiment.name)
+    base = bases.get(saved.experiment.name)
     if base is None:
         return Command("", "unknown: no experiment of this name lies in experiments/")
-    settings = flags_between(base.experiment, run.saved.experiment)
+    settings = flags_between(base.experiment, saved.experiment)
     if settings is None:
         return Command("", f"unknown: flags do not lead there from --experiment={base.flag}")
-    text = _train(run, f"--experiment={base.flag}", *settings, *_flags(run.saved.members))
+    text = _train(run, f"--experiment={base.flag}", *settings, *_flags(saved.members))
     return Command(text, "reconstructed from config.json")
 
 

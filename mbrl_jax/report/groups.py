@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.annotations import is_config, tag
-from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.experiment.annotations import is_config
+from mbrl_jax.experiment.experiment import Experiment, task_of
 from mbrl_jax.report.records import Lane, Run
 
 TASK = "env.name"  # the field that names the task: it splits a group's seeds and not the groups
@@ -113,11 +113,6 @@ def _key(experiment: Experiment) -> tuple[tuple[str, str], ...]:
     """What experiments of one group have in common."""
     texts = config.texts(experiment)
     return tuple(item for item in sorted(texts.items()) if item[0] not in _WITHOUT_EFFECT)
-
-
-def task_of(experiment: Experiment) -> str:
-    """Name of the task that an experiment plays."""
-    return str(getattr(experiment.env, "name", None) or tag(type(experiment.env)))
 
 
 def _pools(name: str, sources: Sequence[Source], notes: list[str]) -> tuple[Pool, ...]:

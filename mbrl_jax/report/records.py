@@ -16,13 +16,15 @@ from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.runs import checkpoint, liveness, metrics, workdir
+from mbrl_jax.runs import checkpoint, circumstances, liveness, metrics, workdir
 from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, OPEN_LOOP
 from mbrl_jax.sweeps import plan, status
 from mbrl_jax.train import fork
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "unreadable")
 QUALITY = "quality.json"
+_MOST_LANES = 10_000  # of a run
+_LARGEST = 1e60  # of a number
 
 
 class Greedy(NamedTuple):
@@ -85,9 +87,22 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     """The record of a workdir. Never raises for what lies in it."""
     path = Path(path)
     try:
+        return _read_run(path, command)
+    except Exception as error:  # one damaged directory must not end the report on all others
+        lines = str(error).strip().splitlines() or [""]
+        why = f"{path} is damaged ({type(error).__name__}: {lines[0][:200]})"
+        return _unreadable(path, str(error) if isinstance(error, ConfigError) else why, command)
+
+
+def _read_run(path: Path, command: Sequence[str] | None) -> Run:
+    try:
         saved = workdir.read_config(path)
         if not isinstance(saved.experiment, Experiment):
             raise ConfigError(f"{path / CONFIG} holds no experiment")
+        if (size := _size(saved.members)) > _MOST_LANES:
+            raise ConfigError(
+                f"{path / CONFIG} names {size} members, and a report shows {_MOST_LANES} at most"
+            )
     except (ConfigError, OSError) as error:
         return _unreadable(path, str(error), command)
     notes: list[str] = []
@@ -96,8 +111,11 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
     evaluated = _evaluation(path, saved, notes)
     greedy = evaluated or [None] * len(saved.members)
     quality = _quality(path, len(saved.members), notes)
+    of_lane: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_lane.setdefault(row["lane"], []).append(row)
     lanes = tuple(
-        _lane(saved, index, rows, greedy[index], quality[index], meta)
+        _lane(saved, index, of_lane.get(index, []), greedy[index], quality[index], meta)
         for index in range(len(saved.members))
     )
     state, why = _state(path, saved, evaluated is not None, any(rows))
@@ -108,7 +126,7 @@ def read_run(path: Path, command: Sequence[str] | None = None) -> Run:
         saved,
         lanes,
         _lineage(path, notes),
-        _versions(meta),
+        _versions(meta, notes),
         _written(path),
         None if command is None else tuple(command),
         tuple(notes),
@@ -185,13 +203,12 @@ def _unreadable(path: Path, error: str, command: Sequence[str] | None) -> Run:
 def _lane(
     saved: workdir.RunConfig,
     index: int,
-    rows: Sequence[Mapping[str, Any]],
+    own: Sequence[Mapping[str, Any]],
     greedy: Greedy | None,
     quality: Mapping[str, Any] | None,
     meta: Mapping[str, Any],
 ) -> Lane:
     members = saved.members
-    own = [row for row in rows if row["lane"] == index]
     points = [
         (row["env_steps"], row["episode/return"], row["episode/count"])
         for row in own
@@ -222,7 +239,7 @@ def _frozen(index: int, own: Sequence[Mapping[str, Any]], meta: Mapping[str, Any
 def _rows(path: Path, members: Members, notes: list[str]) -> list[dict[str, Any]]:
     """What a report needs of the rows of metrics, as numbers or None; "lane" counts from 0."""
     try:
-        found = metrics.read_metrics(path)
+        found = metrics.read_metrics(path, tolerant=True)
     except (ConfigError, OSError, RecursionError) as error:
         notes.append(f"its metrics are left out: {error}")
         return []
@@ -251,8 +268,13 @@ def _clean(row: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
 
 def number(value: Any) -> float | None:
     """A finite number of a file as it is, anything else as None."""
-    plain = type(value) in (int, float) and math.isfinite(value)
-    return value if plain else None
+    # Sums and squares of what is larger are not finite; no return in float32 is.
+    return value if type(value) in (int, float) and abs(value) < _LARGEST else None
+
+
+def _size(members: Members) -> int:
+    """Their number, which may be more than `len` can say."""
+    return members.num_seeds * math.prod(len(values) for _, values in members.inside)
 
 
 # -------------------------------------------------------------------------- files beside the rows
@@ -276,10 +298,8 @@ def _evaluation(
     try:
         if (data := read_json(path / EVALUATION)) is None:
             return None
-        if data["step"] != steps:
-            notes.append(
-                f"{EVALUATION} is of step {data['step']} and not of the last, {steps}: left out"
-            )
+        if (step := data["step"]) != steps:
+            notes.append(f"{EVALUATION} is of step {step} and not of the last, {steps}: left out")
             return None
         means, done = data["mean"], data.get("finished") or [None] * size
         episodes = data["episodes"]
@@ -330,11 +350,13 @@ def _newest_meta(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _versions(meta: Mapping[str, Any]) -> dict[str, str | None]:
-    found = meta.get("versions")
-    if not isinstance(found, dict):
-        return {}
-    return {str(name): None if v is None else str(v) for name, v in found.items()}
+def _versions(meta: Mapping[str, Any], notes: list[str]) -> dict[str, str | None]:
+    """What the run began with: versions of packages, hashes of the files of its own parts."""
+    if changed := circumstances.changed_on_the_way(meta):
+        notes.append(f"it was gone on with under other circumstances: {', '.join(changed)}")
+    kinds = [meta.get(kind) for kind in ("versions", "files")]
+    found = [item for kind in kinds if isinstance(kind, dict) for item in kind.items()]
+    return {str(name): None if v is None else str(v)[:48] for name, v in found}
 
 
 def _lineage(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
@@ -351,7 +373,7 @@ def _written(path: Path) -> float | None:
     for name in (metrics.FILE, EVALUATION):
         try:
             times.append((path / name).stat().st_mtime)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a path that no system has
             continue
     return max(times, default=None)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.runs import files, host_arrays, replay_log
-from mbrl_jax.runs.layout import CHECKPOINTS, META
+from mbrl_jax.runs.layout import CHECKPOINTS, META, iteration_of
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.types import PyTree, RowStore
 
@@ -258,8 +258,8 @@ def complete(workdir: Path) -> list[int]:
     folder = Path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         return []
-    found = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
-    return sorted(found, reverse=True)
+    named = [iteration_of(path.name) for path in folder.iterdir() if path.is_dir()]
+    return sorted((found for found in named if found is not None), reverse=True)
 
 
 def latest_iteration(workdir: Path) -> int | None:

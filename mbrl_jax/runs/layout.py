@@ -15,6 +15,12 @@ EVALUATION = "evaluation.json"
 OPEN_LOOP = "open_loop.png"
 
 
+def iteration_of(name: str) -> int | None:
+    """The iteration that a checkpoint's name says; None for a name that is none."""
+    is_one = name.isascii() and name.isdigit() and len(name) < 19 and str(int(name)) == name
+    return int(name) if is_one else None
+
+
 def as_path(directory: str | Path) -> Path:
     """A run's directory as a path; a leading `~` or `~user` is a home directory.
 

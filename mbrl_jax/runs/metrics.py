@@ -2,11 +2,12 @@
 
 import collections
 import contextlib
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mbrl_jax.errors import ConfigError
 FILE = "metrics.jsonl"
 FOLDER = "tensorboard"
 _LEADING = ("step", "seed", "env_steps")  # integers, first in each line
+_LONGEST = 2**24  # bytes of a line that is believed
 
 
 class MetricsWriter:
@@ -190,26 +192,50 @@ def _drop_rows_after(path: Path, last_kept: int) -> list[dict[str, Any]]:
     return [row for row, _ in rows]
 
 
-def _parse_lines(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
-    """Yield (row, its line) of every complete line; ConfigError for a damaged one."""
-    # Bytes that are no text can stand in the broken last line only.
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    *complete, _ = text.split("\n")  # after the last newline: nothing, or half a line
-    for number, line in enumerate(complete, start=1):
-        try:
-            row = json.loads(line)
-            row["step"]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ConfigError(
-                f"line {number} of {path} is damaged ({line[:60]!r}); remove that line"
-            ) from error
-        yield row, line
+def _parse_lines(path: Path, tolerant: bool = False) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield (row, its line) of every complete line; ConfigError for a damaged one.
+
+    `tolerant`: yield whatever has a step, and let the caller choose.
+    """
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            # Bytes that are no text can stand in the broken last line only.
+            read = file.readline(_LONGEST)
+            if not read.endswith(b"\n") and len(read) < _LONGEST:  # nothing, or half a line
+                return
+            line = read.decode("utf-8", errors="replace")
+            try:
+                row = json.loads(line)
+                is_row = "step" in row if tolerant else _is_row(row)
+            except (ValueError, TypeError, RecursionError):  # no JSON, no text, or nested too deep
+                is_row = False
+            if not is_row:
+                raise ConfigError(
+                    f"line {number} of {path} is damaged ({line[:60]!r}); remove that line"
+                )
+            yield row, line.removesuffix("\n")
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """All rows of `metrics.jsonl`, [] where there is none; a half-written last one is left out."""
+def _is_row(row: Any) -> bool:
+    """Whether an entry of the file is what `MetricsWriter` writes."""
+    if not isinstance(row, dict):
+        return False
+    counts = (row.get("step"), row.get("seed"))
+    are_counts = all(type(count) is int and count >= 0 for count in counts)
+    return are_counts and all(map(_is_number, row.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def read_metrics(workdir: str | Path, tolerant: bool = False) -> list[dict[str, Any]]:
+    """All rows of `metrics.jsonl`, [] where there is none; a half-written last one is left out.
+
+    Raises ConfigError for a damaged line; `tolerant`: only for one without a step.
+    """
     path = Path(workdir) / FILE
-    return [row for row, _ in _parse_lines(path)] if path.exists() else []
+    return [row for row, _ in _parse_lines(path, tolerant)] if path.exists() else []
 
 
 def last_fifth(rows: Iterable[Mapping[str, Any]]) -> list[float | None]:

@@ -20,7 +20,7 @@ from mbrl_jax.runs.checkpoint import (
     load_leaves,
     segments_of,
 )
-from mbrl_jax.runs.layout import CHECKPOINTS, META
+from mbrl_jax.runs.layout import CHECKPOINTS, META, iteration_of
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.types import PyTree, RowStore
 
@@ -33,7 +33,8 @@ class Wanted(NamedTuple):
     template: PyTree  # TrainState of `jax.ShapeDtypeStruct`s with shardings
     store: RowStore | None  # where the replay keeps its rows
     num_seeds: int
-    check: Callable[[dict], Any]  # (meta): raises ConfigError for one of another configuration
+    # (meta): raises ConfigError for one of another configuration; OtherSettings ends the search
+    check: Callable[[dict], Any]
     with_rows: bool = True  # whether stored rows are read too; without, None stands for them
 
 
@@ -47,8 +48,20 @@ class Restored(NamedTuple):
     refused: list[str]  # a sentence for each
 
 
+class OtherSettings(ConfigError):
+    """The run is good, and this process has settings under which it would be another one."""
+
+
 class _Refused(Exception):
     """Why a checkpoint cannot be used."""
+
+    whole = False  # whether it is one that others can use
+
+
+class _Unlike(_Refused):
+    """A checkpoint is whole, and not of what is run now."""
+
+    whole = True
 
 
 def restore(workdir: Path, wanted: Wanted, which: str = "newest") -> Restored:
@@ -64,12 +77,12 @@ def restore(workdir: Path, wanted: Wanted, which: str = "newest") -> Restored:
     """
     workdir = Path(workdir)
     candidates = _candidates(workdir, which)
-    reasons: dict[int, str] = {}
+    reasons: dict[int, _Refused] = {}
     for iteration in candidates:
         try:
             found = _restore(workdir, wanted, iteration)
         except _Refused as reason:
-            reasons[iteration] = str(reason)
+            reasons[iteration] = reason
             continue
         return found._replace(
             refused=[
@@ -81,10 +94,10 @@ def restore(workdir: Path, wanted: Wanted, which: str = "newest") -> Restored:
     if which == "newest" and complete(workdir) != candidates:  # a training run goes on meanwhile
         return restore(workdir, wanted, which)
     said = "; ".join(f"iteration {bad}: {reason}" for bad, reason in reasons.items())
-    raise ConfigError(
-        f"no checkpoint in {workdir / CHECKPOINTS} can be used ({said}); remove that folder to "
-        "begin afresh"
-    )
+    remedy = "move that folder away to begin afresh"
+    if any(reason.whole for reason in reasons.values()):
+        remedy = "go on with the version and the settings that made them, or choose another workdir"
+    raise ConfigError(f"no checkpoint in {workdir / CHECKPOINTS} can be used ({said}); {remedy}")
 
 
 def _candidates(workdir: Path, which: str) -> list[int]:
@@ -96,8 +109,8 @@ def _candidates(workdir: Path, which: str) -> list[int]:
     if which == "best":
         best = best_iteration(workdir)
         return found if best is None else [best, *(i for i in found if i != best)]
-    if which.isdigit() and int(which) in found:
-        return [int(which)]
+    if (iteration := iteration_of(which)) in found and iteration is not None:
+        return [iteration]
     raise ConfigError(
         f"checkpoint={which} is not there; choose newest, best, or one of "
         f"{', '.join(map(str, found))}"
@@ -109,18 +122,29 @@ def _restore(workdir: Path, wanted: Wanted, iteration: int) -> Restored:
     folder = workdir / CHECKPOINTS / str(iteration)
     try:
         meta = checked_meta(folder)
-        wanted.check(meta)
+        _check(wanted, meta)
         segments = segments_of(workdir, iteration)
         state = _small_state(folder, wanted)
         if wanted.store is not None and wanted.with_rows:
             rows = _rows(workdir, wanted, segments, meta["rows"])
             state = state._replace(replay=wanted.store.put(state.replay, rows))
         return Restored(int(meta["iteration"]), state, meta, segments, [])
+    except OtherSettings:  # older ones would be refused as well, and none is at fault
+        raise
     except ConfigError as error:
         raise _Refused(str(error)) from error
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _Refused(f"it is damaged ({lines[0][:200]})") from error
+
+
+def _check(wanted: Wanted, meta: dict[str, Any]) -> None:
+    try:
+        wanted.check(meta)
+    except OtherSettings:
+        raise
+    except ConfigError as error:
+        raise _Unlike(str(error)) from error
 
 
 def checked_meta(folder: Path) -> dict[str, Any]:
@@ -159,9 +183,9 @@ def _small_state(folder: Path, wanted: Wanted) -> PyTree:
         shape, dtype = host_arrays.shape_and_dtype(leaf)
         rows = rows.view(dtype) if rows.dtype.kind == "V" else rows
         if rows.shape[1:] != shape or rows.dtype != dtype:
-            raise _Refused(f"{name} is {rows.dtype}{rows.shape[1:]} and not {dtype}{shape}")
+            raise _Unlike(f"{name} is {rows.dtype}{rows.shape[1:]} and not {dtype}{shape}")
         if len(rows) < last - max(first, min(parts)):
-            raise _Refused(f"it has {len(rows)} seeds and not {wanted.num_seeds}")
+            raise _Unlike(f"it has {len(rows)} seeds and not {wanted.num_seeds}")
         placed.append(host_arrays.put(leaf, rows, min(parts)))
     return jax.tree.unflatten(treedef, placed)
 
@@ -177,7 +201,7 @@ def _leaf(saved: dict[str, np.ndarray], name: str, template: jax.ShapeDtypeStruc
     if name in saved or old in saved:
         return saved[name if name in saved else old]
     if not name.startswith(_ADDED):
-        raise _Refused(f"it has no {name}")
+        raise _Unlike(f"it has no {name}")
     shape, dtype = host_arrays.shape_and_dtype(template)
     return np.zeros((len(next(iter(saved.values()))), *shape), dtype)
 

@@ -152,6 +152,12 @@ def as_json(run: RunConfig) -> dict[str, Any]:
 
 def _from_json(data: dict[str, Any]) -> RunConfig:
     inside = tuple((path, tuple(values)) for path, values in data["sweep_inside"])
+    numbers = [data[name] for name in ("seed", "num_seeds", "first_seed")]
+    varied = [value for _, values in inside for value in values]
+    if not all(type(one) is int for one in numbers):
+        raise TypeError("seeds are whole numbers")
+    if not all(type(one) in (int, float) for one in varied) or not all(v for _, v in inside):
+        raise TypeError("what varies inside a program are numbers")
     members = Members(data["seed"], data["num_seeds"], inside, data["first_seed"])
     return RunConfig(from_json(data["experiment"]), members)
 

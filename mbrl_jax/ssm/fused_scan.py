@@ -14,6 +14,7 @@ is for tests alone.
 
 import functools
 import importlib.util
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,22 @@ _CHANNELS = 32  # of a program: one for each thread of a warp
 def available() -> bool:
     """Whether JAX can compile the kernels: after 0.11 its Triton backend may go."""
     return importlib.util.find_spec("jax.experimental.pallas.triton") is not None
+
+
+_ABSENT = "this version of JAX has no Triton backend, which the method fused needs"
+
+
+def found() -> bool:
+    """`available`, with a warning where not: another method, which rounds otherwise, is taken."""
+    if not (is_there := available()):
+        warnings.warn(f"{_ABSENT}: the selective scan takes the associative method", stacklevel=4)
+    return is_there
+
+
+def require() -> None:
+    """Raise ValueError where JAX cannot compile the kernels."""
+    if not available():
+        raise ValueError(f"{_ABSENT}; use method='auto'")
 
 
 def fused_scan(rates: Array, state: Array, rows: tuple) -> tuple[Array, Array, Array]:

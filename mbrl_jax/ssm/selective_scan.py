@@ -36,7 +36,7 @@ class ScanEntries(NamedTuple):
 
 def auto_method(backend: str, num_states: int = 1) -> str:
     """The method that "auto" stands for on `backend` ("cpu", "gpu", "tpu") with N states."""
-    if backend == "gpu" and num_states <= fused_scan.MAX_STATES and fused_scan.available():
+    if backend == "gpu" and num_states <= fused_scan.MAX_STATES and fused_scan.found():
         return "fused"
     # On CPU the state of one row stays in cache; accelerators want rows in parallel.
     return "recurrent" if backend == "cpu" else "associative"
@@ -149,6 +149,7 @@ def selective_scan_stream(
     if method == "auto":
         method = auto_method(jax.default_backend(), A.shape[1])
     if method == "fused":
+        fused_scan.require()
         chunk_size = min(chunk_size, fused_scan.MAX_ROWS)
     wide = chunking.state_dtype(u)
     if reset is None:

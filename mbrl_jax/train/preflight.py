@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from mbrl_jax.envs.spec import example_observation, first_timestep
 from mbrl_jax.errors import ConfigError
-from mbrl_jax.experiment.experiment import Experiment, System
+from mbrl_jax.experiment.experiment import Experiment, System, title_of
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.loops.seeds import seed_mesh
 from mbrl_jax.loops.steps import TrainState
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
             remedies.append(f"--set=replay.capacity={capacity}")
         remedies.append("--allow_oversize to try all the same")
         return (
-            f"{seeds} seeds of {self.experiment.name} need {size(seeds * self.of_seed)} "
+            f"{seeds} seeds of {title_of(self.experiment)} need {size(seeds * self.of_seed)} "
             f"({size(self.of_seed)} each, of which {size(self.replay)} are replay), and "
             f"{size(place.free)} of {place.place} are free, enough for {self.most_seeds}: use "
             f"{', or '.join(remedies)}"
@@ -163,9 +163,10 @@ def require_room(plan: Plan, programs: Any) -> None:
     fit = plan._replace(temporaries=temporaries).most_seeds
     remedy = f"--num_seeds={fit}" if fit else "a smaller replay.batch_size or agent.num_starts"
     raise ConfigError(
-        f"an update of {seeds} seeds of {plan.experiment.name} takes {size(seeds * temporaries)} "
-        f"beside their state, and {size(place.free)} of {place.place} are left: use {remedy} in "
-        "another --workdir, or --allow_oversize to try all the same"
+        f"an update of {seeds} seeds of {title_of(plan.experiment)} takes "
+        f"{size(seeds * temporaries)} beside their state, and {size(place.free)} of "
+        f"{place.place} are left: use {remedy} in another --workdir, or --allow_oversize to try "
+        "all the same"
     )
 
 

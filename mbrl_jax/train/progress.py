@@ -4,10 +4,10 @@ import contextlib
 import math
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.experiment.experiment import Experiment, title_of
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs.shown import shown
 from mbrl_jax.train import preflight
@@ -209,8 +209,8 @@ def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     return f"{returns.mean():.3f} ± {error:.3f}", f"{finished.sum()}/{len(finished)}"
 
 
-def print_table(result: Any, directory: Any) -> None:
-    """Returns per seed, and where the pictures are."""
+def print_table(result: Any, directory: Any, flags: Sequence[str] = ()) -> None:
+    """Returns per seed, where the pictures are, how to evaluate again (with further `flags`)."""
     from rich.table import Table
 
     table = Table(title="returns per seed")
@@ -229,12 +229,12 @@ def print_table(result: Any, directory: Any) -> None:
         )
     console = _console()
     console.print(table)
-    for line in nothing_done(result.updates, result.evaluation):
+    for line in nothing_done(result):
         console.print(line, soft_wrap=True, highlight=False)
     for picture in result.pictures:
         console.print(shown(picture), soft_wrap=True, highlight=False)
-    flag = shlex.quote(f"--workdir={directory}")
-    command = f"evaluate again: python -m launch.evaluate {flag}"
+    command = shlex.join((f"--workdir={directory}", *flags))
+    command = f"evaluate again: python -m launch.evaluate {command}"
     console.print(shown(command), soft_wrap=True, highlight=False)
 
 
@@ -359,8 +359,8 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
             fits = f"at most {plan.most_seeds} fit"
         free = f"{size(place.free)} of {place.place}{several} are free: {fits}"
     lines = [
-        f"{experiment.name}: {plan.num_seeds} seeds, {experiment.steps} steps each; parameters: "
-        f"{parameters}",
+        f"{title_of(experiment)}: {plan.num_seeds} seeds, {experiment.steps} steps each; "
+        f"parameters: {parameters}",
         f"memory of a seed: {size(plan.state)}, of it replay {size(plan.replay)}, {plan.more()}; "
         f"{of_all}; {free}",
     ]

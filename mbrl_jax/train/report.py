@@ -12,7 +12,7 @@ from mbrl_jax.evaluate import scores
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS, OpenLoop, open_loop
 from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.experiment import Experiment, System
+from mbrl_jax.experiment.experiment import Experiment, System, task_of, title_of
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.runs import files, layout
 from mbrl_jax.types import AgentState, Array, ArraySpec
@@ -85,15 +85,19 @@ def human_normalised(experiment: Experiment, evaluation: Evaluation) -> dict[str
     return {"game": game, **scores.references()[game]._asdict(), "mean": normalised}
 
 
-def nothing_done(updates: int, evaluation: Evaluation) -> list[str]:
-    """Sentences on what a reader of a run's table takes for granted, where it did not happen."""
+def nothing_done(result: Any) -> list[str]:
+    """Sentences on what a reader of a `run.Result` takes for granted, where it did not happen."""
     lines = []
-    if not updates:
+    if result.updates and None in result.final_return:
+        known = [f"{value:.3f}" for value in result.whole_return if value is not None]
+        before = f": over all steps it returned {', '.join(known)}" if known else ", nor before"
+        lines.append(f"no episode of training ended in the last fifth of the steps{before}")
+    if not result.updates:
         lines.append(
             "nothing was learned: the run ended before its first update (take more --steps, or a "
             "shorter first phase)"
         )
-    if not evaluation.episode_return.shape[1]:
+    if not result.evaluation.episode_return.shape[1]:
         lines.append("nothing was evaluated: eval_episodes is 0")
     return lines
 
@@ -107,7 +111,7 @@ def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[
     if not isinstance(seen, ArraySpec) or len(seen.shape) < 2:
         what = f"vectors of shape {seen.shape}" if isinstance(seen, ArraySpec) else "a dictionary"
         raise config.ConfigError(
-            f"there is nothing to show: {experiment.env.name} is seen as {what}, "
+            f"there is nothing to show: {task_of(experiment)} is seen as {what}, "
             "and not as images or grids; leave out --gif"
         )
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
@@ -141,7 +145,7 @@ def write_pictures(
 ) -> list[Path]:
     """Write `learning_curve.png` and, of predictions [S], `open_loop.png`; returns their paths."""
     curve, strips = path / "learning_curve.png", path / layout.OPEN_LOOP
-    plot_learning_curve(rows, curve, experiment.name)
+    plot_learning_curve(rows, curve, title_of(experiment))
     if predictions is None:
         return [curve]
     write_open_loop(strips, experiment, predictions)
@@ -156,7 +160,7 @@ def write_open_loop(
         _example(jax.tree.map(lambda x, i=i: x[i], predictions), experiment.open_loop_context)
         for i in range(min(len(predictions.real), MAX_EXAMPLES))
     ]
-    title = f"{experiment.name}{when}: prediction without observations"
+    title = f"{title_of(experiment)}{when}: prediction without observations"
     plot_open_loop(examples, path, title)
 
 

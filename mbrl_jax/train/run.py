@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Inside, Members
 from mbrl_jax.loops import seeds
 from mbrl_jax.loops.steps import Evaluation, TrainState
-from mbrl_jax.runs import checkpoint, files, restore, workdir
-from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, read_metrics
+from mbrl_jax.runs import checkpoint, circumstances, files, restore, workdir
+from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, mean_return, read_metrics
 from mbrl_jax.runs.replay_log import Segment
 from mbrl_jax.train import preemption, preflight, runtime
 from mbrl_jax.train.host_programs import HostPrograms
@@ -37,6 +37,7 @@ class Result(NamedTuple):
     causes: dict[str, str]  # of each frozen seed, the metric that was not finite first
     members: Members  # what each of the S is
     updates: int  # of each seed
+    whole_return: Sequence[float | None] = ()  # [S] as final_return, over all steps
 
 
 def run(
@@ -158,7 +159,7 @@ def _run(
     """Train to the last step, evaluate, draw."""
     experiment, num_seeds = this.experiment, programs.num_seeds
     with preemption.at_once():
-        state, meta, segments = _initial(this, path, programs, keys, resumed)
+        state, meta, segments = _initial(this, path, programs, keys, resumed, reporter)
     meta["first_seed"] = this.members.first_seed
     step = meta["iteration"] * experiment.num_envs
     with (
@@ -247,10 +248,11 @@ def _finish(
     meta: dict[str, Any],
 ) -> Result:
     """Evaluate and draw."""
-    evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
-    predictions = None
-    if draws(programs.system):
-        predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
+    with _enough_memory(path):
+        evaluation = evaluate_seeds(experiment, programs, state.agent, keys)
+        predictions = None
+        if draws(programs.system):
+            predictions = programs.open_loop(state.agent, keys_of(keys, "open_loop"))
     rows, pictures = read_metrics(path), []
     if runtime.is_first_process():
         write_evaluation(path, experiment, evaluation)
@@ -258,9 +260,23 @@ def _finish(
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
     updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds
-    return Result(
-        last_fifth(rows), evaluation, pictures, frozen_at, found, programs.members, updates
-    )
+    told = (evaluation, pictures, frozen_at, found, programs.members, updates)
+    return Result(last_fifth(rows), *told, mean_return(rows))
+
+
+@contextlib.contextmanager
+def _enough_memory(path: Path) -> Iterator[None]:
+    """Raise ConfigError where what follows the training runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (told := runtime.out_of_memory(error)):
+            raise
+        raise config.ConfigError(
+            f"everything is trained and saved in {path}, but the evaluation ran out of memory "
+            f"({told}): free some, and the same command evaluates and draws; or `python -m "
+            "launch.evaluate` with a smaller --num_episodes"
+        ) from error
 
 
 def _writer(path: Path, num_seeds: int, resume_step: int | None, experiment: Experiment):
@@ -276,13 +292,17 @@ def _initial(
     programs: Programs | HostPrograms,
     keys: jax.Array,
     resumed: bool,
+    reporter: Reporter,
 ) -> tuple[TrainState, dict[str, Any], list[Segment]]:
     """(state, meta, segments of the replay) to go on from."""
     if resumed:
         restored = restore_state(path, programs, keys)
+        meta, said = circumstances.gone_on(path, restored.meta, this.experiment)
+        _warn(reporter, said)
         _clean(path, restored.iteration)
         state = programs.resume(keys, restored.state, restored.iteration)
-        return state, restored.meta | {"config": workdir.as_json(this)}, restored.segments
+        return state, meta | {"config": workdir.as_json(this)}, restored.segments
+    _warn(reporter, circumstances.unusual(programs.num_seeds))
     _clean(path, None)
     meta = {
         "iteration": 0,
@@ -290,10 +310,17 @@ def _initial(
         "env_steps": [0] * programs.num_seeds,
         "score": None,  # training return of the last fifth of the steps, mean over seeds
         "frozen": {},
-        "versions": runtime.versions(),
+        **circumstances.record(this.experiment),
         "config": workdir.as_json(this),
     }
     return programs.init(keys), meta, []
+
+
+def _warn(reporter: Reporter, sentences: list[str]) -> None:
+    """Say them, once for all processes."""
+    if runtime.is_first_process():
+        for sentence in sentences:
+            reporter.warn(sentence)
 
 
 def _clean(path: Path, used: int | None) -> None:

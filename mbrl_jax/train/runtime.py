@@ -6,8 +6,10 @@ Importing this module is cheap (jax is imported inside the functions).
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,12 @@ _MALLOC_SETTINGS = {
     -2: 2**28,  # M_TOP_PAD: grow in steps of 256 MB
 }
 _ARENA_MAX = -8
+
+# Of the processes of one job.
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
+_JOIN_LIMIT = "MBRL_JAX_JOIN_SECONDS"  # for jobs whose processes start far apart
+_DEFAULT_LIMIT = 25.0
 
 # The older way to emit code, which compiles faster; what it does to speed was not measured.
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false"
@@ -206,29 +214,87 @@ def join_processes(wanted: bool) -> bool:
       wanted: join whatever stands in the environment; otherwise only where those variables do, or
         where Slurm started several tasks.
 
-    Raises ConfigError when the processes do not find each other.
+    Raises ConfigError when the processes do not find each other within `MBRL_JAX_JOIN_SECONDS`.
     """
-    variables = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    named = [os.environ[name] for name in variables if os.environ.get(name)]
-    complete = len(named) == len(variables)
-    in_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    if not (wanted or complete or in_slurm):
+    named = [os.environ[name] for name in _VARIABLES if os.environ.get(name)]
+    complete = len(named) == len(_VARIABLES)
+    if not (wanted or complete or _tasks_of_slurm() > 1):
         return False
+    limit = _limit()
     import jax
 
     # JAX's own handler of SIGTERM would take the place of ours (see `preemption`).
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        if complete:
-            jax.distributed.initialize(named[0], int(named[1]), int(named[2]))
-        else:
-            jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"the processes of this job cannot be joined ({str(error).splitlines()[0]}); start "
-            f"them with srun, or set {', '.join(variables)} in each"
-        ) from error
+    # XLA ends the process where its own limit passes, which must never come first.
+    settings = {"initialization_timeout": int(2 * limit) + 60}
+    if complete:
+        whole = [_number(name) for name in _VARIABLES[1:]]
+        settings |= dict(zip(("num_processes", "process_id"), whole, strict=True))
+        _initialize(limit, wanted, coordinator_address=named[0], **settings)
+    else:
+        _initialize(limit, wanted, **settings)
     return jax.process_count() > 1
+
+
+def _initialize(limit: float, wanted: bool, **settings) -> None:
+    """`jax.distributed.initialize`, which waits deaf to signals: in a thread that may be left."""
+    import jax
+
+    problems: list[Exception] = []
+
+    def initialize():
+        try:
+            jax.distributed.initialize(**settings)
+        except Exception as error:  # whatever jax and clusters raise ends in the same sentence
+            problems.append(error)
+
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    thread.join(limit)
+    if thread.is_alive():
+        raise ConfigError(
+            f"the other processes of this job did not come within {limit:g} s; {_alone(wanted)}; "
+            f"if they are only slow, {_JOIN_LIMIT}={4 * limit:g} waits longer"
+        )
+    if problems:
+        lines = str(problems[0]).strip().splitlines() or [type(problems[0]).__name__]
+        raise ConfigError(
+            f"the processes of this job cannot be joined ({lines[0]}); {_alone(wanted)}; to join "
+            f"them, start them with srun, or set {', '.join(_VARIABLES)} in each"
+        ) from problems[0]
+
+
+def _alone(wanted: bool) -> str:
+    """How this process would train by itself."""
+    names = [_SLURM_TASKS] if _tasks_of_slurm() > 1 else []
+    if all(os.environ.get(name) for name in _VARIABLES):
+        names += _VARIABLES
+    told = ["leave out --distributed"] if wanted else []
+    told += [f"unset {' '.join(names)}"] if names else []
+    return f"to train in this process alone, {' and '.join(told)}"
+
+
+def _tasks_of_slurm() -> int:
+    return _number(_SLURM_TASKS) if os.environ.get(_SLURM_TASKS) else 1
+
+
+def _number(name: str) -> int:
+    text = os.environ[name]
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"{name}={text} is no whole number; set it right, or unset it")
+    return int(text)
+
+
+def _limit() -> float:
+    """Seconds to wait for the other processes."""
+    text = os.environ.get(_JOIN_LIMIT) or str(_DEFAULT_LIMIT)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < 1e6:
+        raise ConfigError(f"{_JOIN_LIMIT}={text} is no number of seconds; mend or unset it")
+    return limit
 
 
 def is_joined() -> bool:
@@ -262,11 +328,34 @@ def require_devices() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax asserts when no plugin is installed
         wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"JAX_PLATFORMS={wanted} names a device that cannot be used here "
-            f"({(str(error) or 'no such backend').splitlines()[0]}); unset JAX_PLATFORMS to run on "
-            "what there is"
-        ) from error
+        lines = str(error).splitlines() or ["no such backend"]
+        if jax.config.values.get("jax_num_cpu_devices") == 0:
+            told = "JAX_NUM_CPU_DEVICES=0 leaves no device; set at least 1, or unset it"
+        elif wanted:
+            told = (
+                f"JAX_PLATFORMS={wanted} names a device that cannot be used here ({lines[0]}); "
+                "unset JAX_PLATFORMS to run on what there is"
+            )
+        else:
+            told = f"JAX finds no device that can be used ({lines[0]}); look at XLA_FLAGS and JAX_*"
+        raise ConfigError(told) from error
+
+
+def refused_by_jax(error: BaseException) -> str:
+    """A sentence for a variable that jax could not read when it was imported; "" for the rest."""
+    text = str(error)
+    found = re.search(r"(?:for JAX flag|for environment) '?(jax_\w+)", text, re.IGNORECASE)
+    if not isinstance(error, ValueError) or found is None:
+        return ""
+    name = found[1].upper()
+    return f"{name}={os.environ.get(name)} is no value for JAX ({text}); set it right, or unset it"
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What an error says of memory that ran out, in a line; "" for another error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    of_xla = isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return lines[0][:200] if of_xla or isinstance(error, MemoryError) else ""
 
 
 def versions() -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from mbrl_jax.experiment.experiment import Experiment, System, build, with_setti
 from mbrl_jax.keys import named
 from mbrl_jax.loops.play import Film
 from mbrl_jax.loops.steps import Evaluation
-from mbrl_jax.runs import restore, workdir
+from mbrl_jax.runs import circumstances, restore, workdir
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
@@ -43,9 +43,15 @@ def restore_state(
     """A checkpoint of a run, with the TrainState [S]; see `restore.restore` for `which`.
 
     `with_rows`: read the stored rows of the replay too, which take most of the time and memory.
-    One that is refused is named on stderr.
+    One that is refused is named on stderr. Raises ConfigError, too where this process has settings
+    under which a good one cannot be read.
     """
-    check = functools.partial(workdir.check_meta, workdir.read_config(path))
+    saved = workdir.read_config(path)
+
+    def check(meta):
+        circumstances.require_readable(path, meta)
+        workdir.check_meta(saved, meta)
+
     template = programs.state_template(keys)
     store, num_seeds = programs.replay.rows, programs.num_seeds
     wanted = restore.Wanted(template, store, num_seeds, check, with_rows)

@@ -61,6 +61,7 @@ def train(
     `judges`: what plays greedy episodes every `eval_every` iterations, by name.
     """
     began, slow, ending = time.perf_counter(), False, False
+    endless = programs.system.world_model.endless
     for phase, start, stop in chunk_bounds(experiment, meta["iteration"]):
         # A chunk on the host can fail in its middle, when its buffers are given away.
         taken: Any = saver.take(state) if programs.on_host else None
@@ -78,6 +79,9 @@ def train(
         meta["iteration"], step = stop, stop * experiment.num_envs
         meta["rows"] += stop - start if phase.collect else 0
         _tell_of_frozen(experiment, metrics, state, meta, reporter)
+        if endless and _holds_ends(programs, state):
+            _tell_of_ends(endless, step, reporter)
+            endless = ""
         rows = _rows(metrics, meta, step)
         if experiment.eval_every and stop % experiment.eval_every == 0:
             _judge(judges, state, rows)
@@ -138,6 +142,23 @@ def _tell_of_frozen(
             f"seed {meta['first_seed'] + seed}: {metric} was not finite at step {step}; its agent "
             "stays at the last good value, the other seeds go on"
         )
+
+
+def _holds_ends(programs: Programs | HostPrograms, state: TrainState) -> bool:
+    """Whether a stored row of this process's seeds ends an episode for good."""
+    store = programs.replay.rows
+    timestep = getattr(store and store.get(state.replay), "timestep", None)
+    if timestep is None:
+        return False
+    return any(bool(part.data.any()) for part in timestep.is_terminal.addressable_shards)
+
+
+def _tell_of_ends(endless: str, step: int, reporter: Reporter) -> None:
+    """Once: that the model imagines what comes after the end of an episode."""
+    reporter.warn(
+        f"until step {step} episodes of this environment ended, and the world model imagines that "
+        f"they always go on, so that values behind an end count: {endless}, in another workdir"
+    )
 
 
 def _tell_of_slow_saves(

@@ -146,6 +146,8 @@ class _WorldModel(NamedTuple):
     update: ModelUpdate = None  # type: ignore[assignment]
     updates: Mapping[str, NamedModelUpdate] = NOTHING
     markov: bool = False  # stored observations may be observed again, as first rows
+    # "": ends are learned or known; else the discount is always 1, and this says what learns them
+    endless: str = ""
 
 
 class WorldModel(_WorldModel):

@@ -6,16 +6,16 @@ Files are read as plain JSON: configurations with types of an experiment's own f
 import itertools
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META
+from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, iteration_of
 from mbrl_jax.watch.series import short
 
 _LARGEST = 2**22  # bytes of a file that is read whole
 _MOST_GROUPS = 6  # settings with curves of their own
+_LONGEST = 1_000  # letters of a label
 
 
 class Run(NamedTuple):
@@ -67,7 +67,8 @@ def _groups(inside: Any, num_seeds: int, first: int) -> dict[str, list[int]]:
     if not inside:
         return {"": list(range(first, first + min(num_seeds, 10_000)))}
     pairs = [[f"{path}={value:g}" for value in values] for path, values in inside]
-    labels = [", ".join(setting) for setting in itertools.product(*pairs)][:_MOST_GROUPS]
+    settings = itertools.islice(itertools.product(*pairs), _MOST_GROUPS)
+    labels = [", ".join(setting)[:_LONGEST] for setting in settings]
     begins = (first + i * num_seeds for i in range(len(labels)))
     return {
         label: list(range(begin, begin + min(num_seeds, 10_000)))
@@ -78,7 +79,8 @@ def _groups(inside: Any, num_seeds: int, first: int) -> dict[str, list[int]]:
 def newest_checkpoint(workdir: Path) -> Checkpoint | None:
     """The newest checkpoint that has its name, or None."""
     try:
-        names = [e.name for e in os.scandir(workdir / CHECKPOINTS) if re.fullmatch(r"\d+", e.name)]
+        entries = os.scandir(workdir / CHECKPOINTS)
+        names = [entry.name for entry in entries if iteration_of(entry.name) is not None]
         name = max(names, key=int)
         meta = workdir / CHECKPOINTS / name / META
         saved_at, frozen = meta.stat().st_mtime, _json(meta).get("frozen")

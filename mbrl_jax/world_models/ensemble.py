@@ -106,7 +106,8 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     # Measures of `uncertainty`, and "disagreement": the std of the members' means, averaged over
     # what the network gives. Of a row that was not imagined all are 0.
     certain = dict.fromkeys((*uncertainty.NAMES, "disagreement"), 0.0)
-    return markov.make(spec, **bound, features=features, extras=certain)
+    endless = "" if config.termination else "termination=true of the ensemble learns them"
+    return markov.make(spec, **bound, features=features, extras=certain, endless=endless)
 
 
 def init(config: Config, spec: EnvSpec, key: Key) -> LearnerState:

@@ -88,6 +88,7 @@ def make(
     updates: Mapping[str, NamedModelUpdate] | None = None,
     features: Callable[[LearnerState, Array], Array] | None = None,
     extras: Mapping[str, float] | None = None,
+    endless: str = "",
 ) -> WorldModel:
     """The record of a Markov model.
 
@@ -101,6 +102,7 @@ def make(
       updates: further ones, by name.
       features: (state, observation [D]) -> [F]; None: the observation itself.
       extras: names of the scalars that `forward` says beside, with their values on real rows.
+      endless: as in `WorldModel`, for models that say discount 1 whatever happens.
 
     Raises ValueError for environments that never show the end of an episode, and without a way to
     learn.
@@ -124,6 +126,7 @@ def make(
         update=None if update is None else functools.partial(_update, see_all, update),
         updates=updates or {},
         markov=True,
+        endless=endless,
     )
 
 

@@ -65,6 +65,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
         init=functools.partial(init, config, spec),
         forward=functools.partial(forward, config),
         update=functools.partial(update, config, spec),
+        endless="a function `ends` of the combinator known says them",
     )
 
 

@@ -22,7 +22,7 @@ those of its code (https://github.com/nicklashansen/tdmpc2).
 
 import dataclasses
 import functools
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,9 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
         *(loss, apply),
     )
     bound = {f.__name__: functools.partial(f, parts) for f in functions}
-    return WorldModel(**bound, latent_at=latent_at, features=features, decode=None, markov=True)
+    endless = "" if config.termination else "model.termination=true learns them"
+    own: dict[str, Any] = {"latent_at": latent_at, "features": features, "decode": None}
+    return WorldModel(**bound, **own, markov=True, endless=endless)
 
 
 def make_nets(config: Config) -> dict[str, nn.Module]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.envs import gymnax
+from mbrl_jax.envs import doctor, gymnax
 from mbrl_jax.envs.spec import random_action
 from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec
 
@@ -146,3 +146,21 @@ def test_an_unknown_name_is_an_error_that_names_near_ones():
 def test_parameters_that_do_not_fit_are_refused(params, sentence):
     with pytest.raises(ValueError, match=sentence):
         gymnax.Config("MemoryChain-bsuite", params=params).make()
+
+
+class Fork:
+    """An environment of stable-gymnax 0.0.1, as far as it goes."""
+
+    def reset_env(self, key, params): ...
+
+    def step_env(self, key, state, action, params): ...
+
+
+def test_another_package_of_that_name_is_told_when_it_is_built(monkeypatch):
+    import gymnax as package
+
+    monkeypatch.setattr(package, "make", lambda name: (Fork(), None))
+    with pytest.raises(ValueError, match=r"\(gymnax 1.*\) has environments without is_truncated"):
+        gymnax.make(gymnax.Config("Catch-bsuite"))
+    (finding,) = doctor.check(gymnax.Config("Catch-bsuite"))
+    assert "cannot be built" in finding.sentence and "install gymnax 1.x" in finding.sentence

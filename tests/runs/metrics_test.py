@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.runs import checkpoint, metrics, restore
 from mbrl_jax.runs.metrics import FILE, MetricsWriter, last_fifth, read_metrics
 
 
@@ -116,3 +118,36 @@ def test_last_fifth_weighs_by_episodes():
     ]
     assert last_fifth(rows) == [0.75, 0.5, None]
     assert last_fifth([]) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"step": "x"}', '{"step": 1}', '{"step": true, "seed": 0}', "[1]", "1", '"step"'),
+        *(50_000 * "[", '{"step": -1, "seed": 0}', '{"step": 1, "seed": 1e400}'),
+        '{"step": 1, "seed": 0, "episode/return": "high"}',
+        '{"step": 1, "seed": 0, "episode/return": ' + 5_000 * "9" + "}",
+        '{"step": 1, "seed": 0, "x": ' + 500 * "9" + "}",
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_line_that_is_no_row_is_told(tmp_path, line):
+    (tmp_path / FILE).write_text('{"step": 1, "seed": 0}\n' + line + "\n")
+    with pytest.raises(ValueError, match="line 2 of .* is damaged"):
+        read_metrics(tmp_path)
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_LONGEST", 100)
+    (tmp_path / FILE).write_text('{"step": 1, "seed": 0}\n' + 1_000 * "é")
+    with pytest.raises(ValueError, match="line 2"):
+        read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "007", "-1", "1.0", 30 * "9", "5.tmp"])
+def test_folders_that_are_no_checkpoints_are_passed_over(tmp_path, name):
+    for one in (name, "12"):
+        (tmp_path / "checkpoints" / one).mkdir(parents=True)
+    assert checkpoint.complete(tmp_path) == [12]
+    with pytest.raises(ConfigError, match=r"choose newest, best, or one of 12$"):
+        restore.restore(tmp_path, None, name)

@@ -1,6 +1,8 @@
 """`ssm.selective_scan` against float64 loops and its own one-row form, resets and options."""
 
 import functools
+import importlib
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax import ssm
+from mbrl_jax.ssm import fused_scan
 from tests.ssm import cases, oracles
 
 METHODS = ("associative", "recurrent", "fused")
@@ -150,3 +153,17 @@ def test_a_reset_hides_the_past_exactly():
 def test_wrong_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         ssm.selective_scan(**(cases.selective_scan(0, 6) | change))
+
+
+def test_without_kernels_the_method_is_named(monkeypatch):
+    auto = importlib.import_module("mbrl_jax.ssm.selective_scan").auto_method
+    monkeypatch.setattr(fused_scan, "available", lambda: False)
+    with pytest.warns(UserWarning, match="no Triton backend.* takes the associative method"):
+        assert auto("gpu") == "associative"
+    assert (auto("tpu"), auto("cpu")) == ("associative", "recurrent")
+    with pytest.raises(ValueError, match="use method='auto'"):
+        fused_scan.require()
+
+
+def test_what_jax_says_of_its_kernels_ends_no_test():
+    warnings.warn("The Pallas Triton backend is deprecated", DeprecationWarning, stacklevel=1)

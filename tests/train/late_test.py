@@ -5,7 +5,10 @@ Nothing to learn, nothing to play and nothing to see are told in a sentence.
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ import pytest
 from mbrl_jax.envs.spec import make_environment
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.experiment import build
+from mbrl_jax.experiment.experiment import build, title_of, with_settings
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops import fused
 from mbrl_jax.loops.steps import Evaluation
@@ -183,3 +186,40 @@ def test_evaluations_in_training_need_episodes():
     experiment = dataclasses.replace(small.catch(), eval_every=10, eval_episodes=0)
     with pytest.raises(ConfigError, match="eval_every=10 needs eval_episodes of at least 1"):
         config.validate(experiment)
+
+
+def test_a_run_without_a_late_episode_says_what_it_returned_before(tmp_path, capsys):
+    played = Evaluation(*(np.zeros((2, 1)) for _ in range(3)))
+    two = run.Result([None, 1.0], played, [], [-1, -1], {}, Members(0, 2), 3, [-120.0, 2.0])
+    progress.print_table(two, tmp_path)
+    assert "in the last fifth of the steps: over all steps it returned -120.000" in (
+        capsys.readouterr().out
+    )
+    one = run.Result([None], played, [], [-1], {}, Members(), 3, [None])
+    progress.print_table(one, tmp_path)
+    assert "in the last fifth of the steps, nor before" in capsys.readouterr().out
+
+
+def test_titles_name_the_task():
+    experiment = with_settings(small.pendulum(), ["env.name=MountainCarContinuous-v0"])
+    assert title_of(experiment) == "mbpo_pendulum on MountainCarContinuous-v0"
+
+
+def test_an_evaluation_that_runs_out_of_memory_is_told_and_can_be_repeated():
+    told = "trained and saved in x, but the evaluation ran"
+    with pytest.raises(ConfigError, match=told), run._enough_memory(Path("x")):
+        jnp.zeros(2**50, jnp.int8).block_until_ready()
+    with pytest.raises(ConfigError, match="MemoryError"), run._enough_memory(Path("x")):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="another"), run._enough_memory(Path("x")):
+        raise RuntimeError("another")
+
+
+def test_a_command_that_runs_out_of_memory_ends_in_a_sentence():
+    code = (
+        "from launch import flags\ndef main():\n import jax.numpy as jnp\n"
+        " jnp.zeros(2**50, jnp.int8).block_until_ready()\nflags.run_main(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: memory ran out (RESOURCE_EXHAUSTED" in done.stderr

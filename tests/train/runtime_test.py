@@ -142,3 +142,37 @@ def test_versions_name_what_decides_results():
     assert found["python"]
     assert "git" in found
     assert set(runtime.PACKAGES) <= set(found)
+
+
+USE = """
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.train import runtime
+try:
+    runtime.configure_runtime()
+    runtime.require_devices()
+except ConfigError as error:
+    print(error)
+except ValueError as error:
+    print(runtime.refused_by_jax(error))
+"""
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("JAX_NUM_CPU_DEVICES", "eight", "JAX_NUM_CPU_DEVICES=eight is no value for JAX"),
+        ("JAX_NUM_CPU_DEVICES", "0", "JAX_NUM_CPU_DEVICES=0 leaves no device"),
+        ("JAX_ENABLE_X64", "maybe", "JAX_ENABLE_X64=maybe is no value for JAX"),
+        ("JAX_DEFAULT_PRNG_IMPL", "dice", "JAX_DEFAULT_PRNG_IMPL=dice is no value for JAX"),
+        ("JAX_PLATFORMS", "abacus", "JAX_PLATFORMS=abacus names a device that cannot be used"),
+    ],
+)
+def test_variables_that_jax_cannot_read_are_a_sentence(name, value, words):
+    env = untouched_environment() | {name: value}
+    command = [sys.executable, "-c", USE]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(words), done.stderr
+
+
+def test_other_errors_are_no_variables():
+    assert not runtime.refused_by_jax(ValueError("shapes do not fit"))

@@ -311,3 +311,11 @@ def test_a_process_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     wait_until(lambda: strips.error)
     assert "took more than" in strips.error
     strips.close()
+
+
+def test_a_huge_product_of_settings_costs_nothing(tmp_path):
+    from mbrl_jax.watch import described
+
+    inside = [[f"behaviour.x{i}", list(range(10))] for i in range(25)]
+    found = described._groups(inside, 3, 0)
+    assert len(found) == 6 and list(found.values())[1] == [3, 4, 5]

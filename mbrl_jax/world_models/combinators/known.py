@@ -77,6 +77,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
         loss=functools.partial(loss, parts),
         apply=model.apply,
         update=functools.partial(update, parts),
+        endless="" if ends else model.endless,
         **bound,
     )
 

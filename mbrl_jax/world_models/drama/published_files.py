@@ -10,10 +10,12 @@ error, so that a file from anywhere cannot run code.
 """
 
 import collections
+import io
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,11 +118,17 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             found = _StateDictReader(archive).load()
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file") from error
+    except OSError as error:  # a directory, say
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a .pth file") from error
     except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ConfigError(f"{path} is no state dict saved by torch: {error}") from error
+    # RuntimeError: encrypted, or packed in another way. OverflowError: numbers beyond 64 bits.
     except (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
-    if not (isinstance(found, dict) and all(isinstance(x, np.ndarray) for x in found.values())):
+    except (MemoryError, OverflowError, RecursionError, RuntimeError, zlib.error) as error:
+        raise ConfigError(f"{path} is damaged: {error or type(error).__name__}") from error
+    are_named = isinstance(found, dict) and all(isinstance(name, str) for name in found)
+    if not (are_named and all(isinstance(x, np.ndarray) for x in found.values())):
         raise ConfigError(f"{path} holds no state dict, but something else made of tensors")
     return dict(found)
 
@@ -131,17 +139,37 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 class _RebuildTensor:
     """Stands for `torch._utils._rebuild_tensor_v2`; without a `__dict__` to be changed."""
 
-    __slots__ = ()
+    __slots__ = ("_spend",)
+
+    def __init__(self, spend: Callable[[int], None]):
+        self._spend = spend
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("it would change how tensors are read")
 
     def __call__(self, storage, offset, size, stride, *rest):
         del rest  # whether it wants a gradient, hooks
         if math.prod(size) > storage.size:  # no tensor of a state dict is an expanded one
             raise pickle.UnpicklingError(f"a tensor {size} lies on {storage.size} numbers")
         itemsize = storage.dtype.itemsize
+        self._spend(itemsize * math.prod(size))
         strides = tuple(itemsize * step for step in stride)
         # numpy checks that shape and strides stay within the buffer.
         view = np.ndarray(tuple(size), storage.dtype, storage, itemsize * offset, strides)
         return view.copy()
+
+
+_LARGEST_PICKLE = 2**23  # bytes of what names the tensors; Drama's has a hundredth of it
+_LARGEST_MEMO = 2**20  # places: the C unpickler makes room for as many as it is told
+
+
+def _check_memo(text: bytes) -> None:
+    """Raise UnpicklingError for a memo that would exhaust memory."""
+    import pickletools  # rarely needed
+
+    for opcode, argument, _ in pickletools.genops(text):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > _LARGEST_MEMO:
+            raise pickle.UnpicklingError(f"it keeps something in place {argument}")
 
 
 class _StateDictReader(pickle.Unpickler):
@@ -152,13 +180,30 @@ class _StateDictReader(pickle.Unpickler):
         if len(names) != 1:
             raise pickle.UnpicklingError("it has no data.pkl")
         self._archive, self._folder = archive, names[0].removesuffix("data.pkl")
-        super().__init__(archive.open(names[0]))
+        # Tied weights lie on the same numbers; nothing makes much more of them than there are.
+        self._left = 4 * sum(entry.compress_size for entry in archive.infolist())
+        text = self._read(names[0], _LARGEST_PICKLE)
+        _check_memo(text)
+        super().__init__(io.BytesIO(text))
+
+    def _read(self, name: str, most: int) -> bytes:
+        """A file of the archive, which may claim any size and unpack to a larger one."""
+        with self._archive.open(name) as file:
+            text = file.read(most + 1)
+        if len(text) > most:
+            raise pickle.UnpicklingError(f"{name} is larger than {most} bytes")
+        return text
+
+    def _spend(self, size: int) -> None:
+        self._left -= max(size, 0)
+        if self._left < 0:
+            raise pickle.UnpicklingError("its tensors are larger than the file")
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
+            return _RebuildTensor(self._spend)
         if module == "torch" and name in STORAGES:
             return name
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not read")
@@ -179,7 +224,7 @@ class _StateDictReader(pickle.Unpickler):
     def _byte_order(self) -> str:
         """Of the machine that wrote; files without a word on it are little-endian."""
         try:
-            order = self._archive.read(f"{self._folder}byteorder")
+            order = self._read(f"{self._folder}byteorder", 16)
         except KeyError:
             order = b"little"
         return ">" if order == b"big" else "<"

@@ -227,3 +227,56 @@ def test_what_torch_saves_is_read(tmp_path):
     assert list(found) == list(state)
     for name, tensor in state.items():
         np.testing.assert_array_equal(found[name].astype(np.float64), tensor.double().numpy())
+
+
+def _raw(path, pickled, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("model/data.pkl", pickled)
+
+
+@pytest.mark.parametrize(
+    "pickled, sentence",
+    [
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "it keeps something in place 2147483647"),
+        (b"\x80\x02}p99999999\n.", "it keeps something in place 99999999"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0fx.", "is damaged"),
+        (b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xffx.", "is damaged"),
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff}.", "damaged|state dict"),
+        (b"\x80\x02" + 100_000 * b"(" + b".", "damaged|state dict"),
+        (b"", "damaged|state dict"),
+        (b"\x80\x02}K\x01K\x02s.", "holds no state dict"),
+    ],
+)
+def test_lengths_and_places_that_cannot_be_are_refused(tmp_path, pickled, sentence):
+    _raw(tmp_path / "model.pth", pickled)
+    with pytest.raises(ConfigError, match=sentence):
+        read_state_dict(tmp_path / "model.pth")
+
+
+def test_a_directory_and_numbers_beyond_64_bits(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_published(tmp_path)
+    numbers = np.arange(4, dtype=np.float32)
+    for layout in (dict(offset=2**70), dict(stride=(2**70,)), dict(size=(2**70,))):
+        tensor = Tensor(numbers, "0", **({"size": (2,), "stride": (1,)} | layout))
+        _write(tmp_path / "model.pth", {"x": tensor})
+        with pytest.raises(ConfigError):
+            read_state_dict(tmp_path / "model.pth")
+
+
+def test_what_unpacks_to_far_more_than_the_file_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    _raw(path, b"\x80\x02" + 2**24 * b"0", zipfile.ZIP_DEFLATED)
+    with pytest.raises(ConfigError, match="larger than 8388608 bytes"):
+        read_state_dict(path)
+    one = np.zeros(1000, np.float32)
+    _write(path, {str(i): Tensor(one, "0", (1000,), (1,)) for i in range(1)})
+    assert len(read_state_dict(path)) == 1
+    shared = Tensor(one, "0", (1000,), (1,))
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("model/data.pkl", "w") as file:
+            layouts = [Tensor(one, "0", (1000,), (1,)) for _ in range(100)]
+            Writer(file, protocol=2).dump({str(i): each for i, each in enumerate(layouts)})
+        archive.writestr("model/data/0", shared.storage.tobytes())
+    with pytest.raises(ConfigError, match="larger than the file"):
+        read_state_dict(path)
