@@ -223,8 +223,8 @@ def behaviour_parts(problem: Problem) -> Parts:
     def imagination(state, model_state, key, starts):
         model = bind(problem.model, model_state)
 
-        def policy(key, latent):
-            return problem.behaviour.act(state, key, (), latent, model, explore=True)[1]
+        def policy(key, carry, latent):
+            return problem.behaviour.act(state, key, carry, latent, model, explore=True)
 
         def rollout(key, latent):
             extract = lambda latent: (model.features(latent), model.predict(latent))

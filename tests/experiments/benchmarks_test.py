@@ -75,6 +75,13 @@ def test_parameters_are_as_many_as_published():
         assert sum(p.numel() for p in model.parameters()) == count
 
 
+def test_every_part_that_is_timed_can_be_traced(problem):
+    """None of them is a function of the package, whose signatures may change."""
+    for parts in (published_jax.world_model_parts, published_jax.behaviour_parts):
+        for function, args in parts(problem).values():
+            assert jax.tree.leaves(jax.eval_shape(function, *args))
+
+
 def test_torch_world_model_has_our_losses_and_gradients(problem, sides, quick_compile):
     import torch
 
