@@ -108,6 +108,7 @@ class Config:
         "once",
         published="passes",
         better="once",
+        price="-0.05 ± 0.02",
         why="what the actor's normaliser counts: each imagined row once, or the rows of every pass "
         "through the actor, at each imagined step and again in each optimiser step, before they "
         "are normalised",

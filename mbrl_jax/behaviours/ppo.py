@@ -55,6 +55,7 @@ class Config(actor_critic.Config):
         "whole",
         published="half",
         better="whole",
+        price="-0.00 ± 0.03",
         why="slope of the surrogate within the clip range: that of the ratio, or half of it, which "
         "lets the entropy weigh double (torch halves the gradient where two arguments of a minimum "
         "are equal, and the published one detaches the other)",

@@ -40,6 +40,7 @@ class Config:
         0.0,
         published=0.1,
         better=0.0,
+        price="+0.02 ± 0.01",
         low=0,
         below=1,
         why="share of the attention weights, and of what attention and feed-forward part add, that "
