@@ -46,7 +46,7 @@ def _sentence(done: subprocess.CompletedProcess) -> str:
         ),
         ([CATCH, "--set=env=envpool", "--set=env.name=Cartpole-v1"], "CartPole-v1"),
         ([CATCH, "--set=env=atari", "--set=env.protocol=dqm"], "drama or dreamerv3 or dqn"),
-        ([CATCH, "--set=env.name=Pendulum-v1"], "use behaviour=sac"),
+        ([CATCH, "--set=env.name=Pendulum-v1"], "takes observations between 0 and 1"),
         ([CATCH, "--set=replay.length=2000"], "lengthen the first phase"),
         ([CATCH, "--set=agent.num_starts=100000"], "exceeds the 256 rows of a batch"),
         ([CATCH, "--num_seeds=0"], "--num_seeds=0 must be at least 1"),

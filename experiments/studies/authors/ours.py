@@ -246,8 +246,8 @@ def _first_gradient(one: Setup, parts: actor_critic.Parts, state: LearnerState, 
         old = imagined.log_prob
         stats = actor_critic.take_in(parts, stats, features)
     else:
-        log_probs = actor_critic.log_policy(parts, state.params["actor"], state.stats, features)
-        old = actor_critic.log_prob_of(log_probs, imagined.actions)
+        distribution = actor_critic.policy(parts, state.params["actor"], state.stats, features)
+        old = parts.choices.log_prob(distribution, imagined.actions)
     rows = ppo.Rows(features, imagined.actions, old, targets)
     rows = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), rows)
     gradient = jax.grad(functools.partial(ppo.loss, parts), has_aux=True)
