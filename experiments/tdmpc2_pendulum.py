@@ -10,9 +10,9 @@ The second command judges the planner, the third the policy alone that proposes 
 Criterion, stated before the run: the mean return of the last fifth of 6,000 steps lies above -250
 on 3 of 3 seeds (random play: about -1,200). With the published rule for γ, which gives 0.975 here,
 one seed of `--seed=0` missed it (-218, -82, -373). γ = 0.99 was then chosen on the four seeds of
-`--seed=100` (-140, -199, -233, -178), and judged on `--seed=200`, once: -98, -227, -176. Fifty
-episodes without noise: the planner -211, -168, -140, the policy alone -692, -181, -179. About ten
-minutes for 3 seeds on a CPU core.
+`--seed=100` (-140, -199, -233, -178), and judged on `--seed=200`, once. Expect -98, -227, -176;
+over fifty episodes without noise the planner has -211, -168, -140, the policy alone -692, -181,
+-179. About ten minutes for 3 seeds on a CPU core.
 
 Sizes are cut for a CPU: latents of 64 numbers, widths of 128, 64 windows a batch (published: 512,
 512, 256), 3 iterations of 128 plans (6 of 512), and rates of 1e-3 for thousands of steps where the

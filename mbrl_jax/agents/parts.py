@@ -78,7 +78,8 @@ def make_parts(
     annotate: Annotate = _as_it_is
     if config.annotate is not None:
         annotate = config.annotate.make(spec, world_model, behaviour)
-    replay = replay._replace(sample=functools.partial(_sample, replay.sample))
+    if replay is not None:  # who only acts needs none
+        replay = replay._replace(sample=functools.partial(_sample, replay.sample))
     return Parts(config, spec, world_model, behaviour, replay, annotate)
 
 

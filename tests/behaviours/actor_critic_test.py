@@ -10,7 +10,7 @@ import pytest
 
 from mbrl_jax import distributions, optim
 from mbrl_jax.behaviours import actor_critic
-from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Prediction, Starts, bind
+from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction, Starts, bind
 from tests.behaviours import exact
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -193,12 +193,6 @@ def test_terms_of_the_loss_against_plain_numpy(terms, name):
 
 
 # ------------------------------------------------------------------------------------- other facts
-
-
-def test_real_valued_actions_are_refused_with_the_way_out():
-    spec = EnvSpec(ArraySpec((3,), "float32"), BoundedSpec(1))
-    with pytest.raises(ValueError, match="behaviour=sac"):
-        actor_critic.Config().make(spec)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from mbrl_jax import optim
 from mbrl_jax.behaviours import actor_critic, choices, ppo
 from mbrl_jax.networks.heads import RMS_EPS
-from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec, EnvSpec, Prediction
+from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, Prediction
 from tests.behaviours import exact
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -373,9 +373,3 @@ def test_published_nets_are_those_of_the_actor_critic():
     params = jax.eval_shape(ppo.Config().make(spec).init, jax.random.key(0), jnp.zeros(1536)).params
     counts = {name: sum(x.size for x in jax.tree.leaves(net)) for name, net in params.items()}
     assert counts == {"actor": 530_450, "critic": 1_444_607}
-
-
-def test_real_valued_actions_are_refused_with_the_way_out():
-    spec = EnvSpec(ArraySpec((3,), "float32"), BoundedSpec(1))
-    with pytest.raises(ValueError, match="behaviour=sac"):
-        ppo.Config().make(spec)

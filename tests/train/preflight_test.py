@@ -85,7 +85,10 @@ def test_the_remedies_of_a_refusal_help(seeds, free):
     if (sentence := found.refusal()) is None:
         assert seeds * found.state <= free
         return
-    assert f"{seeds} seeds of drama_catch need" in sentence and "--allow_oversize" in sentence
+    assert (
+        f"{seeds} seeds of drama_catch on Catch-bsuite need" in sentence
+        and "--allow_oversize" in sentence
+    )
     words = [word.strip(",") for word in sentence.split()]
     for word in words:
         if word.startswith("--num_seeds="):
@@ -113,7 +116,9 @@ def test_an_update_that_has_no_room_is_refused_and_a_user_may_know_better(monkey
             return 10**9
 
     monkeypatch.setattr(memory, "host_memory", lambda: 10**8)
-    with pytest.raises(ConfigError, match="an update of 2 seeds of drama_catch takes 2 GB"):
+    with pytest.raises(
+        ConfigError, match="an update of 2 seeds of drama_catch on Catch-bsuite takes 2 GB"
+    ):
         preflight.require_room(found, Programs())
     preflight.require_room(found._replace(allow_oversize=True), Programs())
 
