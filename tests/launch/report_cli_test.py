@@ -33,7 +33,7 @@ def test_workdirs_of_any_name_are_reported(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "2 runs: 1 finished, 1 stopped." in done.stdout
-    assert re.search(r"\| A core=mamba2 \| +2 \| +0.50 \[0.00, 1.00\] \|", done.stdout)
+    assert re.search(r"\| A core=mamba2 \| +2 \| +0.50 \[-5.85, 6.85\] \|", done.stdout)
     assert done.stdout.endswith(f"{out}\n{out.with_suffix('.md')}\n")
     assert out.with_suffix(".md").read_text() in done.stdout
     page = out.read_text()
