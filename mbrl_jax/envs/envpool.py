@@ -26,6 +26,7 @@ from mbrl_jax.types import (
     HostEnvironment,
     HostEnvironments,
     Timestep,
+    bounded,
 )
 
 _PREFIX = "obs"  # of the observation's leaves among what EnvPool says of its states
@@ -39,6 +40,8 @@ class Config:
     # Leaves of a dictionary of observations to keep, in this order; () keeps all. A single leaf
     # keeps its shape, several are flattened into one float32 vector.
     leaves: tuple[str, ...] = ()
+    # Steps of the task with each action: rewards are summed, an end cuts them short.
+    action_repeat: int = bounded(1, low=1)
 
     def make(self) -> HostEnvironments:
         """Describe the task.
@@ -58,6 +61,7 @@ class Adaptor(NamedTuple):
     observe: Callable  # (what EnvPool shows of n lanes) -> [n, *observation]
     to_env: Callable  # (our actions [n]) -> EnvPool's
     ends_with_life: bool = False  # a lost life is terminal
+    repeat: int = 1  # steps of the task with each action
 
 
 @functools.cache
@@ -74,7 +78,8 @@ def make_adaptor(config: Config) -> Adaptor:
     _require_one_free_player(task, described)
     observation, observe = _observation_adaptor(_chosen_leaves(config, described))
     action, to_env = action_adaptor(task, described.action_array_spec)
-    return Adaptor(task, {}, EnvSpec(observation, action), observe, to_env)
+    spec = EnvSpec(observation, action)
+    return Adaptor(task, {}, spec, observe, to_env, repeat=config.action_repeat)
 
 
 def environments(training: Adaptor, evaluating: Adaptor) -> HostEnvironments:
@@ -255,6 +260,7 @@ class _Pool:
             warnings.simplefilter("ignore")  # gymnasium's, of the space's precision
             self._pool.observation_space  # noqa: B018  (made once, then kept)
         self._now: Any = None  # the newest Timestep [S · N], NumPy's
+        self._actions: Any = None  # EnvPool's, that were sent
         self._lives = np.zeros(count, np.int32)
         self._merged = adaptor.spec.seam == "merged"
 
@@ -267,7 +273,8 @@ class _Pool:
         """Begin to step all lanes."""
         flat = np.asarray(actions)
         flat = flat.reshape((-1,) + flat.shape[2:])
-        self._pool.send(self._adaptor.to_env(flat))
+        self._actions = self._adaptor.to_env(flat)
+        self._pool.send(self._actions)
 
     def receive(self) -> Timestep:
         """Wait for the rows that the actions led to."""
@@ -282,12 +289,33 @@ class _Pool:
             self._lives = info["lives"]
         observation = self._adaptor.observe(raw)
         self._now = Timestep(observation, arrived, is_first, is_last, is_terminal)
+        for _ in range(self._adaptor.repeat - 1):
+            self._now = self._once_more(self._now)
         if self._merged and is_last.any():
             # The frame that ended the episode is replaced by the first one of the next.
             ends = self._now
             fresh = self._reset(is_last)
             self._now = fresh._replace(reward=ends.reward, is_terminal=ends.is_terminal)
         return self._shaped(self._now)
+
+    def _once_more(self, now: Timestep) -> Timestep:
+        """`now` [S · N] after one more step of the lanes whose episodes go on.
+
+        EnvPool's own frame_skip hands out the last of the rewards instead of their sum.
+        """
+        going_on: Any = ~(now.is_first | now.is_last)
+        which = np.flatnonzero(going_on).astype(np.int32)
+        if not len(which):
+            return now
+        self._pool.send(self._actions[which], which)
+        raw, reward, terminated, truncated, _ = self._pool.recv()
+        seen = self._adaptor.observe(raw)
+        return now._replace(
+            observation=jax.tree.map(lambda old, x: _put(old, which, x), now.observation, seen),
+            reward=_put(now.reward, which, now.reward[which] + reward),
+            is_last=_put(now.is_last, which, terminated | truncated),
+            is_terminal=_put(now.is_terminal, which, terminated),
+        )
 
     def close(self) -> None:
         """Stop the threads."""
@@ -308,10 +336,8 @@ class _Pool:
             reward: Any = np.zeros(count, np.float32)
             return Timestep(observation, reward, ~no, no, no)
         now = self._now
-        merged = np.array(now.observation)
-        merged[which] = observation
         return now._replace(
-            observation=merged,
+            observation=_put(now.observation, which, observation),
             reward=np.where(lanes, np.float32(0), now.reward),
             is_first=now.is_first | lanes,
             is_last=now.is_last & ~lanes,
@@ -320,3 +346,10 @@ class _Pool:
 
     def _shaped(self, flat: Timestep) -> Timestep:
         return jax.tree.map(lambda x: x.reshape(self._shape + x.shape[1:]), flat)
+
+
+def _put(old: Any, which: np.ndarray, rows: np.ndarray) -> Any:
+    """A copy of `old` [S · N, …] with other rows in the lanes `which`."""
+    new = np.array(old)
+    new[which] = rows
+    return new

@@ -148,6 +148,47 @@ def test_lanes_differ_and_do_not_depend_on_their_number():
         np.testing.assert_array_equal(a.reward[:1], b.reward)
 
 
+REPEATED = {"CheetahRun-v1": 3, "Pendulum-v1": 7, "CartPole-v1": 2, "MiniGrid-Empty-5x5-v0": 2}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_repeated_actions_sum_rewards_and_stop_at_an_end(name):
+    repeat = REPEATED[name]
+    config = envpool.Config(name, action_repeat=repeat)
+    spec, rng = config.make().spec, np.random.default_rng(0)
+    assert spec == envpool.Config(name).make().spec
+    env = _open(config)
+    single = [_one_lane(name, seed) for seed in (10, 111)]  # lanes [0, 0] and [1, 1]
+    rows = [env.reset(), *[lane.reset() for lane in single]]
+    ends = 0
+    for _ in range(340 if name == "CheetahRun-v1" else 90):
+        action = _random(spec.action, rng, (2, 3))
+        env.send(action)
+        rows[0] = env.receive()
+        for i, lane in enumerate(single):
+            rows[i + 1] = _by_hand(lane, rows[i + 1], action[i : i + 1, i : i + 1], repeat)
+            for x, y in zip(rows[0][:5], rows[i + 1][:5], strict=True):
+                np.testing.assert_allclose(x[i, i], y[0, 0], rtol=1e-5, atol=1e-6)
+            ends += int(rows[i + 1].is_last[0, 0])
+    assert ends or name.startswith("MiniGrid")
+
+
+def _one_lane(name, seed):
+    return envpool.Config(name).make().open(np.array([[seed]]), evaluation=False)
+
+
+def _by_hand(lane, before, action, repeat):
+    """The row that `repeat` steps with one action lead to."""
+    total = np.zeros((1, 1), np.float32)
+    for _ in range(1 if before.is_last[0, 0] else repeat):
+        lane.send(action)
+        row = lane.receive()
+        total = total + row.reward
+        if row.is_last[0, 0]:
+            break
+    return row._replace(reward=total)
+
+
 def test_some_lanes_can_begin_anew():
     config = envpool.Config("Pendulum-v1")
     env = _open(config)
