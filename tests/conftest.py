@@ -1,5 +1,6 @@
 """Eight CPU devices and a compilation cache, set before XLA starts; a small Drama to share."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,21 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # -1: whatever the size
+
+
+# Linux gives a process 65,530 memory maps, a compiled program takes several, and XLA dies of a
+# segmentation fault where none is left.
+MOST_MAPS = 16_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_forgotten():
+    """Behind a module, compiled programs are given up where they take much of the process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

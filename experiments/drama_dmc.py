@@ -1,0 +1,70 @@
+"""Drama (arXiv 2410.08893) with real-valued actions, on tasks of DeepMind Control from states.
+
+    python -m launch.train --experiment=drama_dmc --num_seeds=3 --workdir=runs/cartpole
+    python -m launch.train --experiment=drama_dmc --set=env.name=WalkerWalk-v1 --num_seeds=3 \\
+        --workdir=runs/walker
+"""
+
+from experiments.drama_catch import adam
+from mbrl_jax.agents import apart
+from mbrl_jax.behaviours import actor_critic
+from mbrl_jax.cores import mamba2
+from mbrl_jax.envs import envpool
+from mbrl_jax.experiment.experiment import Experiment
+from mbrl_jax.loops.phases import Phase
+from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.replay import ring
+from mbrl_jax.world_models import drama
+
+
+def get_experiment() -> Experiment:
+    """The experiment."""
+    return Experiment(
+        name="drama_dmc",
+        env=envpool.Config("CartpoleSwingup-v1", action_repeat=2),
+        model=drama.Config(
+            core=mamba2.Config(width=128, layers=2, head_size=32, chunk_size=16),
+            encoder=encoders.Dense(width=128, layers=2),
+            decoder=decoders.Dense(width=128, layers=2),
+            groups=16,
+            classes=16,
+            prior_layers=1,
+            head_width=128,
+            num_bins=127,
+            reconstruction="symlog",
+            zero_reward_output=True,
+            free_nats=0.5,
+            optimiser=adam(1e-3, 1000.0),
+        ),
+        behaviour=actor_critic.Config(
+            horizon=15,
+            actor_width=128,
+            critic_width=128,
+            layers=2,
+            num_bins=127,
+            output_gain=0.01,
+            gamma=0.99,
+            entropy=3e-3,
+            optimiser=adam(3e-4, 100.0),
+        ),
+        replay=ring.Config(capacity=30_000, batch_size=16, length=32),
+        agent=apart.Config(num_starts=256),
+        phases=(
+            Phase(1_000, learn=False, random_share=1.0),
+            Phase(24_000, learn_every=2),
+        ),
+        log_every=500,
+        checkpoint_every=2_500,
+        eval_episodes=10,
+        debug=(
+            "model.core.width=16",
+            "model.core.layers=1",
+            "model.core.head_size=16",
+            "model.encoder.width=8",
+            "model.decoder.width=8",
+            "replay.batch_size=2",
+            "replay.length=8",
+            "agent.num_starts=8",
+            "behaviour.horizon=3",
+        ),
+    )
