@@ -1,7 +1,7 @@
 """Drama (arXiv 2410.08893) with real-valued actions, on tasks of DeepMind Control from states.
 
-    python -m launch.train --experiment=drama_dmc --num_seeds=3 --workdir=runs/cartpole
-    python -m launch.train --experiment=drama_dmc --set=env.name=WalkerWalk-v1 --num_seeds=3 \\
+python -m launch.train --experiment=drama_dmc --num_seeds=3 --workdir=runs/cartpole
+python -m launch.train --experiment=drama_dmc --set=env.name=WalkerWalk-v1 --num_seeds=3 \\
         --workdir=runs/walker
 """
 

@@ -22,6 +22,7 @@ from mbrl_jax.types import (
 )
 from mbrl_jax.world_models import ensemble
 from mbrl_jax.world_models.combinators import early_stopped, known, pessimistic
+from mbrl_jax.world_models.combinators.terms import with_term
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -245,3 +246,8 @@ def test_a_metric_that_the_model_lacks_is_named():
     state = model.init(jax.random.key(0))
     with pytest.raises(ValueError, match="model/error"):
         jax.eval_shape(model.update, state, jax.random.key(0), _batch(1.0))
+
+
+def test_a_closed_form_has_no_loss_for_a_further_term():
+    with pytest.raises(ValueError, match="no loss to add a term to"):
+        with_term(Counting(own_update=True).make(SPEC), lambda features, rows: 0.0, "more")
