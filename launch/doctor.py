@@ -38,7 +38,7 @@ def main() -> None:
     runtime.configure_runtime(quick_compile=True)
     runtime.require_devices()
     from mbrl_jax.envs import doctor
-    from mbrl_jax.train.progress import print_findings
+    from mbrl_jax.train.tables import print_findings
 
     found = doctor.check(_environment(), steps=_STEPS.value, seed=_SEED.value, limits=limits)
     print_findings(found, _ENV.value or launch_flags.required(_EXPERIMENT))

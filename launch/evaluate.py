@@ -63,7 +63,7 @@ def main() -> None:
         raise config.ConfigError(f"--num_episodes={_NUM_EPISODES.value} must be at least 1")
     runtime.configure_runtime()
     runtime.require_devices()
-    from mbrl_jax.train.progress import print_evaluation, print_films
+    from mbrl_jax.train.tables import print_evaluation, print_films
     from mbrl_jax.train.trained import evaluate_seeds, film_seeds, restore_run
 
     launch_flags.load_types(_EXPERIMENT.value)
@@ -83,8 +83,8 @@ def _measure(directory: str) -> None:
     from mbrl_jax.evaluate import quality
     from mbrl_jax.runs import workdir
     from mbrl_jax.train import trained
-    from mbrl_jax.train.progress import print_quality
     from mbrl_jax.train.report import write_quality
+    from mbrl_jax.train.tables import print_quality
 
     measured = quality.Config(horizon=_HORIZON.value, random_share=_RANDOM_SHARE.value)
     found = trained.measure_quality(directory, _CHECKPOINT.value, measured)

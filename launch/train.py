@@ -88,13 +88,14 @@ def train() -> None:
         runtime.join_processes(_DISTRIBUTED.value)
     runtime.configure_runtime(quick_compile=_DEBUG.value, num_seeds=len(members))
     runtime.require_devices()
-    from mbrl_jax.train.progress import Console, Quiet, print_table
+    from mbrl_jax.train.progress import Console, Quiet
     from mbrl_jax.train.run import run, survey
+    from mbrl_jax.train.tables import print_table
 
     if _PREFLIGHT.value:
         found = survey(experiment, members)
         if runtime.is_first_process():
-            print(json.dumps(found.numbers())) if _JSON.value else Console().surveyed(found)
+            print(json.dumps(found.numbers())) if _JSON.value else Console().planned(found)
         if found.refusal() and not _ALLOW_OVERSIZE.value:
             raise config.ConfigError(found.refusal())
         return

@@ -23,8 +23,8 @@ SHELL = {
     "sweeps": ("packing", "plan", "slurm", "start", "status", "supervise"),
     "train": (
         *("compiled", "fork", "host_programs", "memory"),
-        *("preemption", "preflight", "programs"),
-        *("progress", "report", "rounds", "run", "runtime", "trained", "training"),
+        *("preemption", "programs"),
+        *("progress", "report", "rounds", "run", "runtime", "tables", "trained", "training"),
     ),
     "watch": ("described", "pace", "series", "server", "strips", "view"),
     "world_models/drama": ("published_files",),

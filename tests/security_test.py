@@ -17,7 +17,7 @@ from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.runs import workdir
 from mbrl_jax.runs.shown import shown
-from mbrl_jax.train import progress
+from mbrl_jax.train import tables
 from mbrl_jax.train.run import Result
 from tests import small
 
@@ -167,9 +167,9 @@ NAMES = [
 def test_names_are_printed_as_they_are(name, capsys):
     returns = np.ones((1, 2), np.float32)
     played = Evaluation(returns, np.ones((1, 2), np.int32), np.ones((1, 2), bool))
-    progress.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members(), 1), name)
-    progress.print_evaluation(played, small.catch(), name, "clean")
-    progress.print_findings([("ok", name, name)], name)
+    tables.print_table(Result([1.0], played, [Path(f"{name}.png")], [-1], {}, Members(), 1), name)
+    tables.print_evaluation(played, small.catch(), name, "clean")
+    tables.print_findings([("ok", name, name)], name)
     with pytest.raises(SystemExit):
         launch_flags.fail(f"no {name}")
     out, err = capsys.readouterr()

@@ -4,7 +4,6 @@ Tracing has a thread of its own: all programs of a run are traced, and known to 
 before the slowest is compiled.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ import jax
 
 from mbrl_jax.experiment.experiment import Experiment, System, load_fixed
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.train import preemption, work
+from mbrl_jax.train import preemption, preflight
 from mbrl_jax.types import Step
 
 
@@ -33,38 +32,19 @@ class Compiled:
         self._pool = ThreadPoolExecutor(max_workers=2)
         self._tracer = ThreadPoolExecutor(max_workers=1)
         self._programs: dict[tuple, Future] = {}
-        self._traced: dict[tuple, Future] = {}  # floating-point work; see `work.count_flops`
+        self._traced: dict[tuple, Future] = {}
 
     def begin(self, name: tuple, *args: Any) -> None:
         """Begin to compile a program for these arguments (arrays, or shapes)."""
-
-        flops = self._traced[name] = Future()
-
-        def trace_now():
-            try:
-                traced = self._jitted(name).trace(*self.first, *args)
-                flops.set_result(work.count_flops(traced.jaxpr))
-            except BaseException as error:
-                flops.set_exception(error)
-                raise
-            return traced
-
-        tracing = self._tracer.submit(trace_now)
+        trace = self._jitted(name).trace
+        tracing = self._traced[name] = self._tracer.submit(trace, *self.first, *args)
         self._programs[name] = self._pool.submit(lambda: tracing.result().lower().compile())
 
     def require_traced(self) -> None:
         """Wait until all programs that were begun are traced; raises what one of them raised."""
         with preemption.at_once():
-            for flops in list(self._traced.values()):
-                flops.result()
-
-    def flops(self, kind: str) -> float:
-        """Most work of the programs whose names begin with `kind`; waits until they are traced."""
-        found = [flops for name, flops in self._traced.items() if name[0] == kind]
-        # In the middle of training nothing waits here, and a signal has to leave the chunk whole.
-        waiting = not all(flops.done() for flops in found)
-        with preemption.at_once() if waiting else contextlib.nullcontext():
-            return max(flops.result() for flops in found)
+            for tracing in list(self._traced.values()):
+                tracing.result()
 
     def temporaries(self, *kinds: str, results: bool = False) -> int:
         """Most bytes that one of them takes on a device beside its arguments; waits for it.
@@ -131,7 +111,7 @@ class ProgramsOfMembers:
 
     def parameters(self) -> dict[str, int]:
         """Numbers that the learners of one seed train."""
-        return work.parameters(self.system.agent)
+        return preflight.parameters(self.system.agent)
 
     def close(self) -> None:
         """Give up what has not begun to compile."""

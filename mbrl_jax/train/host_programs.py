@@ -98,10 +98,6 @@ class HostPrograms(ProgramsOfMembers):
             programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
         return programs
 
-    def flops_of_update(self) -> float:
-        """Work of an update of one seed; waits until it is traced."""
-        return self._compiled.flops("learn") / self._rows
-
     def temporaries(self) -> int:
         """Bytes that an update takes on a device beside the state; waits until it is compiled."""
         return self._compiled.temporaries("learn")

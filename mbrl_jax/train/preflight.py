@@ -4,11 +4,9 @@
 it. `measure` compiles and times updates as well: `python -m launch.train --preflight`.
 """
 
-import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from mbrl_jax.envs.spec import example_observation, first_timestep
 from mbrl_jax.errors import ConfigError
@@ -16,12 +14,9 @@ from mbrl_jax.experiment.experiment import Experiment, System, title_of
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.loops.seeds import seed_mesh
 from mbrl_jax.loops.steps import TrainState
-from mbrl_jax.train import memory, work
-from mbrl_jax.types import HostEnvironments, PyTree
+from mbrl_jax.train import memory
+from mbrl_jax.types import Agent, HostEnvironments, PyTree
 
-# Share of the speed of a large product that an update reaches; see `expected_hours`.
-EFFICIENCY = 0.3
-_PRODUCT = {"cpu": 1024}  # side of the product that is timed
 _SECONDS = 2.0  # that updates are timed for
 _MOST_UPDATES = 100
 _AMPLE = 10  # times what an update takes: where more is free, evaluations fit without a look
@@ -110,12 +105,7 @@ def plan(
 ) -> Plan:
     """The plan of a run, from shapes alone."""
     state = state_of_seed(experiment, system)
-    agent = state.agent
-    parameters = {
-        "world model": work.count_numbers(agent.world_model.params),
-        "behaviour": work.count_numbers(agent.behaviour.params),
-    }
-    sizes = (parameters, _bytes(state.replay.storage), _bytes(state))
+    sizes = (parameters(system.agent), _bytes(state.replay.storage), _bytes(state))
     return Plan(experiment, num_seeds, *sizes, memory.find_memory(), allow_oversize)
 
 
@@ -128,6 +118,16 @@ def state_of_seed(experiment: Experiment, system: System) -> TrainState:
     shape = (experiment.num_envs,)
     lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape + x.shape, x.dtype), lane)
     return jax.eval_shape(system.entry.init, key, lanes)
+
+
+def parameters(agent: Agent) -> dict[str, int]:
+    """Numbers that are trained, by learner."""
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+    learners = {"world model": state.world_model, "behaviour": state.behaviour}
+    return {
+        name: sum(leaf.size for leaf in jax.tree.leaves(learner.params))
+        for name, learner in learners.items()
+    }
 
 
 def _bytes(tree: PyTree) -> int:
@@ -194,31 +194,6 @@ def updates(experiment: Experiment, begin: int = 0) -> int:
         for due in phase.dues
         if phase.learn and stop > begin
     )
-
-
-def expected_hours(plan: Plan, flops_of_update: float, peak: float) -> float:
-    """An estimate from the work of an update of one seed alone.
-
-    Small nets reach a smaller share of `peak`, large ones a larger: it is good to a factor of three
-    or so. The first chunk tells better.
-    """
-    work_of_run = plan.num_seeds * updates(plan.experiment) * flops_of_update
-    return work_of_run / (EFFICIENCY * peak) / 3600
-
-
-def product_peak() -> float:
-    """Floating-point operations a second of a large float32 product on all devices together."""
-    device = jax.local_devices()[0]
-    side = _PRODUCT.get(device.platform, 4096)
-    a = jax.device_put(jnp.ones((side, side), jnp.float32), device)
-    product = jax.jit(lambda x: x @ x)
-    product(a).block_until_ready()
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        product(a).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return 2.0 * side**3 / min(seconds) * jax.device_count()
 
 
 def measure(programs: Any, keys: jax.Array, found: Plan) -> Plan:

@@ -67,10 +67,6 @@ class Programs(ProgramsOfMembers):
         kind, pace = chunk
         self._compiled.begin(("chunk", kind), state, pace, number, number, self.fixed)
 
-    def flops_of_update(self) -> float:
-        """Work of an update of one seed, and of the acting before it; waits until it is traced."""
-        return self._compiled.flops("chunk") / seeds.padded(self.num_seeds)
-
     def temporaries(self) -> int:
         """Bytes that an update takes on a device beside the state; waits until it is compiled."""
         return self._compiled.temporaries("chunk")

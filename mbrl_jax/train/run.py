@@ -17,10 +17,10 @@ from mbrl_jax.loops.steps import Evaluation, TrainState
 from mbrl_jax.runs import checkpoint, circumstances, files, restore, workdir
 from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, mean_return, read_metrics
 from mbrl_jax.runs.replay_log import Segment
-from mbrl_jax.train import preemption, preflight, runtime
+from mbrl_jax.train import preemption, preflight, progress, runtime
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
-from mbrl_jax.train.progress import Quiet, Reporter
+from mbrl_jax.train.progress import Reporter
 from mbrl_jax.train.report import draws, write_evaluation, write_pictures
 from mbrl_jax.train.trained import build_system, evaluate_seeds, keys_of, restore_state
 from mbrl_jax.train.training import Judges, train
@@ -63,7 +63,7 @@ def run(
         members, every setting with every seed (see `members.Members`).
       first_seed: the lanes are first_seed … first_seed + S - 1, for seeds spread over programs.
       resume: "auto", "never" or "must"; see `workdir.prepare`.
-      reporter: where progress goes; silent by default.
+      reporter: where progress goes; by default it is shown in a notebook, and elsewhere not.
       allow_oversize: begin even where too little memory is free; see `preflight`.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend, and `preemption.Preempted`
@@ -82,7 +82,7 @@ class Runner:
     ):
         """Nothing is compiled yet; arguments as for `run`. Raises ConfigError as `run` does."""
         config.validate(experiment)
-        self.experiment, self.reporter = experiment, reporter or Quiet()
+        self.experiment, self.reporter = experiment, reporter or progress.usual()
         self._allow_oversize = allow_oversize
         self._system = build_system(experiment)
         self._programs: Programs | HostPrograms | None = None
@@ -164,7 +164,7 @@ def _run(
     step = meta["iteration"] * experiment.num_envs
     with (
         _judges(this, programs, keys) as judges,
-        reporter.running(experiment, programs, meta),
+        reporter.running(experiment, meta),
         _writer(path, num_seeds, step if resumed else None, experiment) as writer,
         checkpoint.Saver(
             path,

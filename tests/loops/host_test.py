@@ -23,7 +23,7 @@ from mbrl_jax.loops.phases import Phase
 from mbrl_jax.loops.steps import Episode, account, episode_metrics
 from mbrl_jax.runs.metrics import read_metrics
 from mbrl_jax.testing import assert_close
-from mbrl_jax.train import progress, report, run, trained, training
+from mbrl_jax.train import report, run, tables, trained, training
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs
 from mbrl_jax.types import HostEnvironment, HostEnvironments, Timestep
@@ -292,7 +292,7 @@ def test_the_world_model_of_a_run_of_lanes_is_measured(runs, tmp_path, capsys):
         assert 0 < seed["ends"]["found"] < seed["ends"]["rows"] <= 3 * 18
         assert sum(seed["calibration"]["rows"]) >= 2 * seed["ends"]["rows"]
     assert json.loads(report.write_quality(tmp_path, found).read_text()) == found
-    progress.print_quality(found, whole)
+    tables.print_quality(found, whole)
     assert "rows ahead" in capsys.readouterr().out
     beside = trained.measure_quality(whole, measured=measured._replace(random_share=1.0))
     assert beside["random_share"] == 1.0

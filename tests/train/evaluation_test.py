@@ -18,7 +18,7 @@ from mbrl_jax.experiment.experiment import build
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops import play, seeds
 from mbrl_jax.loops.steps import Evaluation
-from mbrl_jax.train import progress, report, run, trained
+from mbrl_jax.train import report, run, tables, trained
 from mbrl_jax.train.programs import make_programs
 from tests import small
 from tests.loops.scripted import no_action, scripted
@@ -88,14 +88,14 @@ def test_an_unknown_protocol_is_refused(catch):
 
 
 def test_the_table_says_what_the_published_protocol_does(capsys, catch):
-    progress.print_evaluation(evaluation([1.0, 1.0]), catch[0], "runs/x", "published")
+    tables.print_evaluation(evaluation([1.0, 1.0]), catch[0], "runs/x", "published")
     said = capsys.readouterr().out
     assert "the first 2 episodes to end in any of 32 lanes" in said and "biased" in said
-    progress.print_evaluation(evaluation([1.0, 1.0]), catch[0], "runs/x", "clean")
+    tables.print_evaluation(evaluation([1.0, 1.0]), catch[0], "runs/x", "clean")
     said = capsys.readouterr().out
     assert not any(word in said for word in ("biased", "human", "cut"))
     some_cut = evaluation([1.0, 1.0])._replace(finished=np.array([[True, False]]))
-    progress.print_evaluation(some_cut, catch[0], "runs/x", "clean")
+    tables.print_evaluation(some_cut, catch[0], "runs/x", "clean")
     assert "cut at eval_max_steps" in capsys.readouterr().out
 
 
@@ -155,7 +155,7 @@ def test_pong_is_normalised_in_the_table_and_the_file(tmp_path, capsys):
     by_hand = [(14.0 + 20.7) / 35.3, (-20.5 + 20.7) / 35.3]
     np.testing.assert_allclose(written.pop("mean"), by_hand, rtol=1e-6)
     assert written == {"game": "Pong", "random": -20.7, "human": 14.6}
-    progress.print_evaluation(found, experiment, "runs/pong", "clean")
+    tables.print_evaluation(found, experiment, "runs/pong", "clean")
     said = capsys.readouterr().out
     assert "0.983" in said and "0.006" in said
     assert "random play (-20.7)" in said and "human tester (14.6) in Pong" in said
@@ -175,7 +175,7 @@ def test_returns_that_are_not_finite_are_null_in_the_file_and_named_in_the_table
     assert written["mean"] == [2.0, None, None, None]
     assert written["returns"] == [[1.0, 3.0], [None, None], [None, 0.0], [None, 0.0]]
     assert written["human_normalised"]["mean"][1:] == [None, None, None]
-    progress.print_evaluation(found, experiment, "runs/pong", "clean")
+    tables.print_evaluation(found, experiment, "runs/pong", "clean")
     said = capsys.readouterr().out
     assert said.count("not finite") == 3 and "nan" not in said and "inf" not in said
 
@@ -226,7 +226,7 @@ def test_a_gif_of_each_seed_is_written(tmp_path, capsys, catch):
                 gif.seek(i)
                 seen = np.asarray(gif.convert("L"))
                 np.testing.assert_array_equal(seen, 255 * np.kron(frame, np.ones((25, 25))))
-    progress.print_films(films)
+    tables.print_films(films)
     said = capsys.readouterr().out
     assert said.count("in 9 steps: ") == 2 and str(films[1][0]) in said
 

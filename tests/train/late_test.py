@@ -25,7 +25,7 @@ from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.report import records
 from mbrl_jax.runs import workdir
 from mbrl_jax.runs.metrics import MetricsWriter, read_metrics
-from mbrl_jax.train import progress, report, run, trained
+from mbrl_jax.train import report, run, tables, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import BoundedSpec, DiscreteSpec
 from tests import small
@@ -158,7 +158,7 @@ def _nothing_played():
 def test_no_episodes_are_told_and_not_averaged(tmp_path, capsys):
     experiment, evaluation = _nothing_played()
     result = run.Result([None, None], evaluation, [], [-1, -1], {}, Members(0, 2), updates=0)
-    progress.print_table(result, tmp_path)  # warnings are errors here
+    tables.print_table(result, tmp_path)  # warnings are errors here
     said = capsys.readouterr().out
     assert "nan" not in said and "0/0" not in said
     assert "nothing was learned: the run ended before its first update" in said
@@ -178,7 +178,7 @@ def test_no_episodes_are_told_and_not_averaged(tmp_path, capsys):
 def test_a_table_of_a_run_that_learned_says_nothing_more(tmp_path, capsys):
     returns = np.ones((1, 2), np.float32)
     played = Evaluation(returns, np.ones((1, 2), np.int32), np.ones((1, 2), bool))
-    progress.print_table(run.Result([1.0], played, [], [-1], {}, Members(), 3), tmp_path)
+    tables.print_table(run.Result([1.0], played, [], [-1], {}, Members(), 3), tmp_path)
     assert "nothing was" not in capsys.readouterr().out
 
 
@@ -191,12 +191,12 @@ def test_evaluations_in_training_need_episodes():
 def test_a_run_without_a_late_episode_says_what_it_returned_before(tmp_path, capsys):
     played = Evaluation(*(np.zeros((2, 1)) for _ in range(3)))
     two = run.Result([None, 1.0], played, [], [-1, -1], {}, Members(0, 2), 3, [-120.0, 2.0])
-    progress.print_table(two, tmp_path)
+    tables.print_table(two, tmp_path)
     assert "in the last fifth of the steps: over all steps it returned -120.000" in (
         capsys.readouterr().out
     )
     one = run.Result([None], played, [], [-1], {}, Members(), 3, [None])
-    progress.print_table(one, tmp_path)
+    tables.print_table(one, tmp_path)
     assert "in the last fifth of the steps, nor before" in capsys.readouterr().out
 
 

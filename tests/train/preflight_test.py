@@ -13,7 +13,7 @@ from mbrl_jax.experiment.experiment import build, with_steps
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.loops.phases import Phase
 from mbrl_jax.replay import fixed, mixture
-from mbrl_jax.train import memory, preflight, progress, run, runtime, work
+from mbrl_jax.train import memory, preflight, run, runtime
 from mbrl_jax.train.memory import Memory
 from tests import small
 
@@ -35,7 +35,7 @@ def test_sizes_are_those_of_the_state(experiment):
     ]
     assert found.state == sum(x.nbytes for x in plain)
     assert found.replay == sum(x.nbytes for x in jax.tree.leaves(state.replay.storage))
-    assert found.parameters == work.parameters(system.agent)
+    assert found.parameters == preflight.parameters(system.agent)
 
 
 def test_the_replay_of_images_is_what_its_rows_are():
@@ -157,25 +157,6 @@ def test_updates_are_counted_as_the_loop_makes_them(stop_after):
         assert preflight.updates(experiment, begin) == sum(made[begin:])
 
 
-def test_the_time_left_counts_steps_and_updates_for_themselves():
-    pace = progress.Pace()
-    pace.add(100, 0, 2.0)  # a step takes 0.02 s
-    assert pace.left(50, 0) == pytest.approx(1.0)
-    assert pace.left(100, 10) is None  # what an update takes is not known yet
-    pace.add(100, 50, 27.0)  # an update 0.5 s
-    assert pace.left(100, 10) == pytest.approx(7.0)
-    for _ in range(30):
-        pace.add(100, 50, 52.0)  # 1 s of late
-    assert pace.left(100, 10) == pytest.approx(12.0)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(None, "–"), (59.9, "0:59"), (600, "10:00"), (3 * 3600 + 65, "3:01:05")]
-)
-def test_the_time_left_is_said_as_a_clock_does(seconds, said):
-    assert progress.clock(seconds) == said
-
-
 def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = run.survey(with_steps(small.catch(), 10_000), Members(0, 2))
@@ -183,14 +164,6 @@ def test_a_survey_compiles_and_times_and_writes_nothing(tmp_path, monkeypatch):
     assert found.numbers()["evaluation"] == found.evaluation
     assert 0 < found.hours < 1
     assert not list(tmp_path.iterdir())
-
-
-def test_the_expected_time_is_the_work_over_the_speed():
-    found = plan_of(small.catch(), 4)
-    once = preflight.expected_hours(found, 1e9, 1e10)
-    seconds = 4 * preflight.updates(small.catch()) * 0.1 / preflight.EFFICIENCY
-    assert once == pytest.approx(seconds / 3600)
-    assert preflight.product_peak() > 1e8
 
 
 @pytest.mark.parametrize(
