@@ -6,6 +6,7 @@
 Runs may be finished, running or failed: the page says which. Those that differ in nothing but seed
 and task are pooled, whichever directories and programs they lie in. The page is one file without
 scripts that asks for nothing else; the tables stand in Markdown beside it, and on the terminal.
+`--csv=rows.csv` writes the metrics themselves, the table that `mbrl_jax.read_runs` gives.
 """
 
 import shlex
@@ -20,6 +21,7 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Directories of runs, separated by
 _SWEEP = flags.DEFINE_string("sweep", None, "Root of a sweep, whose members are reported.")
 _OUT = flags.DEFINE_string("out", "report.html", "File to write; the Markdown lies beside it.")
 _TITLE = flags.DEFINE_string("title", None, "Title of the page.")
+_CSV = flags.DEFINE_string("csv", None, "File for all rows of metrics, with what differs.")
 _EXPERIMENT = flags.DEFINE_string(
     "experiment", None, "As for launch.train: for runs whose configuration has types from there."
 )
@@ -32,7 +34,7 @@ def main() -> None:
     if bool(_WORKDIRS.value) == bool(_SWEEP.value):
         raise ConfigError("give one of --workdirs and --sweep; see --help")
     bases = _bases()  # first: it may define types of the runs' configurations
-    from mbrl_jax.report import records
+    from mbrl_jax.report import frame, records
     from mbrl_jax.report.report import make_report, write_report
     from mbrl_jax.runs.shown import shown
     from mbrl_jax.runs.workdir import as_path
@@ -46,8 +48,12 @@ def main() -> None:
     command = shlex.join(["python", "-m", "launch.report", *sys.argv[1:]])
     report = make_report(runs, _TITLE.value or title, command, bases)
     paths = write_report(report, as_path(Path(_OUT.value)))
+    if _CSV.value:
+        frame.write_csv(_CSV.value, runs)
     print("\n".join(map(shown, report.markdown.splitlines())))
     print(f"\n{shown(paths[0])}\n{shown(paths[1])}")
+    if _CSV.value:
+        print(shown(_CSV.value))
 
 
 def _bases() -> dict:

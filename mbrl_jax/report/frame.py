@@ -1,13 +1,14 @@
-"""Metrics of many runs as one pandas table, for notebooks and plots of one's own.
+"""Metrics of many runs as one table: of pandas for notebooks and plots of one's own, or as CSV.
 
     import mbrl_jax
 
     frame = mbrl_jax.read_runs(["runs/a", "runs/b", "runs/sweep"])
     frame.groupby(["model.core", "step"])["episode/return"].mean()
 
-Needs pandas (the extra `frame`).
+`read_runs` needs pandas (the extra `frame`), `write_csv` does not.
 """
 
+import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,28 @@ def frame_of_runs(
             "a table of runs needs pandas: pip install -c constraints.txt -e '.[frame]'"
         ) from None
     one = isinstance(workdirs, str | Path)
-    runs = list(_runs([workdirs] if one else list(workdirs)))  # type: ignore[list-item, arg-type]
+    paths: list[Any] = [workdirs] if one else list(workdirs)  # type: ignore[arg-type]
+    columns, rows = _table(list(_runs(paths)), settings)
+    return pandas.DataFrame(rows).reindex(columns=columns)
+
+
+def write_csv(path: str | Path, runs: Sequence[Run]) -> None:
+    """The same table of `runs` as a CSV file; a cell without a value is empty.
+
+    Raises ConfigError for a run that cannot be read, and where the file cannot be written.
+    """
+    columns, rows = _table(list(map(_readable, runs)), ())
+    try:
+        with as_path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error}): name another file") from error
+
+
+def _table(runs: list[Run], settings: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """(names of columns, rows)."""
     fields = [[config.flatten(lane.experiment) for lane in run.lanes] for run in runs]
     columns = _columns([of_lane for of_run in fields for of_lane in of_run], settings)
     rows: list[dict[str, Any]] = []
@@ -69,20 +91,23 @@ def frame_of_runs(
             }
             chosen = {path: _cell(of_lanes[index].get(path)) for path in columns}
             rows.append(said | chosen | row)
-    found = pandas.DataFrame(rows)
-    metrics = [name for name in found.columns if name not in (*FIRST, *columns)]
-    order = [*FIRST, *columns, *metrics]
-    return found.reindex(columns=order)
+    names = dict.fromkeys(name for row in rows for name in row)
+    metrics = [name for name in names if name not in (*FIRST, *columns)]
+    return [*FIRST, *columns, *metrics], rows
 
 
 def _runs(paths: Sequence[str | Path]) -> Iterable[Run]:
     """Records of runs, and of the members of sweeps. Raises ConfigError for one without a run."""
     for path in map(as_path, paths):
         found = read_sweep(path) if (path / plan.MANIFEST).is_file() else read_runs([path])
-        for run in found:
-            if run.saved is None:
-                raise ConfigError(f"{run.path} cannot be read: {run.error}")
-            yield run
+        yield from map(_readable, found)
+
+
+def _readable(run: Run) -> Run:
+    """The run. Raises ConfigError where it cannot be read."""
+    if run.saved is None:
+        raise ConfigError(f"{run.path} cannot be read: {run.error}")
+    return run
 
 
 def _columns(fields: list[dict[str, Any]], settings: Sequence[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Runs as one table: where rows come from, the settings that differ, every metric."""
 
 import numpy as np
+import pandas
 import pytest
 
 import mbrl_jax
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.report.frame import FIRST
+from mbrl_jax.report import records
+from mbrl_jax.report.frame import FIRST, write_csv
 from mbrl_jax.sweeps import plan
 from tests.report import runs
 
@@ -43,6 +45,20 @@ def test_a_sweep_stands_for_its_members(tmp_path):
     for member in members:
         runs.write(tmp_path / member.name, runs.catch(*member.settings), [1.0])
     assert mbrl_jax.read_runs(tmp_path).workdir.nunique() == 2
+
+
+def test_the_csv_holds_the_same_table(tmp_path):
+    paths = [
+        runs.write(tmp_path / "a", runs.catch(), [1.0, 0.5]),
+        runs.write(tmp_path / "b", runs.catch("model.core=gru"), [0.25], Members(7, 1, (), 3)),
+    ]
+    frame = mbrl_jax.read_runs(paths)
+    write_csv(tmp_path / "rows.csv", records.read_runs(paths))
+    read = pandas.read_csv(tmp_path / "rows.csv")
+    assert list(read.columns) == list(frame.columns) and len(read) == len(frame)
+    pandas.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-12)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_csv(tmp_path / "none" / "rows.csv", records.read_runs(paths))
 
 
 def test_what_cannot_be_a_table_is_told_in_a_sentence(tmp_path, monkeypatch):
