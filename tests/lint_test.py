@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mbrl_jax"
 SHELL = {
     "datasets": ("__init__", "files", "flat", "minari", "rows", "runs"),
     "envs": ("gymnasium",),
-    "envs/processes": ("vector", "worker"),
+    "envs/processes": ("dm_task", "vector", "worker"),
     "evaluate": ("plots", "scores"),
     "experiment": ("config", "printed"),
     "export": ("archive", "loader"),

@@ -143,8 +143,8 @@ def action_adaptor(space: Any, who: str) -> tuple[ActionSpec, Callable]:
     low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
     if max(np.abs(low).max(), np.abs(high).max()) >= _ENDLESS:
         raise ValueError(
-            f"{who} takes actions without bounds, and ours lie in -1 … 1: give it bounds with "
-            "gymnasium.wrappers.RescaleAction or an ActionWrapper"
+            f"{who} takes actions without bounds, and ours lie in -1 … 1: choose another "
+            "task, or give it bounds with a gymnasium.ActionWrapper"
         )
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
 
