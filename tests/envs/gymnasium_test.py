@@ -1,6 +1,9 @@
 """Gymnasium's environments in lanes, against the same ones stepped by hand."""
 
+import dataclasses
 import functools
+import os
+import signal
 import sys
 
 import gymnasium as bare
@@ -15,7 +18,9 @@ from mbrl_jax.envs.processes.spaces import action_adaptor, observation_adaptor
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.annotations import sources_of
 from mbrl_jax.experiment.experiment import with_settings
+from mbrl_jax.runs import circumstances
 from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, DiscreteSpec, MultiDiscreteSpec
+from tests import small
 from tests.envs import by_hand
 
 HERE = functools.partial(gymnasium.Config, processes=False)
@@ -127,6 +132,24 @@ def test_some_lanes_can_begin_anew_and_rows_stay_as_they_are():
     jax.tree.map(np.testing.assert_array_equal, rows[-1], copy)
     lanes.send(np.ones((2, 2), np.int32))
     assert not lanes.receive().is_first.any()
+
+
+def test_signals_to_a_whole_job_leave_the_lanes_to_their_owner():
+    lanes = gymnasium.Config("CartPole-v1").make().open(SEEDS, evaluation=False)
+    lanes.reset(None)
+    for process in lanes.reset.__self__._env.processes:
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(process.pid, number)
+    lanes.send(np.ones((2, 2), np.int32))
+    assert (lanes.receive().reward == 1).all()
+    lanes.close()
+
+
+def test_a_run_records_what_its_environment_comes_from():
+    experiment = dataclasses.replace(small.catch(), env=HERE("tests.envs.by_hand:Walk"))
+    found = circumstances.record(experiment)
+    assert found["versions"]["gymnasium"] == bare.__version__
+    assert "tests/envs/by_hand.py" in found["files"]
 
 
 @pytest.mark.parametrize(
