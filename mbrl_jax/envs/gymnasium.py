@@ -117,15 +117,18 @@ def opener(config: Config) -> Callable[[], Any]:
 
 
 def _told(config: Config, call: Callable[[], Any]) -> Any:
-    """`call()`. Raises ValueError with Gymnasium's own words."""
+    """`call()`. Raises ValueError with Gymnasium's own words, and what to do."""
     gymnasium = library("gymnasium", "install gymnasium 1.1 or newer")
     try:
         return call()
+    except gymnasium.error.UnregisteredEnv as error:
+        remedy = "where a package registers it, write gymnasium:PACKAGE:ID"
+        raise ValueError(f"there is no gymnasium:{config.name} ({error}): {remedy}") from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise ValueError(
-            f"gymnasium:{config.name} cannot be made ({error}); a package that registers it stands "
-            "before it, as in gymnasium:minigrid:MiniGrid-Empty-5x5-v0"
-        ) from error
+        lacks = isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled)
+        remedy = "install that, often as gymnasium[mujoco] or [box2d]" if lacks else "mend its name"
+        remedy = remedy if lacks or not config.options else "look at env.options"
+        raise ValueError(f"gymnasium:{config.name} cannot be made ({error}): {remedy}") from error
 
 
 def _read_options(config: Config) -> dict[str, Any]:

@@ -188,12 +188,23 @@ def test_numbers_of_64_bits_become_those_of_32():
 
 
 def test_names_that_nobody_registered_are_refused():
-    with pytest.raises(ValueError, match="cannot be made .*Did you mean: `CartPole`"):
+    with pytest.raises(
+        ValueError, match="there is no .*Did you mean: `CartPole`.*gymnasium:PACKAGE:ID"
+    ):
         HERE("CartPol-v1").make()
     with pytest.raises(ValueError, match="env.options: 'slippery' is not of the form"):
         HERE("FrozenLake-v1", options=("slippery",)).make()
-    with pytest.raises(ValueError, match="cannot be made .*unexpected keyword argument 'nope'"):
+    with pytest.raises(ValueError, match="cannot be made .*argument 'nope'.*look at env.options"):
         HERE("CartPole-v1", options=("nope=1",)).make()
+
+
+def test_what_a_package_lacks_is_said_with_the_remedy(monkeypatch):
+    def lacks():
+        raise ModuleNotFoundError("No module named 'imageio'")
+
+    monkeypatch.setattr(by_hand, "lacks", lacks, raising=False)
+    with pytest.raises(ValueError, match="No module named 'imageio'.*install that"):
+        HERE("tests.envs.by_hand:lacks").make()
 
 
 def test_only_a_name_that_is_written_down_imports_its_module(tmp_path, monkeypatch):

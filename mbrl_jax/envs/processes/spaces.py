@@ -1,6 +1,8 @@
 """Gymnasium's spaces as our specs, with the functions that carry batches over."""
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -57,9 +59,7 @@ def observation_adaptor(
 
         def concatenated(raw):
             arrays = [leaf.convert(_look_up(raw, leaf.path)) for leaf in chosen.values()]
-            return np.concatenate(
-                [x.reshape(len(x), -1).astype(np.float32) for x in arrays], axis=1
-            )
+            return np.concatenate([np.float32(x.reshape(len(x), -1)) for x in arrays], axis=1)
 
         return ArraySpec((size,), "float32"), concatenated
     spec = DictSpec(tuple((name, chosen[name].spec) for name in sorted(chosen)))
@@ -84,9 +84,7 @@ def _walk(space: Any, path: tuple[str | int, ...]):
 
 
 def _look_up(raw: Any, path: tuple[str | int, ...]) -> np.ndarray:
-    for key in path:
-        raw = raw[key]
-    return raw
+    return functools.reduce(operator.getitem, path, raw)
 
 
 def _leaf(who: str, name: str, path: tuple[str | int, ...], space: Any) -> _Leaf:
@@ -111,12 +109,10 @@ def _leaf(who: str, name: str, path: tuple[str | int, ...], space: Any) -> _Leaf
 
         return _Leaf(path, ArraySpec((int(counts.sum()),), "float32"), one_hot)
     if isinstance(space, spaces.MultiBinary):
-        shape = space.shape
-        return _Leaf(path, ArraySpec(shape, "float32"), lambda x: np.asarray(x, np.float32))
+        return _Leaf(path, ArraySpec(space.shape, "float32"), lambda x: np.asarray(x, np.float32))
     raise ValueError(
         f"{who} shows {name + ', ' if name else ''}a {type(space).__name__}, which is no array of "
-        "fixed shape: choose other leaves with env.leaves, or wrap it with a "
-        "gymnasium.ObservationWrapper"
+        "fixed shape: choose others with env.leaves, or wrap it with a gymnasium.ObservationWrapper"
     )
 
 

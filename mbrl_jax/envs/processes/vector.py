@@ -104,7 +104,15 @@ def _vector(makes: Sequence[Callable[[], Any]], processes: bool) -> Any:
             return SyncVectorEnv(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
         guarded = [functools.partial(worker.opened, make, os.getpid()) for make in makes]
         # Not by fork: jax has threads by now, which a forked process would wait for for ever.
-        return AsyncVectorEnv(guarded, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP)
+        try:
+            return AsyncVectorEnv(
+                guarded, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP
+            )
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(
+                "the processes of the lanes ended when they started: a script of your own needs "
+                "`if __name__ == '__main__':` before what it runs, or env.processes=false"
+            ) from error
 
 
 def _close(env: Any) -> None:
