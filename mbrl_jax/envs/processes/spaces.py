@@ -39,8 +39,7 @@ def observation_adaptor(
 
     Args:
       space: of one lane.
-      leaves: to keep: one stands alone, several are one float32 vector, in this order; () keeps
-        all, as a dictionary.
+      leaves: to keep: one alone, several as one float32 vector; () keeps all, as a dictionary.
       who: the environment's name, for messages.
       flat: all leaves are one vector too.
 
