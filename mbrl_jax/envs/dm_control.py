@@ -2,8 +2,8 @@
 
 `dm_control:cartpole-swingup` is a domain and a task of its suite, seen as states or, with `pixels`,
 as the picture of a camera. EnvPool steps the same states many times faster (`CartpoleSwingup-v1`).
-A time limit (discount 1) is last and not terminal. Each lane has a process of its own: a script
-keeps its main part under `if __name__ == "__main__":`.
+A time limit (discount 1) is last and not terminal. Lanes are stepped in processes: a script that
+opens some keeps its main part under `if __name__ == "__main__":`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Config:
     camera: int = bounded(0, low=-1)  # -1: the free one
     # Steps of the task with each action: rewards are summed, an end cuts them short.
     action_repeat: int = bounded(1, low=1)
-    processes: bool = True  # one for each lane
+    processes: bool = True  # one for each core, which share the lanes
 
     @property
     def comes_from(self) -> tuple[str, ...]:

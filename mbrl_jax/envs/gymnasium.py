@@ -31,7 +31,7 @@ class Config:
     leaves: tuple[str, ...] = ()
     max_steps: int | None = bounded(None, low=1)  # time limit; None keeps the environment's own
     options: tuple[str, ...] = ()  # that it is made with, as in "is_slippery=false"
-    processes: bool = True  # one for each lane; without them cheap environments are faster
+    processes: bool = True  # one for each core; without them cheap environments are faster
 
     @property
     def imports(self) -> tuple[str, ...]:

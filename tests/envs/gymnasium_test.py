@@ -42,6 +42,23 @@ def _lane(found, seed, lane):
     return [jax.tree.map(lambda x: x[seed, lane], row) for row in found]
 
 
+def test_processes_share_lanes_that_do_not_come_out_even():
+    name, seeds = "tests.envs.by_hand:Walk", np.array([[3, 4, 5]])
+    actions = np.random.default_rng(0).integers(0, (3, 2), (40, 1, 3, 2))
+    chosen = np.array([[False, True, True]])
+    found = []
+    for make in (gymnasium.Config, HERE):
+        lanes = make(name, leaves=("both.0", "both.1", "bits")).make().open(seeds, evaluation=False)
+        rows = [lanes.reset(None)]
+        for t, action in enumerate(actions):
+            lanes.send(action)
+            rows += [lanes.receive(), *([lanes.reset(chosen)] if t % 10 == 3 else [])]
+        lanes.close()
+        found.append(rows)
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert any(row.is_terminal.any() for row in found[0])
+
+
 @pytest.mark.parametrize("processes", [True, False])
 def test_cartpole_is_what_it_is_by_hand(processes):
     config = gymnasium.Config("CartPole-v1", processes=processes)

@@ -26,7 +26,7 @@ class _Leaf(NamedTuple):
 
     path: tuple[str | int, ...]
     spec: ArraySpec
-    convert: Callable[[np.ndarray], np.ndarray]  # [n, …] -> [n, *spec.shape]
+    convert: Callable[[np.ndarray], np.ndarray]  # […, leaf] -> [n, *spec.shape]
 
 
 def observation_adaptor(
@@ -61,8 +61,8 @@ def observation_adaptor(
             return np.concatenate([np.float32(x.reshape(len(x), -1)) for x in arrays], axis=1)
 
         return ArraySpec((size,), "float32"), concatenated
-    spec = DictSpec(tuple((name, chosen[name].spec) for name in sorted(chosen)))
-    return spec, lambda raw: {n: x.convert(_look_up(raw, x.path)) for n, x in chosen.items()}
+    whole = DictSpec(tuple((name, chosen[name].spec) for name in sorted(chosen)))
+    return whole, lambda raw: {n: x.convert(_look_up(raw, x.path)) for n, x in chosen.items()}
 
 
 def _spaces() -> Any:
@@ -91,24 +91,21 @@ def _leaf(who: str, name: str, path: tuple[str | int, ...], space: Any) -> _Leaf
     if isinstance(space, spaces.Box):
         kind = {"f": "float32", "i": "int32", "u": "int32"}
         dtype = kind[space.dtype.kind] if space.dtype.itemsize > 2 else space.dtype.name
-        shape = space.shape or (1,)
-        return _Leaf(
-            path,
-            ArraySpec(shape, dtype),
-            lambda x: np.asarray(x).reshape((len(x), *shape)).astype(dtype, copy=False),
-        )
+        spec = ArraySpec(space.shape or (1,), dtype)
+        return _Leaf(path, spec, lambda x: x.reshape((-1, *spec.shape)).astype(dtype, copy=False))
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         counts = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
         starts = np.broadcast_to(np.reshape(space.start, -1), counts.shape)
         eyes = [np.eye(count, dtype=np.float32) for count in counts]
 
         def one_hot(x):
-            choices = np.reshape(x, (len(x), -1)) - starts
+            choices = np.reshape(x, (-1, len(counts))) - starts
             return np.concatenate([e[choices[:, i]] for i, e in enumerate(eyes)], axis=1)
 
         return _Leaf(path, ArraySpec((int(counts.sum()),), "float32"), one_hot)
     if isinstance(space, spaces.MultiBinary):
-        return _Leaf(path, ArraySpec(space.shape, "float32"), lambda x: np.asarray(x, np.float32))
+        spec = ArraySpec(space.shape, "float32")
+        return _Leaf(path, spec, lambda x: np.reshape(np.float32(x), (-1, *spec.shape)))
     raise ValueError(
         f"{who} shows {name + ', ' if name else ''}a {type(space).__name__}, which is no array of "
         "fixed shape: choose others with env.leaves, or wrap it with a gymnasium.ObservationWrapper"

@@ -1,4 +1,4 @@
-"""What a process that steps one lane runs. Nothing here imports jax."""
+"""What a process that steps lanes runs. Nothing here imports jax."""
 
 import os
 import signal
