@@ -76,4 +76,9 @@ def get_experiment() -> Experiment:
             "agent.num_starts=8",
             "behaviour.horizon=3",
         ),
+        # Their observations have no bounds, which Bernoulli reconstruction needs.
+        with_parts=tuple(
+            (f"env={family}", ("model.reconstruction=squared",))
+            for family in ("gymnasium", "dm_control", "brax")
+        ),
     )

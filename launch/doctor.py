@@ -5,10 +5,10 @@
     python -m launch.doctor --env=path/to/file.py:make_environment
     python -m launch.doctor --experiment=drama_catch
 
-`--env` is a name of gymnax or EnvPool, with `gymnax:`, `envpool:`, `atari:` or `probe:` before it
-if you like; or FILE.py:FUNCTION or dotted.module:FUNCTION, which gives an environment or a config
-of one. `--experiment` looks at the environment of an experiment, `--set` changes its fields. The
-exit status is 1 if there are errors.
+`--env` is FAMILY:NAME (`gymnax`, `envpool`, `atari`, `gymnasium`, `dm_control`, `craftax`, `brax`,
+`probe`: launch/README.md) or a bare name of gymnax or EnvPool; or FILE.py:FUNCTION or
+dotted.module:FUNCTION, which gives an environment or a config of one. `--experiment` looks at the
+environment of an experiment, `--set` changes its fields. The exit status is 1 if there are errors.
 """
 
 import sys

@@ -137,7 +137,8 @@ def flags_of_types(experiment: Any, name: str | None, settings: Sequence[str]) -
     set_here = {setting.partition("=")[2].partition(":")[0] for setting in settings}
     others = [module for module in outside if module not in set_here]
     named = [name] if name and others else []
-    return [f"--experiment={one}" for one in (*named, *(m for m in outside if m in set_here))]
+    told = [*named, *(m for m in outside if m in set_here), *getattr(experiment.env, "imports", ())]
+    return [f"--experiment={one}" for one in dict.fromkeys(told)]
 
 
 def _exists(name: str) -> bool:

@@ -12,6 +12,8 @@ PACKAGE = ROOT / "mbrl_jax"
 # other files are pure. In one place, so that a file which becomes pure can leave.
 SHELL = {
     "datasets": ("__init__", "files", "flat", "minari", "rows", "runs"),
+    "envs": ("gymnasium",),
+    "envs/processes": ("dm_task", "vector", "worker"),
     "evaluate": ("plots", "scores"),
     "experiment": ("config", "printed"),
     "export": ("archive", "loader"),

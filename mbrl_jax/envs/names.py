@@ -7,14 +7,19 @@ import difflib
 import importlib
 from typing import Any
 
-FAMILIES = ("gymnax", "envpool", "atari", "probe")  # that ship
+FAMILIES = (  # that ship
+    *("gymnax", "envpool", "atari", "gymnasium", "dm_control", "craftax", "brax", "probe"),
+)
 
 
 def named(text: str) -> Any | None:
     """The config of FAMILY:NAME, or of a bare name of gymnax or else EnvPool; None for no name."""
     family, colon, name = text.partition(":")
     if colon:
-        return _family(family).Config(name) if family in FAMILIES and name else None
+        if family not in FAMILIES or not name:
+            return None
+        found = _family(family)
+        return getattr(found, "named", found.Config)(name)
     if text in _known("gymnax"):
         return _family("gymnax").Config(text)
     if text in _known("envpool"):
@@ -26,6 +31,14 @@ def nearest(text: str) -> list[str]:
     """Up to three names that are like it, each once."""
     known = dict.fromkeys((*_known("gymnax"), *_known("envpool")))
     return difflib.get_close_matches(text, known, n=3, cutoff=0.4)
+
+
+def library(module: str, remedy: str) -> Any:
+    """The module of a library that a family adapts. Raises ValueError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} cannot be imported ({error}): {remedy}") from error
 
 
 def _family(name: str) -> Any:

@@ -50,6 +50,15 @@ def modules_of(config: Any) -> list[str]:
     return list(dict.fromkeys(found + [m for child in children for m in modules_of(child)]))
 
 
+def sources_of(config: Any) -> list[str]:
+    """`modules_of`, and what configs say of themselves with `comes_from`, each once."""
+    found = modules_of(config) + list(getattr(config, "comes_from", ()))
+    children: Any = config if type(config) is tuple else ()
+    if is_config(config):
+        children = [getattr(config, f.name) for f in dataclasses.fields(config) if f.init]
+    return list(dict.fromkeys(found + [m for child in children for m in sources_of(child)]))
+
+
 def is_config(value: Any) -> bool:
     """Whether `value` is an instance of a dataclass."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

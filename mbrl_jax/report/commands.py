@@ -1,5 +1,6 @@
 """The command that made a run: of its sweep's plan, or found again from its configuration."""
 
+import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,8 @@ def _flags(members: Members) -> list[str]:
 def flags_between(base: Experiment, wanted: Experiment) -> list[str] | None:
     """Flags of launch.train that make `wanted` of `base`, as few as are found; None if none do."""
     found = []
+    # An older run may lack what --set brings along by now, which its flags do not need.
+    base = dataclasses.replace(base, with_parts=wanted.with_parts)
     for start, debug in ((base, []), (for_debug(base), ["--debug"])):
         if (settings := _settings_and_steps(start, wanted)) is not None:
             found.append(debug + settings)

@@ -10,7 +10,8 @@ from mbrl_jax.experiment.experiment import Experiment, task_of
 from mbrl_jax.report.records import Lane, Run
 
 TASK = "env.name"  # the field that names the task: it splits a group's seeds and not the groups
-_WITHOUT_EFFECT = (TASK, "debug")  # what --debug would have changed changes nothing otherwise
+# What --debug or --set would have changed changes nothing otherwise.
+_WITHOUT_EFFECT = (TASK, "debug", "with_parts")
 NOTHING = "–"
 FORK = "fork"  # stands in for a field: the history of runs that did not begin at step 0
 _MAX_SETTINGS = 3  # in a label

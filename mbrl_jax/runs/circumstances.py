@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mbrl_jax.experiment.annotations import modules_of
+from mbrl_jax.experiment.annotations import sources_of
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.runs.restore import OtherSettings
 from mbrl_jax.train import runtime
@@ -167,7 +167,7 @@ def unusual(num_members: int) -> list[str]:
 
 def _own_files(roots: Iterable[Any]) -> tuple[dict[str, Path], set[str]]:
     """({name: file outside the package that parts come from}, packages that those import)."""
-    waiting = {module for root in roots for module in modules_of(root)}
+    waiting = {module for root in roots for module in sources_of(root)}
     files: dict[str, Path] = {}
     packages: set[str] = set()
     seen: set[str] = set()

@@ -1,5 +1,6 @@
 """The run directory: what belongs where, and the refusals that keep finished work safe."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -113,6 +114,8 @@ def _differences(saved: RunConfig, run: RunConfig) -> list[str]:
         saved_experiment = with_steps(saved.experiment, run.experiment.steps)
     except ConfigError:  # a different number of steps is the smaller difference
         saved_experiment = saved.experiment
+    # What --set would have brought along changes nothing of what was trained.
+    saved_experiment = dataclasses.replace(saved_experiment, with_parts=run.experiment.with_parts)
     lines = difference(saved_experiment, run.experiment)
     before, after = (_flags(one.members) for one in (saved, run))
     lines += [f"--{n}: {before[n]} -> {after[n]}" for n in before if before[n] != after[n]]

@@ -26,7 +26,6 @@ from mbrl_jax.types import (
     AgentState,
     HostEnvironment,
     PyTree,
-    ReplayState,
     Step,
     Timestep,
 )
@@ -152,18 +151,21 @@ class HostPrograms(ProgramsOfMembers):
             acting, action = program(acting, agent, key, self._given(timestep), *shared)
             return acting, seeds.local(action)
 
+        # All programs are waited for before the chunk gives the state away: a signal ends the run
+        # here, and the state can be saved.
+        settle: Any = None if phase.collect else self._compiled.bound(("settle",), state.replay)
         began = time.perf_counter()
         timestep, episode = seeds.local((state.timestep, state.episode))
         state = state._replace(timestep=timestep, episode=episode)
-        state, metrics = host.run_chunk(
-            self.system.env.spec, act, learn, self._settle, self._env, state, phase, start, stop
-        )
         metrics_of = (self._compiled.get(name).out_info[1] for name in names.values())
         idle = {
             metric: jax.tree.map(lambda x: np.zeros(self.num_seeds, x.dtype), of)
             for one in metrics_of
             for metric, of in one.items()
         }
+        state, metrics = host.run_chunk(
+            self.system.env.spec, act, learn, settle, self._env, state, phase, start, stop
+        )
         metrics = idle | seeds.gather(metrics, self.num_seeds)
         return self._stored(state), metrics, time.perf_counter() - began
 
@@ -214,9 +216,6 @@ class HostPrograms(ProgramsOfMembers):
         """An update that has the data sets."""
         update = self._compiled.bound(name)
         return lambda *args: update(*args, self.fixed)
-
-    def _settle(self, replay: ReplayState) -> ReplayState:
-        return self._compiled.call(("settle",), replay)
 
     # ------------------------------------------------------------------------------------- lanes
 

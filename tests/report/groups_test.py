@@ -1,5 +1,6 @@
 """Runs are pooled into groups that differ in nothing but seed and task, and named by the rest."""
 
+import dataclasses
 import json
 
 import pytest
@@ -143,6 +144,11 @@ def test_a_reconstructed_command_makes_the_configuration(flags, tmp_path):
     assert command.source == "reconstructed from config.json"
     assert command.text.startswith("python -m launch.train --experiment=drama_catch ")
     assert f"--seed=3 --num_seeds=2 --first_seed=4 '--workdir={path}'" in command.text
+
+
+def test_a_run_from_before_a_part_brought_something_along_is_found_again():
+    older = config.override(dataclasses.replace(CATCH, with_parts=()), ["model.core=gru"])
+    assert commands.flags_between(CATCH, older) == ["--set=model.core=gru"]
 
 
 def test_inside_of_a_program_is_reconstructed(tmp_path):

@@ -11,8 +11,9 @@ import mbrl_jax
 from launch import flags
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.experiment import with_settings, with_steps
+from mbrl_jax.experiment.members import Members
 from mbrl_jax.report import records
-from mbrl_jax.runs import checkpoint, circumstances, restore
+from mbrl_jax.runs import checkpoint, circumstances, restore, workdir
 from tests import small
 
 OWN = """
@@ -123,3 +124,13 @@ def test_a_generator_whose_lanes_depend_on_their_number_is_named():
 def test_shipped_parts_are_told_by_the_commit():
     found = circumstances.record(flags.load_experiment("drama_catch"))
     assert found["files"] == {} and found["settings"]["jax_enable_x64"] is False
+
+
+def test_what_set_would_have_brought_along_is_no_other_configuration():
+    before = workdir.RunConfig(small.catch(), Members())
+    later = dataclasses.replace(small.catch(), with_parts=(("env=brax", ("eval_episodes=3",)),))
+    meta = {"config": json.loads(json.dumps(workdir.as_json(before)))}
+    workdir.check_meta(workdir.RunConfig(later, Members()), meta)
+    other = dataclasses.replace(later, eval_episodes=3)
+    with pytest.raises(ConfigError, match=r"another configuration \(eval_episodes: \d+ -> 3\)"):
+        workdir.check_meta(workdir.RunConfig(other, Members()), meta)

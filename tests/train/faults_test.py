@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import functools
 import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from mbrl_jax.loops import fused, host, seeds
 from mbrl_jax.runs import workdir
 from mbrl_jax.runs.metrics import MetricsWriter, read_metrics
 from mbrl_jax.train import run, trained, training
+from mbrl_jax.train.preemption import Preempted
 from mbrl_jax.train.progress import Quiet
 from mbrl_jax.types import HostEnvironments
 from tests import small
@@ -113,6 +115,10 @@ def test_a_seed_freezes_by_itself_and_says_what_was_not_finite_and_when(
 # ------------------------------------------------------------------------------- lanes that crash
 
 
+def _die():
+    raise RuntimeError("the pool died\nand more")
+
+
 def _on_host(experiment, box):
     """`trained.build_system` with the environment outside of jit; it fails when the box says so."""
     system = trained.build(experiment)
@@ -123,7 +129,7 @@ def _on_host(experiment, box):
         def receive():
             box["left"] -= not evaluation
             if box["left"] == 0:
-                raise RuntimeError("the pool died\nand more")
+                box.get("then", _die)()
             return lanes.receive()
 
         return lanes._replace(receive=receive)
@@ -132,6 +138,13 @@ def _on_host(experiment, box):
     parts = env, system.agent, system.world_model, system.replay
     entry = host.make_entry_points(*parts, experiment.num_envs)
     return system._replace(env=env, entry=entry)
+
+
+def test_a_signal_while_lanes_step_lets_the_chunk_end(tmp_path, monkeypatch):
+    box = {"left": 17, "then": lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    monkeypatch.setattr(run, "build_system", functools.partial(_on_host, box=box))
+    with pytest.raises(Preempted, match=r"^SIGTERM, saved at step \d+ of"):
+        run.run(EXPERIMENT, tmp_path, num_seeds=2)
 
 
 def test_lanes_that_crash_leave_the_last_chunk_saved(tmp_path, monkeypatch):
