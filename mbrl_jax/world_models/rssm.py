@@ -318,7 +318,8 @@ def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
     """Mean of the observation; bytes as numbers in [0, 1]."""
     params, stats = state.params["decoder"], state.stats["decoder"]
     raw, _ = apply_with_stats(parts.decoder, params, stats, _concatenated(latent), False)
-    return reconstruction.mean(parts.config.reconstruction, raw)
+    spec = only_array(parts.spec, "model=rssm")
+    return reconstruction.mean(parts.config.reconstruction, spec, raw)
 
 
 # -------------------------------------------------------------------------------------- learning

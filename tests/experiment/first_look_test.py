@@ -13,7 +13,10 @@ from tests import small
     ("settings", "sentence"),
     [
         (["env.name=CartPole-v1"], "model.reconstruction=bernoulli takes observations between 0"),
-        (["env=envpool", "env.name=CartPole-v1"], "use --set=model.reconstruction=squared$"),
+        (
+            ["env=envpool", "env.name=CartPole-v1"],
+            "use --set=model.reconstruction=squared or --set=model.reconstruction=symlog$",
+        ),
         (
             ["env=envpool", "env.name=MiniGrid-Empty-5x5-v0"],
             "and those of MiniGrid-.* reach from 0",
@@ -43,7 +46,9 @@ def test_a_mean_in_0_and_1_warns_on_others():
         small.catch(), ["env.name=CartPole-v1", "model.reconstruction=sigmoid"]
     )
     said = first_look.require_reconstructed(experiment)
-    assert said is not None and said.endswith("use --set=model.reconstruction=squared")
+    assert said is not None and said.endswith(
+        "use --set=model.reconstruction=squared or --set=model.reconstruction=symlog"
+    )
 
 
 @pytest.mark.parametrize(

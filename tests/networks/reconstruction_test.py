@@ -33,10 +33,26 @@ def test_bytes_are_numbers_in_zero_to_one():
 def test_a_perfect_decoder_means_what_was_seen(kind):
     seen = jnp.array([-1e4, 0.3])
     raw = reconstruction.to_input(kind, VECTOR, seen)
-    np.testing.assert_allclose(reconstruction.mean(kind, raw), seen, rtol=1e-5)
+    np.testing.assert_allclose(reconstruction.mean(kind, VECTOR, raw), seen, rtol=1e-5)
     assert reconstruction.loss(kind, VECTOR, raw, seen) == 0.0
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "sigmoid"])
 def test_other_means_are_probabilities(kind):
-    np.testing.assert_allclose(reconstruction.mean(kind, jnp.zeros(2)), [0.5, 0.5])
+    np.testing.assert_allclose(reconstruction.mean(kind, VECTOR, jnp.zeros(2)), [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "dtype, kind",
+    [("bool", "bernoulli"), ("uint8", "sigmoid"), ("int32", "symlog"), ("float32", "symlog")],
+)
+def test_auto_chooses_by_dtype(dtype, kind):
+    spec, seen = ArraySpec((3,), dtype), jnp.array([0, 1, 1]).astype(dtype)
+    raw = jnp.array([-2.0, 0.5, 3.0])
+    assert reconstruction.kind_of("auto", spec) == kind
+    for f in (
+        lambda k: reconstruction.to_input(k, spec, seen),
+        lambda k: reconstruction.mean(k, spec, raw),
+        lambda k: reconstruction.loss(k, spec, raw, seen),
+    ):
+        np.testing.assert_array_equal(f("auto"), f(kind))

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from mbrl_jax import distributions, masks, optim
 from mbrl_jax.cores import mamba2
 from mbrl_jax.envs.spec import example_observation, only_array
-from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.networks.norms import apply_with_stats
+from mbrl_jax.networks.reconstruction import Kind
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -54,9 +55,8 @@ class Config:
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
     num_bins: int = bounded(255, low=2)
-    # "bernoulli" for binary observations, "sigmoid" squared error for images in [0, 1],
-    # "squared" for unbounded vectors.
-    reconstruction: Literal["bernoulli", "sigmoid", "squared"] = "sigmoid"
+    # How the decoder is scored, and what the encoder reads: `networks.reconstruction`.
+    reconstruction: Kind = "sigmoid"
     zero_reward_output: bool = False
     unimix: float = number(0.01, low=0, high=1)
     # Nats below which the batch mean of a KL term has no gradient. On small tasks a step carries
@@ -262,11 +262,12 @@ def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
 
 
 def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
-    """Mean of the observation, as floats in the scale of the model's input."""
+    """Mean of the observation as floats; bytes as numbers in [0, 1]."""
     raw, _ = apply_with_stats(
         parts.decoder, state.params["decoder"], state.stats["decoder"], latent.sample, False
     )
-    return raw if parts.config.reconstruction == "squared" else jax.nn.sigmoid(raw)
+    spec = only_array(parts.spec, "model=drama")
+    return reconstruction.mean(parts.config.reconstruction, spec, raw)
 
 
 # -------------------------------------------------------------------------------------- learning

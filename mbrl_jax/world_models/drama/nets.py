@@ -77,9 +77,10 @@ class _PosteriorHead(nn.Module):
         return nn.Dense(self.size, kernel_init=init, bias_init=init)(x)
 
 
-def to_float(spec: EnvSpec, observation: Array) -> Array:
-    """Bytes as numbers in [0, 1]; everything else as it is."""
-    return reconstruction.to_input("squared", only_array(spec, "model=drama"), observation)
+def to_input(parts: Parts, observation: Array) -> Array:
+    """What the encoder reads of an observation: `reconstruction.to_input`."""
+    spec = only_array(parts.spec, "model=drama")
+    return reconstruction.to_input(parts.config.reconstruction, spec, observation)
 
 
 def _categoricals(parts: Parts, logits: Array) -> Array:
@@ -93,7 +94,7 @@ def posterior(
 ) -> tuple[Array, PyTree]:
     """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
     encoded, stats = apply_with_stats(
-        parts.encoder, params["encoder"], stats, to_float(parts.spec, observation), train
+        parts.encoder, params["encoder"], stats, to_input(parts, observation), train
     )
     return _categoricals(parts, parts.posterior.apply({"params": params["posterior"]}, encoded)), (
         stats

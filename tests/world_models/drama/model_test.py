@@ -324,3 +324,25 @@ def test_reward_output_can_start_at_zero(tiny_drama, tiny_spec):
     latent = model.initial_latent()._replace(output=jnp.arange(8.0))
     prediction = jax.jit(model.predict)(state, latent)
     np.testing.assert_allclose(prediction.reward, 0.0, atol=1e-6)
+
+
+def test_symlog_reaches_what_the_encoder_reads_and_what_is_drawn(tiny_drama, tiny_spec):
+    """A vector of thousands is read as its symlog; the mean of a decoder's x is symexp(x)."""
+    spec = dataclasses.replace(tiny_spec, observation=ArraySpec((3,), "float32"))
+    dense = {"encoder": encoders.Dense(8, 1), "decoder": decoders.Dense(8, 0)}
+    models = {
+        kind: dataclasses.replace(tiny_drama, reconstruction=kind, **dense).make(spec)
+        for kind in ("squared", "symlog")
+    }
+    state = models["squared"].init(jax.random.key(0))
+    parts = {kind: model.loss.args[0] for kind, model in models.items()}
+    seen = jnp.array([-3e3, 0.0, 20.0])
+    squeezed = jnp.sign(seen) * jnp.log1p(jnp.abs(seen))
+    expected = drama.nets.posterior(parts["squared"], state.params, {}, squeezed, False)[0]
+    found = drama.nets.posterior(parts["symlog"], state.params, {}, seen, False)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    latent = models["squared"].initial_latent()
+    latent = latent._replace(sample=latent.sample.at[0].set(5.0))
+    raw, drawn = (models[kind].decode(state, latent) for kind in ("squared", "symlog"))
+    np.testing.assert_allclose(drawn, jnp.sign(raw) * jnp.expm1(jnp.abs(raw)), rtol=1e-5)
+    assert jnp.abs(raw).min() > 0
