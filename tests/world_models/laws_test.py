@@ -54,7 +54,7 @@ TREE = DictSpec(
 )
 
 
-@pytest.mark.parametrize("model", ["drama", "rssm"])
+@pytest.mark.parametrize("model", ["drama", pytest.param("rssm", marks=pytest.mark.slow)])
 def test_models_of_dictionaries_keep_the_laws(tiny_drama, model):
     small = {"groups": 3, "classes": 4, "head_width": 8, "num_bins": 9, "free_nats": 0.0}
     config = tiny_drama
