@@ -97,6 +97,14 @@ def uniform(spec: ActionSpec, key: Key, mask: Array) -> Array:
     return jnp.stack(drawn).astype(jnp.int32)
 
 
+def draw(spec: ActionSpec, rng: np.random.Generator, rows: Timestep) -> np.ndarray:
+    """The same for rows [...] of NumPy's: actions [...]."""
+    mask: Any = of(rows)
+    pieces: Any = split(spec, (1.0 - rng.random(mask.shape)) * mask)
+    found = [np.argmax(piece, axis=-1).astype(np.int32) for piece in pieces]
+    return found[0] if isinstance(spec, DiscreteSpec) else np.stack(found, axis=-1)
+
+
 # ----------------------------------------------------------------------------------- in the agent
 
 

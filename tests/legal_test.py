@@ -25,6 +25,8 @@ from mbrl_jax.types import (
     DictSpec,
     DiscreteSpec,
     EnvSpec,
+    HostEnvironment,
+    HostEnvironments,
     MultiDiscreteSpec,
     Prediction,
     Starts,
@@ -140,6 +142,29 @@ def test_a_lane_that_allows_nothing_is_named():
     with pytest.raises(ValueError, match="lane 1 of seed 0 allows no action in row 7"):
         legal.require_some(spec, row, 7)
     legal.require_some(spec, row._replace(is_last=np.array([[False, True, True]])), 7)
+
+
+def test_lanes_on_the_host_raise_where_they_get_stuck():
+    spec = _spec(DiscreteSpec(2), 2)
+    rows = [_row([True, False]), _row([True, True]), _row([False, False])]
+    lanes = HostEnvironment(
+        lambda which: rows.pop(0), lambda actions: None, lambda: rows.pop(0), None
+    )
+    env = legal.watched(HostEnvironments(spec, lambda seeds, *, evaluation: lanes))
+    opened = env.open(np.zeros((1, 1)), evaluation=False)
+    opened.reset(None)
+    opened.receive()
+    with pytest.raises(ValueError, match="lane 0 of seed 0 allows no action in row 2"):
+        opened.receive()
+
+
+@pytest.mark.parametrize("action", [DiscreteSpec(5), TWO], ids=["one", "two"])
+def test_the_doctor_draws_allowed_actions_on_the_host(action):
+    row = first_timestep({"action_mask": np.broadcast_to(np.asarray(MASK), (2, 300, 5))})
+    drawn = legal.draw(action, np.random.default_rng(0), row)
+    assert drawn.dtype == np.int32 and drawn.shape[:2] == (2, 300)
+    found = np.unique(drawn.reshape(600, -1), axis=0).tolist()
+    assert found == ([[1, 0], [1, 2]] if action == TWO else [[1], [2], [4]])
 
 
 def test_a_first_look_refuses_an_environment_that_gets_stuck():
