@@ -225,6 +225,7 @@ def test_ppo_imagines_and_learns_with_the_same_masks(passes):
     allowed = np.asarray(imagined.prediction.extras["action_mask"][:, :-1] > 0.5)
     actions = np.asarray(imagined.actions)
     assert np.take_along_axis(allowed, actions[..., None], -1).all()
+    np.testing.assert_array_equal(actor_critic.mask_before(parts, imagined), allowed)
     assert allowed.mean() < 0.6 and len(np.unique(actions)) == NUM
     update = jax.jit(lambda s: behaviour.update(s, jax.random.key(1), _toy(), starts, None, 0))
     after, metrics = update(state)

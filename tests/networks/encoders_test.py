@@ -93,6 +93,7 @@ def test_auto_makes_of_one_array_what_the_name_of_the_net_makes(shape, dtype, ne
         assert room.Auto().make(spec) == getattr(room, names[net])().make(spec)
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_auto_of_a_dictionary_reads_and_draws_each_leaf_with_its_own_net():
     leaves = {"left": (5, 5, 1), "right": (5, 5, 1), "speed": (), "place": (3,)}
     spec = DictSpec(tuple((name, ArraySpec(leaves[name], "float32")) for name in sorted(leaves)))
