@@ -28,6 +28,7 @@ from mbrl_jax.types import (
     HostEnvironment,
     HostEnvironments,
     Key,
+    Metrics,
     MultiDiscreteSpec,
     Prediction,
     PyTree,
@@ -160,12 +161,20 @@ def arrived(spec: EnvSpec, before: Timestep, after: Timestep) -> Timestep:
     """Row `after`, with NaN for a reward that no allowed action led to.
 
     Inside of a program nothing can be raised. Whoever learns from NaN is frozen, and says since
-    when; an evaluation gives NaN.
+    when; an evaluation gives NaN. The metric of `counts` names the cause.
     """
     none = stuck(spec, before)
     if none is None:
         return after
     return after._replace(reward=jnp.where(none, jnp.nan, after.reward))
+
+
+def counts(spec: EnvSpec, timestep: Timestep) -> Metrics:
+    """How many of the rows [N] allow nothing, by name; {} where all actions always are."""
+    none = stuck(spec, timestep)
+    if none is None:
+        return {}
+    return {"count/nothing_allowed": (none.sum(dtype=jnp.float32), jnp.ones(()))}
 
 
 def watched(env: HostEnvironments) -> HostEnvironments:

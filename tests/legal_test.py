@@ -182,8 +182,10 @@ def test_what_follows_a_row_that_allows_nothing_is_not_a_number():
         legal.arrived(spec, before._replace(is_last=~before.is_last), after).reward
     ).any()
     plain = dataclasses.replace(spec, observation=ArraySpec((2,), "float32"))
+    found, _ = legal.counts(spec, before)["count/nothing_allowed"]
+    assert found == 1.0
     row = after._replace(observation=np.zeros((1, 2, 2)))
-    assert legal.arrived(plain, row, row) is row
+    assert legal.arrived(plain, row, row) is row and legal.counts(plain, row) == {}
 
 
 # -------------------------------------------------------------------------------- in imagination

@@ -89,9 +89,10 @@ def collect(
     env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
     env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
     timestep = legal.arrived(parts.env.spec, state.timestep, timestep)
+    counts = legal.counts(parts.env.spec, state.timestep)
     episode, arrival = account(parts.env.spec, state.episode, timestep)
     state = state._replace(env=env, timestep=timestep, episode=episode, **acting._asdict())
-    return state, episode_metrics(arrival)
+    return state, episode_metrics(arrival) | counts
 
 
 def learn(
