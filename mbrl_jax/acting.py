@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax import legal
 from mbrl_jax.envs.spec import example_row, random_action, zero_action
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
@@ -138,11 +139,25 @@ def observe_from_nothing(spec: EnvSpec, model: BoundModel, key: Key, rows: Step)
 
 
 def mix_random(
-    spec: ActionSpec, key: Key, carry: AgentCarry, action: PyTree, share: Array | float
+    spec: ActionSpec,
+    key: Key,
+    carry: AgentCarry,
+    action: PyTree,
+    share: Array | float,
+    mask: Array | None = None,
 ) -> tuple[AgentCarry, PyTree]:
-    """A uniform action with probability `share`; the carry keeps what is executed."""
+    """A uniform action with probability `share`; the carry keeps what is executed.
+
+    Args:
+      spec: of the actions.
+      key: consumed.
+      carry: of the agent, after it chose.
+      action: that it chose.
+      share: probability of a random action.
+      mask: [A] of the actions that are allowed here; None: all are.
+    """
     is_random = jax.random.uniform(named(key, "share")) < share
-    uniform = random_action(spec, named(key, "action"))
+    uniform = random_action(spec, named(key, "action"), mask)
     action = jax.tree.map(lambda r, a: jnp.where(is_random, r, a), uniform, action)
     return carry._replace(prev_action=action), action
 
@@ -154,6 +169,7 @@ def with_random_actions(agent: Agent, spec: ActionSpec, share: float) -> Agent:
 
     def act(state, key, carry, timestep, explore):
         carry, action = agent.act(state, key, carry, timestep, explore=explore)
-        return mix_random(spec, named(key, "random"), carry, action, share)
+        mask = legal.of(timestep)
+        return mix_random(spec, named(key, "random"), carry, action, share, mask)
 
     return agent._replace(act=act)

@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import acting, optim
+from mbrl_jax import acting, legal, optim
 from mbrl_jax.envs.spec import random_action, zero_action
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
@@ -161,11 +161,12 @@ def act(
     # What a behaviour remembers (a plan, …) ends with the episode.
     fresh = parts.behaviour.initial_carry()
     begun = jax.tree.map(lambda f, c: jnp.where(timestep.is_first, f, c), fresh, carry.behaviour)
+    told = legal.told(model, timestep)
     behaviour_carry, action = parts.behaviour.act(
-        state.behaviour, named(key, "act"), begun, latent, model, explore=explore
+        state.behaviour, named(key, "act"), begun, latent, told, explore=explore
     )
     if config.latent == "prior":
-        blind = random_action(parts.spec.action, named(key, "blind"))
+        blind = random_action(parts.spec.action, named(key, "blind"), legal.of(timestep))
         action = jax.tree.map(lambda b, a: jnp.where(timestep.is_first, b, a), blind, action)
     return AgentCarry(memory, action, behaviour_carry, carry.record), action
 

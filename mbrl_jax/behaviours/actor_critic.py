@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, optim, returns
+from mbrl_jax import distributions, legal, optim, returns
 from mbrl_jax.behaviours import choices
 from mbrl_jax.behaviours.actors import (
     Imagined,
@@ -21,6 +21,7 @@ from mbrl_jax.behaviours.actors import (
     Stats,
     act,
     imagine,
+    mask_of,
     policy,
     take_in,
 )
@@ -146,6 +147,7 @@ def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts
         critic=mlp(config.num_bins, config.critic_width),
         optimiser=config.optimiser.make(steps_of_update),
         choices=made,
+        allowed=legal.reader(spec),
     )
 
 
@@ -244,7 +246,8 @@ def loss_and_targets(
         stats = take_in(parts, stats, features)
     logits = parts.critic.apply({"params": params["critic"]}, features)
     targets, stats = make_targets(parts, stats, imagined, logits)
-    distribution = policy(parts, params["actor"], stats, features[:, :-1])
+    mask = mask_before(parts, imagined)
+    distribution = policy(parts, params["actor"], stats, features[:, :-1], mask)
     entropy = parts.choices.entropy(distribution, imagined.actions)
     chosen = parts.choices.log_prob(distribution, imagined.actions)
     weight = targets.weight
@@ -267,6 +270,12 @@ def loss_and_targets(
     }
     metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
     return total, (targets, stats, metrics)
+
+
+def mask_before(parts: Parts, imagined: Imagined) -> Array | None:
+    """What was allowed [M, H, A] where the actions of imagined rollouts were chosen; or None."""
+    mask = mask_of(parts, imagined.prediction)
+    return None if mask is None else mask[:, :-1]
 
 
 def apply_gradients(

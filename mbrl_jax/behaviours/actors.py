@@ -1,5 +1,6 @@
 """Actors in imagination: how they choose, what they are shown, and rollouts of them in a model."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -36,21 +37,38 @@ class Parts(NamedTuple):
     quantile: Callable[[Array, float], Array] = returns.order_statistic
     # what the second term of the critic pulls to: the λ-returns of its slow copy, or its values
     slow_targets: Literal["returns", "values"] = "returns"
+    # prediction [...] -> mask [..., A] of what is allowed; None: everything always is
+    allowed: Callable[[Prediction], Array] | None = None
 
 
-def policy(parts: Parts, params: PyTree, stats: Stats, features: Array) -> PyTree:
+def policy(
+    parts: Parts, params: PyTree, stats: Stats, features: Array, mask: Array | None = None
+) -> PyTree:
     """The actor's distribution [...] for features [..., F]: what `parts.choices` reads.
 
-    Of discrete actions it is their log-probabilities [..., A].
+    Of discrete actions it is their log-probabilities [..., A], among those that `mask` allows.
     """
     if parts.config.normalise_input:
         features = running.normalise(stats.features, features)
-    return parts.choices.read(parts.actor.apply({"params": params}, features))
+    raw = parts.actor.apply({"params": params}, features)
+    return parts.choices.read(raw) if mask is None else parts.choices.read(raw, mask)
 
 
-def choose(parts: Parts, state: LearnerState, key: Key, features: Array, *, explore: bool) -> Array:
-    """A choice for features [F]: drawn, or the most probable one when not exploring."""
-    distribution = policy(parts, state.params["actor"], state.stats, features)
+def mask_of(parts: Parts, prediction: Prediction) -> Array | None:
+    """What of the actions is allowed at predictions [...]: [..., A], or None."""
+    return None if parts.allowed is None else parts.allowed(prediction)
+
+
+def _mask_at(parts: Parts, model: BoundModel, latent: PyTree) -> Array | None:
+    return None if parts.allowed is None else parts.allowed(model.predict(latent))
+
+
+def choose(
+    parts: Parts, state: LearnerState, key: Key, latent: PyTree, model: BoundModel, *, explore: bool
+) -> Array:
+    """A choice at a latent: drawn, or the most probable one when not exploring."""
+    features, mask = model.features(latent), _mask_at(parts, model, latent)
+    distribution = policy(parts, state.params["actor"], state.stats, features, mask)
     if explore:
         return parts.choices.sample(key, distribution)
     return parts.choices.mode(distribution)
@@ -67,7 +85,7 @@ def act(
     explore: bool,
 ) -> tuple[tuple, Array]:
     """Sample an action, or take the most probable one when not exploring."""
-    choice = choose(parts, state, key, model.features(latent), explore=explore)
+    choice = choose(parts, state, key, latent, model, explore=explore)
     return carry, parts.choices.action(choice)
 
 
@@ -126,7 +144,7 @@ def _imagine_apart(parts, state, keys, model, starts):
     """(latents [M, H+1], actions [M, H]): each start for itself, the statistics as they are."""
 
     def follow(policy_key, carry, latent):
-        return carry, choose(parts, state, policy_key, model.features(latent), explore=True)
+        return carry, choose(parts, state, policy_key, latent, model, explore=True)
 
     dreamed = follows_choices(parts, model)
 
@@ -142,7 +160,8 @@ def _imagine_counting(parts, state, keys, model, starts):
     def follow(policy_keys, stats, latents):
         features = jax.vmap(model.features)(latents)
         stats = take_in(parts, stats, features)
-        distribution = policy(parts, state.params["actor"], stats, features)
+        mask = jax.vmap(functools.partial(_mask_at, parts, model))(latents)
+        distribution = policy(parts, state.params["actor"], stats, features, mask)
         choices = jax.vmap(parts.choices.sample)(policy_keys, distribution)
         return stats, choices, parts.choices.log_prob(distribution, choices)
 

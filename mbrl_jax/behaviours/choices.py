@@ -1,8 +1,9 @@
 """How an actor chooses, by the kind of action: from the numbers of its net to a distribution.
 
 What is drawn is a *choice*, of which the log-probability is known; the environment and the model
-get the action that is made of it. Discrete choices are actions. A bounded normal's choice may lie
-outside of [-1, 1] and is clipped; a tanh-normal's is the number before tanh.
+get the action that is made of it. Discrete choices are actions; where some are not allowed, their
+distribution is one over the others (`legal`). A bounded normal's choice may lie outside of [-1, 1]
+and is clipped; a tanh-normal's is the number before tanh.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions
+from mbrl_jax import distributions, legal
 from mbrl_jax.behaviours import tanh_normal
 from mbrl_jax.types import (
     ActionSpec,
@@ -34,7 +35,8 @@ class Choices(NamedTuple):
     """Functions of one kind of action; distributions and choices may have leading axes [...]."""
 
     size: int  # numbers that the actor's net gives
-    read: Callable[[Array], PyTree]  # (raw [..., size]) -> distribution
+    # (raw [..., size]) -> distribution; of discrete choices (raw, mask [..., size] or None)
+    read: Callable[..., PyTree]
     sample: Callable[[Key, PyTree], Array]  # (key, distribution) -> choice; single stream
     mode: Callable[[PyTree], Array]  # (distribution) -> choice
     log_prob: Callable[[PyTree, Array], Array]  # (distribution, choice) -> [...]
@@ -65,7 +67,7 @@ def _discrete(num_actions: int) -> Choices:
     """The distribution is its log-probabilities [..., A]."""
     return Choices(
         num_actions,
-        read=jax.nn.log_softmax,
+        read=lambda raw, mask=None: jax.nn.log_softmax(legal.restrict(raw, mask)),
         sample=jax.random.categorical,
         mode=lambda log_probs: jnp.argmax(log_probs, axis=-1).astype(jnp.int32),
         log_prob=log_prob_of,
@@ -77,8 +79,9 @@ def _multi_discrete(num_actions: tuple[int, ...]) -> Choices:
     """A tuple of log-probabilities [..., Aᵢ], independent of each other; choices [..., k]."""
     bounds = [sum(num_actions[:i]) for i in range(1, len(num_actions))]
 
-    def read(raw):
-        return tuple(map(jax.nn.log_softmax, jnp.split(raw, bounds, axis=-1)))
+    def read(raw, mask=None):
+        pieces = jnp.split(legal.restrict(raw, mask), bounds, axis=-1)
+        return tuple(map(jax.nn.log_softmax, pieces))
 
     def sample(key, parts):
         keys = jax.random.split(key, len(parts))

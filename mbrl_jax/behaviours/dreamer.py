@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, masks, optim, returns
+from mbrl_jax import distributions, legal, masks, optim, returns
 from mbrl_jax.behaviours import actor_critic, choices
 from mbrl_jax.behaviours.actor_critic import Parts, Stats
 from mbrl_jax.networks.block_gru import RMS_EPS
@@ -81,6 +81,7 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
         critic=mlp(config.num_bins, config.critic_width, output_init=fan_in_truncated(0.0)),
         optimiser=config.optimiser.make(),
         choices=made,
+        allowed=legal.reader(spec),
         bins=config.bins,
         quantile=jnp.quantile,
         slow_targets="values",

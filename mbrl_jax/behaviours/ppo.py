@@ -10,7 +10,7 @@ warm-up counts updates, not optimiser steps.
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,7 @@ class Rows(NamedTuple):
     action: Array  # []
     old_log_prob: Array  # [] of the action when it was imagined
     targets: Targets  # []
+    mask: Any = None  # [A] of what was allowed; None: everything
 
 
 @cached_make
@@ -105,7 +106,7 @@ def kl_estimate(log_ratio: Array) -> Array:
 def loss(parts: Parts, params: PyTree, stats: Stats, rows: Rows) -> tuple[Array, dict[str, Array]]:
     """PPO's loss [] over rows [R], and what to report of it."""
     config, targets, weight = parts.config, rows.targets, rows.targets.weight
-    distribution = policy(parts, params["actor"], stats, rows.features)
+    distribution = policy(parts, params["actor"], stats, rows.features, rows.mask)
     log_ratio = parts.choices.log_prob(distribution, rows.action) - rows.old_log_prob
     ratio = jnp.exp(log_ratio)
     entropy = parts.choices.entropy(distribution, rows.action)
@@ -136,7 +137,8 @@ def epoch(
     """
     logits = parts.critic.apply({"params": state.params["critic"]}, imagined.features)
     targets, stats = actor_critic.make_targets(parts, state.stats, imagined, logits)
-    rows = Rows(imagined.features[:, :-1], imagined.actions, old_log_prob, targets)
+    mask = actor_critic.mask_before(parts, imagined)
+    rows = Rows(imagined.features[:, :-1], imagined.actions, old_log_prob, targets, mask)
     rows = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), rows)
 
     def step(state, minibatch):
@@ -170,8 +172,8 @@ def update(
     state, imagined = actor_critic.imagine(parts, state, named(key, "imagine"), model, starts)
     old_log_prob = imagined.log_prob
     if not parts.config.counts_passes:
-        features = imagined.features[:, :-1]
-        distribution = policy(parts, state.params["actor"], state.stats, features)
+        features, mask = imagined.features[:, :-1], actor_critic.mask_before(parts, imagined)
+        distribution = policy(parts, state.params["actor"], state.stats, features, mask)
         old_log_prob = parts.choices.log_prob(distribution, imagined.actions)
     keys = jax.random.split(named(key, "epochs"), parts.config.epochs)
     one = functools.partial(epoch, parts, imagined, old_log_prob)

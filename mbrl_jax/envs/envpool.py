@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mbrl_jax import legal
 from mbrl_jax.types import (
     ActionSpec,
     ArraySpec,
     BoundedSpec,
+    DictSpec,
     DiscreteSpec,
     EnvSpec,
     HostEnvironment,
@@ -30,6 +32,7 @@ from mbrl_jax.types import (
 )
 
 _PREFIX = "obs"  # of the observation's leaves among what EnvPool says of its states
+_MASK = f"{_PREFIX}:{legal.NAME}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Config:
 
     name: str
     # Leaves of a dictionary of observations to keep, in this order; () keeps all. A single leaf
-    # keeps its shape, several are flattened into one float32 vector.
+    # keeps its shape, several are flattened into one float32 vector. Where actions are masked,
+    # observations stay a dictionary of those leaves and the mask.
     leaves: tuple[str, ...] = ()
     # Steps of the task with each action: rewards are summed, an end cuts them short.
     action_repeat: int = bounded(1, low=1)
@@ -47,7 +51,7 @@ class Config:
         """Describe the task.
 
         Raises ValueError for a name or a leaf that EnvPool does not know, for games of several
-        players, and for tasks that mask actions.
+        players, and for masks that are no part of the observation.
         """
         return make(self)
 
@@ -75,8 +79,15 @@ def make_adaptor(config: Config) -> Adaptor:
     """Adapt a task: dictionaries flattened, actions in [-1, 1], float64 as float32."""
     task = require_task(config.name, [n for n in known_tasks() if not is_atari(n)])
     described = describe(task, {})
-    _require_one_free_player(task, described)
-    observation, observe = _observation_adaptor(_chosen_leaves(config, described))
+    _require_one_player(task, described)
+    leaves = _chosen_leaves(config, described)
+    masked = _MASK in described.state_array_spec
+    if masked and config.action_repeat > 1:
+        raise ValueError(
+            f"{task} says before each step which actions are allowed, so that none can be repeated "
+            "unseen: leave action_repeat=1"
+        )
+    observation, observe = (_dictionary_adaptor if masked else _observation_adaptor)(leaves)
     action, to_env = action_adaptor(task, described.action_array_spec)
     spec = EnvSpec(observation, action)
     return Adaptor(task, {}, spec, observe, to_env, repeat=config.action_repeat)
@@ -126,17 +137,18 @@ def describe(task: str, options: dict[str, Any]) -> Any:
     return envpool.make_spec(task, **options)
 
 
-def _require_one_free_player(task: str, described: Any) -> None:
-    """Raise ValueError for a game of several players, and where some actions are not allowed."""
+def _require_one_player(task: str, described: Any) -> None:
+    """Raise ValueError for a game of several players, and for masks beside the observation."""
     if (players := getattr(described.config, "max_num_players", 1)) > 1:
         raise ValueError(
             f"{task} is a game of {players} players, and an agent here plays alone: choose a task "
             "of one player"
         )
-    if masks := [key for key in described.state_array_spec if key.endswith("action_mask")]:
+    masks = [key for key in described.state_array_spec if key.endswith("action_mask")]
+    if masks and masks != [_MASK]:
         raise ValueError(
-            f"{task} says which actions are allowed ({masks[0].partition(':')[2]}), and no "
-            "behaviour here heeds it: choose a task whose actions are always allowed"
+            f"{task} says which actions are allowed ({masks[0].partition(':')[2]}) beside its "
+            f"observation, and it is read here as a leaf {legal.NAME!r} of it: choose another task"
         )
 
 
@@ -165,7 +177,8 @@ def _chosen_leaves(config: Config, described: Any) -> list[_Leaf]:
             f"{config.name} has no observation {unknown[0]!r}; it has "
             f"{', '.join(found) if '' not in found else 'one only: leave env.leaves empty'}"
         )
-    return [found[name] for name in config.leaves or found]
+    masks = [legal.NAME] if _MASK in described.state_array_spec else []
+    return [found[name] for name in dict.fromkeys([*(config.leaves or found), *masks])]
 
 
 def _observation_adaptor(leaves: list[_Leaf]) -> tuple[ArraySpec, Callable]:
@@ -178,6 +191,13 @@ def _observation_adaptor(leaves: list[_Leaf]) -> tuple[ArraySpec, Callable]:
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     paths = [leaf.path for leaf in leaves]
     return ArraySpec((size,), "float32"), functools.partial(_flat_leaves, paths)
+
+
+def _dictionary_adaptor(leaves: list[_Leaf]) -> tuple[DictSpec, Callable]:
+    """The same for a dictionary, every leaf of which keeps its shape."""
+    adapted = {".".join(leaf.path): _observation_adaptor([leaf]) for leaf in leaves}
+    spec = DictSpec(tuple((name, adapted[name][0]) for name in sorted(adapted)))
+    return spec, lambda raw: {name: observe(raw) for name, (_, observe) in adapted.items()}
 
 
 def _our_dtype(dtype: np.dtype) -> np.dtype:
@@ -336,8 +356,9 @@ class _Pool:
             reward: Any = np.zeros(count, np.float32)
             return Timestep(observation, reward, ~no, no, no)
         now = self._now
+        put = lambda seen, first: _put(seen, which, first)  # noqa: E731
         return now._replace(
-            observation=_put(now.observation, which, observation),
+            observation=jax.tree.map(put, now.observation, observation),
             reward=np.where(lanes, np.float32(0), now.reward),
             is_first=now.is_first | lanes,
             is_last=now.is_last & ~lanes,

@@ -14,6 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax import legal
 from mbrl_jax.types import (
     ActionSpec,
     Array,
@@ -66,8 +67,10 @@ def zero_action(spec: ActionSpec) -> Array:
     return jnp.zeros((spec.size,), jnp.float32)
 
 
-def random_action(spec: ActionSpec, key: Key) -> Array:
-    """A uniform action."""
+def random_action(spec: ActionSpec, key: Key, mask: Array | None = None) -> Array:
+    """A uniform action, among those that a mask [A] allows."""
+    if mask is not None:
+        return legal.uniform(spec, key, mask)
     if isinstance(spec, MultiDiscreteSpec):
         shape = (len(spec.num_actions),)
         return jax.random.randint(key, shape, 0, jnp.asarray(spec.num_actions))

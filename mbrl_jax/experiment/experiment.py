@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl_jax import legal
 from mbrl_jax.envs.spec import require_sized
 from mbrl_jax.errors import UnknownField
 from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
@@ -139,6 +140,7 @@ def build(experiment: Experiment) -> System:
     """Build the records. Raises ValueError where configs do not fit the environment."""
     env = experiment.env.make()
     require_sized(env.spec)
+    legal.require_mask(env.spec)
     world_model = experiment.model.make(env.spec)
     behaviour = experiment.behaviour.make(env.spec)
     replay = experiment.make_replay(env.spec)
@@ -147,6 +149,7 @@ def build(experiment: Experiment) -> System:
     num_envs = experiment.num_envs
     entry: fused.EntryPoints | host.HostEntryPoints
     if isinstance(env, HostEnvironments):
+        env = legal.watched(env)
         entry = host.make_entry_points(env, agent, world_model, replay, num_envs)
     else:
         entry = fused.make_entry_points(env, agent, replay, num_envs)

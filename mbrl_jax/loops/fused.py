@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax import legal
 from mbrl_jax.keys import at, named
 from mbrl_jax.loops.phases import Cadence, Exploration, Static
 from mbrl_jax.loops.steps import (
@@ -87,9 +88,11 @@ def collect(
     )
     env_keys = jax.random.split(at(state.key, "env", iteration), parts.num_envs)
     env, timestep = jax.vmap(parts.env.step)(state.env, env_keys, action)
+    timestep = legal.arrived(parts.env.spec, state.timestep, timestep)
+    counts = legal.counts(parts.env.spec, state.timestep)
     episode, arrival = account(parts.env.spec, state.episode, timestep)
     state = state._replace(env=env, timestep=timestep, episode=episode, **acting._asdict())
-    return state, episode_metrics(arrival)
+    return state, episode_metrics(arrival) | counts
 
 
 def learn(
@@ -190,7 +193,8 @@ def evaluate(
         def body(loop):
             carry, env, timestep, episode = loop
             carry, action = act(agent_state, at(lane_key, "act", episode.length), carry, timestep)
-            env, timestep = parts.env.step(env, at(lane_key, "env", episode.length), action)
+            env, after = parts.env.step(env, at(lane_key, "env", episode.length), action)
+            timestep = legal.arrived(parts.env.spec, timestep, after)
             episode = Evaluation(
                 episode.episode_return + timestep.reward,
                 episode.length + 1,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mbrl_jax import legal
 from mbrl_jax.acting import mix_random
 from mbrl_jax.envs.spec import example_row
 from mbrl_jax.keys import at, named
@@ -103,7 +104,9 @@ def choose(
     stretch = iteration // pace.random_rows
     random_keys = jax.random.split(at(key, "random", stretch), parts.num_envs)
     mix = functools.partial(mix_random, parts.env.spec.action)
-    carry, action = jax.vmap(mix, (0, 0, 0, None))(random_keys, carry, action, pace.random_share)
+    carry, action = jax.vmap(mix, (0, 0, 0, None, 0))(
+        random_keys, carry, action, pace.random_share, legal.of(timestep)
+    )
     rows = Step(timestep, action, carry.record)
     return Acting(parts.replay.add(acting.replay, rows), carry), action
 

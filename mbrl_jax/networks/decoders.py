@@ -1,4 +1,7 @@
-"""Observation decoders: [..., Z] -> [..., *observation], raw outputs (no sigmoid)."""
+"""Observation decoders: [..., Z] -> [..., *observation], raw outputs (no sigmoid).
+
+Of a dictionary of leaves `Auto` makes a decoder each, and the output is a dictionary.
+"""
 
 import dataclasses
 import functools
@@ -7,13 +10,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mbrl_jax.networks.convolution import transposed_convolution
-from mbrl_jax.networks.encoders import require_image
+from mbrl_jax.networks.encoders import net_for, require_array, require_image
 from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
-from mbrl_jax.types import Array, ArraySpec, bounded
+from mbrl_jax.types import Array, ArraySpec, DictSpec, ObservationSpec, bounded
 
 
 class DenseDecoder(nn.Module):
@@ -41,7 +44,8 @@ class Dense:
     layers: int = bounded(1, low=0)
 
     def make(self, spec: ArraySpec) -> nn.Module:
-        """Build the module for one observation spec."""
+        """Build the module for one observation spec; raises ValueError for a dictionary."""
+        require_array(spec)
         return DenseDecoder(self.width, self.layers, spec.shape)
 
 
@@ -53,6 +57,7 @@ class Grid:
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
+        require_array(spec)
         require_grid(spec)
         return GridDecoder(self.depth, spec.shape)
 
@@ -105,3 +110,31 @@ class Image64:
         require_image(spec)
         widths = tuple(self.depth * m for m in reversed(self.multipliers))
         return ImageDecoder(widths, spec.shape[-1])
+
+
+class TreeDecoder(nn.Module):
+    """[..., Z] -> a dictionary of leaves [..., *leaf], each by its own net, by name."""
+
+    nets: dict[str, nn.Module]
+
+    @nn.compact
+    def __call__(self, z, train: bool):
+        return {name: self.nets[name](z, train) for name in sorted(self.nets)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """For every observation, a dictionary too: for each leaf what `encoders.net_for` says."""
+
+    image: Image64 = Image64()
+    grid: Grid = Grid()
+    dense: Dense = Dense()
+
+    def make(self, spec: ObservationSpec) -> nn.Module:
+        """Build the module; of a single array it is that of the config that was chosen."""
+        if isinstance(spec, DictSpec):
+            return TreeDecoder({name: self._one(leaf, name) for name, leaf in spec.leaves})
+        return self._one(spec)
+
+    def _one(self, leaf: ArraySpec, name: str = "") -> nn.Module:
+        return getattr(self, net_for(leaf, name)).make(leaf)

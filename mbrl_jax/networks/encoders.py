@@ -1,22 +1,25 @@
 """Observation encoders: [..., *observation] -> [..., F], before the posterior head.
 
 A config's type decides what it makes. `rank` is the rank of one observation; all axes in front
-of it are batch axes.
+of it are batch axes. Of a dictionary of leaves `Auto` makes an encoder each: [..., F] is what they
+give, one behind the other.
 """
 
 import dataclasses
 import functools
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mbrl_jax import legal
 from mbrl_jax.networks.convolution import convolution
-from mbrl_jax.networks.grid import GridEncoder, require_grid
+from mbrl_jax.networks.grid import LEAST_SIDE, GridEncoder, require_grid
 from mbrl_jax.networks.heads import RMS_EPS
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, activate
-from mbrl_jax.types import Array, ArraySpec, bounded
+from mbrl_jax.types import Array, ArraySpec, DictSpec, ObservationSpec, PyTree, bounded
 
 
 class DenseEncoder(nn.Module):
@@ -44,7 +47,8 @@ class Dense:
     layers: int = bounded(1, low=0)
 
     def make(self, spec: ArraySpec) -> nn.Module:
-        """Build the module for one observation spec."""
+        """Build the module for one observation spec; raises ValueError for a dictionary."""
+        require_array(spec)
         return DenseEncoder(self.width, self.layers, len(spec.shape))
 
 
@@ -57,6 +61,7 @@ class Grid:
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no [H, W, C] grids."""
+        require_array(spec)
         require_grid(spec)
         return GridEncoder(self.depth, self.width)
 
@@ -104,8 +109,62 @@ class Image64:
         return ImageEncoder(tuple(self.depth * m for m in self.multipliers))
 
 
+class TreeEncoder(nn.Module):
+    """A dictionary of leaves [..., *leaf] -> [..., F]: each by its own net, by name."""
+
+    nets: dict[str, nn.Module]
+
+    @nn.compact
+    def __call__(self, x: PyTree, train: bool):
+        each = [self.nets[name](x[name], train) for name in sorted(self.nets)]
+        return jnp.concatenate(each, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """For every observation, a dictionary too: for each leaf what `net_for` says."""
+
+    image: Image64 = Image64()
+    grid: Grid = Grid()
+    dense: Dense = Dense()
+
+    def make(self, spec: ObservationSpec) -> nn.Module:
+        """Build the module; of a single array it is that of the config that was chosen."""
+        if isinstance(spec, DictSpec):
+            return TreeEncoder({name: self._one(leaf, name) for name, leaf in spec.leaves})
+        return self._one(spec)
+
+    def _one(self, leaf: ArraySpec, name: str = "") -> nn.Module:
+        return getattr(self, net_for(leaf, name)).make(leaf)
+
+
+def net_for(leaf: ArraySpec, name: str = "") -> Literal["image", "grid", "dense"]:
+    """Which net a leaf gets: images are 64×64, grids [H, W, C] of other sides, all else is dense.
+
+    A leaf of another rank is a vector, whatever its numbers mean. So is an action mask of any
+    shape: its neighbours are no neighbours in space. What numbers a net reads goes by the dtype:
+    see `reconstruction.to_input`.
+    """
+    if name == legal.NAME or len(leaf.shape) != 3:
+        return "dense"
+    if leaf.shape[:2] == (64, 64):
+        return "image"
+    return "grid" if min(leaf.shape[:2]) >= LEAST_SIDE else "dense"
+
+
+def require_array(spec: ObservationSpec) -> None:
+    """Raise ValueError for a dictionary of leaves."""
+    if isinstance(spec, DictSpec):
+        names = ", ".join(name for name, _ in spec.leaves)
+        raise ValueError(
+            f"this encoder or decoder takes one array, and observations here are a dictionary of "
+            f"{names}: use encoder=auto, decoder=auto and reconstruction=auto"
+        )
+
+
 def require_image(spec: ArraySpec) -> None:
     """Raise ValueError unless the observation is a 64×64 image, channels last."""
+    require_array(spec)
     if len(spec.shape) != 3 or spec.shape[:2] != (64, 64):
         raise ValueError(
             f"an Image64 encoder or decoder needs observations of shape (64, 64, C), this "

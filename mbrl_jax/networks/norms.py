@@ -5,7 +5,7 @@
 3.1, https://arxiv.org/abs/2310.16828
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +69,8 @@ class BatchNorm(nn.Module):
 
 
 def apply_with_stats(
-    module: nn.Module, params: PyTree, stats: PyTree, x: Array, train: bool
-) -> tuple[Array, PyTree]:
+    module: nn.Module, params: PyTree, stats: PyTree, x: PyTree, train: bool
+) -> tuple[Any, PyTree]:
     """Apply a module that may hold BatchNorm (then `stats` is not empty); (output, new stats)."""
     variables = {"params": params, **({"batch_stats": stats} if stats else {})}
     if not (train and stats):

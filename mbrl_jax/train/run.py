@@ -97,8 +97,10 @@ class Runner:
         workdir.check_usable(path)
         this = workdir.RunConfig(experiment, members)
         with preemption.listening(), _prepared(path, this, resume) as resumed:
-            if resumed is None and (warning := first_look.require_reconstructed(experiment)):
-                reporter.warn(warning)
+            if resumed is None:
+                first_look.require_choices(experiment.env)
+                if warning := first_look.require_reconstructed(experiment):
+                    reporter.warn(warning)
             keys = members.keys()
             programs = self._programs_for(members, keys, fresh=resumed is None)
             return _run(this, plan, programs, path, keys, resumed is not None, reporter)
@@ -128,6 +130,7 @@ def survey(experiment: Experiment, members: Members) -> preflight.Plan:
     """
     config.validate(experiment)
     system = build_system(experiment)
+    first_look.require_choices(experiment.env)
     first_look.require_reconstructed(experiment)
     plan = preflight.plan(experiment, system, len(members))
     with contextlib.closing(make_programs(experiment, system, members)) as programs:

@@ -14,19 +14,18 @@ going on is predicted without γ, as everywhere here; the published head learns 
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, masks, optim
+from mbrl_jax import distributions, legal, masks, optim
 from mbrl_jax.envs.spec import (
     action_size,
     action_vector,
     example_observation,
-    only_array,
     zero_action,
 )
 from mbrl_jax.keys import named
@@ -50,6 +49,7 @@ from mbrl_jax.types import (
     bounded,
     cached_make,
     number,
+    part,
     switch,
 )
 
@@ -68,8 +68,8 @@ class Config:
     gru_layers: int = bounded(1, low=1)
     prior_layers: int = bounded(2, low=0)
     posterior_layers: int = bounded(1, low=0)
-    encoder: encoders.Image64 | encoders.Grid | encoders.Dense = encoders.Dense(256, 3)
-    decoder: decoders.Image64 | decoders.Grid | decoders.Dense = decoders.Dense(256, 3)
+    encoder: Any = part("mbrl_jax.networks.encoders", encoders.Dense(256, 3))
+    decoder: Any = part("mbrl_jax.networks.decoders", decoders.Dense(256, 3))
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
     num_bins: int = bounded(255, low=2)
@@ -132,7 +132,8 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
             "rssm forgets everything on first rows, so it cannot predict the rewards and ends that "
             "a merged seam puts there; set env.protocol.seam=separate"
         )
-    observation = only_array(spec, "model=rssm")
+    observation = spec.observation
+    reconstruction.require_kind(config.reconstruction, observation)
     mlp = functools.partial(Mlp, hidden_init=fan_in_truncated(), eps=RMS_EPS)
     head = functools.partial(mlp, width=config.head_width, layers=config.head_layers)
     inner = functools.partial(mlp, width=config.hidden, output_init=fan_in_truncated())
@@ -164,7 +165,9 @@ def init(parts: Parts, key: Key) -> LearnerState:
     latent = initial_latent(parts)
     seen = _concatenated(latent)
     action = jnp.zeros((action_size(parts.spec.action),))
-    observation = example_observation(parts.spec.observation)[None].astype(jnp.float32)
+    observation = jax.tree.map(
+        lambda x: x[None].astype(jnp.float32), example_observation(parts.spec.observation)
+    )
     encoder = parts.encoder.init(named(key, "encoder"), observation, True)
     token = parts.encoder.apply(encoder, observation, False)[0]
     decoder = parts.decoder.init(named(key, "decoder"), seen[None], True)
@@ -209,10 +212,9 @@ def _categoricals(parts: Parts, params: PyTree, name: str, x: Array) -> Array:
     return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
 
 
-def _encode(parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool):
+def _encode(parts: Parts, params: PyTree, stats: PyTree, observation: PyTree, train: bool):
     """Tokens [..., E], and the new statistics of the encoder."""
-    spec = only_array(parts.spec, "model=rssm")
-    x = reconstruction.to_input(parts.config.reconstruction, spec, observation)
+    x = reconstruction.to_input(parts.config.reconstruction, parts.spec.observation, observation)
     return apply_with_stats(parts.encoder, params["encoder"], stats["encoder"], x, train)
 
 
@@ -305,7 +307,10 @@ def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
     seen = _concatenated(latent)
     reward = _call(parts, state.params, "reward", seen)
     logit = _call(parts, state.params, "termination", seen)[..., 0]
-    return Prediction(distributions.two_hot_mean(reward, BINS), jax.nn.sigmoid(-logit), {})
+    extras = {}
+    if legal.is_masked(parts.spec):
+        extras = {legal.NAME: decode(parts, state, latent)[legal.NAME]}
+    return Prediction(distributions.two_hot_mean(reward, BINS), jax.nn.sigmoid(-logit), extras)
 
 
 def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
@@ -314,12 +319,11 @@ def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
     return _concatenated(latent)
 
 
-def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+def decode(parts: Parts, state: LearnerState, latent: Latent) -> PyTree:
     """Mean of the observation; bytes as numbers in [0, 1]."""
     params, stats = state.params["decoder"], state.stats["decoder"]
     raw, _ = apply_with_stats(parts.decoder, params, stats, _concatenated(latent), False)
-    spec = only_array(parts.spec, "model=rssm")
-    return reconstruction.mean(parts.config.reconstruction, spec, raw)
+    return reconstruction.mean(parts.config.reconstruction, parts.spec.observation, raw)
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -359,7 +363,7 @@ def loss(
     terms = {
         "reconstruction": reconstruction.loss(
             config.reconstruction,
-            only_array(parts.spec, "model=rssm"),
+            parts.spec.observation,
             raw,
             timestep.observation,
         ),

@@ -78,7 +78,7 @@ def test_other_structures_are_refused_in_a_sentence():
 
 def test_a_model_of_one_array_says_what_to_do_instead():
     base = drama_catch.get_experiment()
-    with pytest.raises(ValueError, match="model=drama sees one array.*clock, place"):
+    with pytest.raises(ValueError, match="a dictionary of clock, place: use encoder=auto"):
         build(dataclasses.replace(base, env=Cart()))
 
 

@@ -1,11 +1,16 @@
 """EnvPool's tasks in our convention: shapes, flags, actions, lanes."""
 
+import functools
+
 import envpool as bare
+import jax
 import numpy as np
 import pytest
 
+from mbrl_jax import legal
 from mbrl_jax.envs import envpool
-from mbrl_jax.types import ArraySpec, BoundedSpec, DiscreteSpec
+from mbrl_jax.envs.spec import random_action
+from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, DiscreteSpec
 
 STATES = {
     "CheetahRun-v1": (ArraySpec((17,), "float32"), BoundedSpec(6)),
@@ -239,14 +244,38 @@ def test_unknown_tasks_are_named_with_the_nearest_ones():
         ("Chess-v1", "a game of 2 players"),
         ("SparrowMahjong-v1", "a game of 3 players"),
         ("IntersectionMultiAgent-v0", "a game of 2 players"),
-        ("Play2048-v1", r"which actions are allowed \(legal_action_mask\)"),
-        ("Game2048-v1", r"which actions are allowed \(action_mask\)"),  # Jumanji
-        ("Jumanji/Snake-v1", r"which actions are allowed \(action_mask\)"),
+        ("Play2048-v1", r"\(legal_action_mask\) beside its observation"),
     ],
 )
-def test_games_of_several_players_and_masked_actions_are_refused(name, sentence):
+def test_games_of_several_players_and_masks_beside_the_observation_are_refused(name, sentence):
     with pytest.raises(ValueError, match=f"{name} .*{sentence}"):
         envpool.Config(name).make()
+
+
+def test_masked_tasks_have_a_dictionary_and_chance_takes_no_forbidden_action():
+    with pytest.raises(ValueError, match="leave action_repeat=1"):
+        envpool.Config("Game2048-v1", action_repeat=2).make()
+    env = envpool.Config("Game2048-v1").make()  # Jumanji
+    board, mask = ArraySpec((4, 4), "int32"), ArraySpec((4,), "bool")
+    assert env.spec.observation == DictSpec((("action_mask", mask), ("board", board)))
+    legal.require_mask(env.spec)
+    lanes = legal.watched(env).open(np.arange(50)[None], evaluation=False)
+    draw = jax.jit(jax.vmap(functools.partial(random_action, env.spec.action)))
+    row, asked, ends = lanes.reset(None), 0, 0
+    for t in range(200):  # 10,000 rows
+        allowed = row.observation["action_mask"][0]
+        action = np.asarray(draw(jax.random.split(jax.random.key(t), 50), allowed))
+        wants = ~row.is_last[0]  # the last row of an episode allows nothing
+        assert allowed[np.arange(50), action][wants].all()
+        asked, ends = asked + (~allowed.all(-1) & wants).sum(), ends + row.is_last.sum()
+        lanes.send(action[None])
+        row = lanes.receive()
+    assert asked > 2_000 and ends > 20
+    again = lanes.reset(np.arange(50)[None] < 3)
+    assert again.is_first[0, :3].all()
+    np.testing.assert_array_equal(
+        again.observation["board"][0, 3:], row.observation["board"][0, 3:]
+    )
 
 
 def test_actions_that_are_no_single_choice_or_vector_are_refused():

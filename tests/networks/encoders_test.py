@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.networks import encoders
+from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.networks.norms import activate
-from mbrl_jax.types import ArraySpec
+from mbrl_jax.types import ArraySpec, DictSpec
 
 IMAGE = ArraySpec((64, 64, 3), "uint8")
 
@@ -68,3 +68,53 @@ def test_dense_encoder_flattens_the_observation_alone():
     x = jnp.zeros((2, 3, 4, 5))
     init = functools.partial(module.init_with_output, train=True)
     assert jax.eval_shape(init, jax.random.key(0), x)[0].shape == (2, 3, 7)
+
+
+# -------------------------------------------------------------------------------------------- auto
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, net",
+    [
+        ((64, 64, 3), "uint8", "image"),
+        ((64, 64, 1), "float32", "image"),
+        ((10, 10, 4), "bool", "grid"),
+        ((5, 6, 1), "uint8", "grid"),
+        ((4, 6, 1), "uint8", "dense"),  # too small for the convolutions of a grid
+        ((10, 5), "float32", "dense"),
+        ((7,), "float32", "dense"),
+        ((), "int32", "dense"),
+    ],
+)
+def test_auto_makes_of_one_array_what_the_name_of_the_net_makes(shape, dtype, net):
+    spec, names = ArraySpec(shape, dtype), {"image": "Image64", "grid": "Grid", "dense": "Dense"}
+    assert encoders.net_for(spec) == net
+    for room in (encoders, decoders):
+        assert room.Auto().make(spec) == getattr(room, names[net])().make(spec)
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_auto_of_a_dictionary_reads_and_draws_each_leaf_with_its_own_net():
+    leaves = {"left": (5, 5, 1), "right": (5, 5, 1), "speed": (), "place": (3,)}
+    spec = DictSpec(tuple((name, ArraySpec(leaves[name], "float32")) for name in sorted(leaves)))
+    encoder = encoders.Auto(grid=encoders.Grid(2, 8), dense=encoders.Dense(4)).make(spec)
+    decoder = decoders.Auto(grid=decoders.Grid(2), dense=decoders.Dense(4)).make(spec)
+    zeros = {name: jnp.zeros((2, 3, *shape)) for name, shape in leaves.items()}
+
+    @jax.jit
+    def run(key):
+        variables = encoder.init(key, zeros, True)
+        seen = {
+            name: encoder.apply(variables, zeros | {name: zeros[name] + 1.0}, False)
+            for name in leaves
+        }
+        drawn = decoder.apply(decoder.init(key, seen["left"], True), seen["left"], False)
+        return encoder.apply(variables, zeros, False), seen, drawn
+
+    nothing, seen, drawn = run(jax.random.key(0))
+    assert nothing.shape == (2, 3, 8 + 4 + 8 + 4)
+    ends = {"left": (0, 8), "place": (8, 12), "right": (12, 20), "speed": (20, 24)}  # by name
+    for name, (begin, end) in ends.items():
+        moved = np.flatnonzero(np.asarray(seen[name] != nothing).any((0, 1)))
+        assert len(moved) and moved.min() >= begin and moved.max() < end
+    assert {name: x.shape for name, x in drawn.items()} == {n: x.shape for n, x in zeros.items()}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.networks import reconstruction
-from mbrl_jax.types import ArraySpec
+from mbrl_jax.types import ArraySpec, DictSpec
 
 VECTOR, IMAGE = ArraySpec((2,), "float32"), ArraySpec((2,), "uint8")
 
@@ -56,3 +56,24 @@ def test_auto_chooses_by_dtype(dtype, kind):
         lambda k: reconstruction.loss(k, spec, raw, seen),
     ):
         np.testing.assert_array_equal(f("auto"), f(kind))
+
+
+def test_leaves_have_a_kind_each_and_their_losses_are_summed():
+    leaves = {"flag": ArraySpec((2,), "bool"), "place": VECTOR, "shade": IMAGE}
+    spec = DictSpec(tuple(leaves.items()))
+    seen = {
+        "flag": jnp.array([[True, False]]),
+        "place": jnp.array([[-300.0, 2.0]]),
+        "shade": jnp.array([[255, 0]], jnp.uint8),
+    }
+    raw = {"flag": jnp.array([[1.0, 2.0]]), "place": jnp.ones((1, 2)), "shade": jnp.ones((1, 2))}
+    each = [reconstruction.loss("auto", leaf, raw[n], seen[n]) for n, leaf in leaves.items()]
+    assert min(each) > 0
+    np.testing.assert_allclose(reconstruction.loss("auto", spec, raw, seen), sum(each), rtol=1e-6)
+    read = reconstruction.to_input("auto", spec, seen)
+    np.testing.assert_allclose(read["place"], [[-np.log(301.0), np.log(3.0)]], rtol=1e-5)
+    np.testing.assert_allclose(read["shade"], [[1.0, 0.0]])
+    drawn = reconstruction.mean("auto", spec, raw)
+    np.testing.assert_allclose(drawn["place"], np.full((1, 2), np.e - 1), rtol=1e-6)
+    with pytest.raises(ValueError, match="sigmoid is that of one array.*flag, place, shade"):
+        reconstruction.require_kind("sigmoid", spec)

@@ -14,7 +14,7 @@ from mbrl_jax.types import (
     EnvSpec,
     MultiDiscreteSpec,
 )
-from mbrl_jax.world_models import ensemble
+from mbrl_jax.world_models import ensemble, rssm
 from tests.cores.laws_test import CORES
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -42,6 +42,30 @@ ENSEMBLE = ensemble.Config(
 def test_drama_keeps_the_laws_with_every_core(tiny_drama, core, action):
     config = dataclasses.replace(tiny_drama, core=CORES[core])
     testing.check_world_model(config, EnvSpec(VECTOR, action), length=5)
+
+
+TREE = DictSpec(
+    (
+        ("action_mask", ArraySpec((5,), "bool")),
+        ("camera", ArraySpec((5, 6, 1), "uint8")),
+        ("count", ArraySpec((), "int32")),
+        ("place", ArraySpec((2,), "float32")),
+    )
+)
+
+
+@pytest.mark.parametrize("model", ["drama", pytest.param("rssm", marks=pytest.mark.slow)])
+def test_models_of_dictionaries_keep_the_laws(tiny_drama, model):
+    small = {"groups": 3, "classes": 4, "head_width": 8, "num_bins": 9, "free_nats": 0.0}
+    config = tiny_drama
+    if model == "rssm":
+        config = rssm.Config(deter=8, hidden=8, blocks=2, prior_layers=1, **small)
+    nets = {
+        "encoder": encoders.Auto(grid=encoders.Grid(2, 8), dense=encoders.Dense(8)),
+        "decoder": decoders.Auto(grid=decoders.Grid(2), dense=decoders.Dense(8)),
+    }
+    config = dataclasses.replace(config, **nets, reconstruction="auto")
+    testing.check_world_model(config, EnvSpec(TREE, MultiDiscreteSpec((2, 3))), length=4)
 
 
 def test_drama_of_images_keeps_the_laws_with_mamba2(tiny_drama):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mbrl_jax import legal
 from mbrl_jax.envs.doctor.rows import (
     Finding,
     Played,
@@ -127,7 +128,8 @@ def _rollout(env: Environment, steps: int) -> Callable[[Key], tuple[Timestep, En
 
         def body(carry, t):
             state, seen, ending = carry
-            action = random_action(env.spec.action, at(key, "action", t))
+            mask = legal.mask_in(seen)
+            action = random_action(env.spec.action, at(key, "action", t), mask)
             after, timestep = env.step(state, at(key, "env", t), action)
             here = Ending(state, action, seen, jnp.ones((), bool))
             choose = lambda new, old: jnp.where(timestep.is_last, new, old)  # noqa: E731
@@ -179,7 +181,7 @@ def _check_alone(env: Environment, key: Key) -> list[Finding]:
 
     def two_rows(key):
         state, first = env.reset(key)
-        action = random_action(env.spec.action, key)
+        action = random_action(env.spec.action, key, legal.of(first))
         return first, env.step(state, key, action)[1]
 
     together = jax.device_get(jax.jit(jax.vmap(two_rows))(keys))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mbrl_jax import legal
 from mbrl_jax.envs.doctor.rows import (
     Finding,
     Played,
@@ -105,7 +106,7 @@ def _rollout(env: HostEnvironments, seeds: np.ndarray, seed: int, steps: int) ->
         _require_shapes(env.spec, handed[0])
         copies = [_flat(handed[0])]
         for _ in range(steps):
-            row = _step(lanes, choose())
+            row = _step(lanes, choose(handed[-1]))
             _require_shapes(env.spec, row)
             handed = [*handed[-1:], row]  # the newest two, as they were handed out
             copies.append(_flat(row))
@@ -118,16 +119,18 @@ def _step(lanes: HostEnvironment, actions: np.ndarray) -> Timestep:
     return lanes.receive()
 
 
-def _actions(spec: EnvSpec, seed: int) -> Callable[[], np.ndarray]:
-    """Draws uniform actions [S, N]."""
+def _actions(spec: EnvSpec, seed: int) -> Callable[[Timestep], np.ndarray]:
+    """Draws uniform actions [S, N], among those that a row [S, N] allows."""
     rng = np.random.default_rng(seed)
     action = spec.action
+    if legal.is_masked(spec):
+        return lambda row: legal.draw(action, rng, row)
     if isinstance(action, DiscreteSpec):
-        return lambda: rng.integers(0, action.num_actions, SHAPE, dtype=np.int32)
+        return lambda _: rng.integers(0, action.num_actions, SHAPE, dtype=np.int32)
     if isinstance(action, MultiDiscreteSpec):
         shape = (*SHAPE, len(action.num_actions))
-        return lambda: rng.integers(0, action.num_actions, shape, dtype=np.int32)
-    return lambda: rng.uniform(-1, 1, (*SHAPE, action.size)).astype(np.float32)
+        return lambda _: rng.integers(0, action.num_actions, shape, dtype=np.int32)
+    return lambda _: rng.uniform(-1, 1, (*SHAPE, action.size)).astype(np.float32)
 
 
 def _require_shapes(spec: EnvSpec, row: Timestep) -> None:
@@ -200,8 +203,7 @@ def _check_some_reset(env: HostEnvironments, seeds: np.ndarray, seed: int) -> li
     """`reset` of some lanes leaves the others where they are."""
     choose, chosen = _actions(env.spec, seed), np.array([[True, False], [False, False]])
     with contextlib.closing(env.open(seeds, evaluation=False)) as lanes:
-        lanes.reset(None)
-        before = _flat(_step(lanes, choose()))
+        before = _flat(_step(lanes, choose(lanes.reset(None))))
         after = lanes.reset(chosen)
         _require_shapes(env.spec, after)
         after = _flat(after)

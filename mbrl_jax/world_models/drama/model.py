@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, masks, optim
+from mbrl_jax import distributions, legal, masks, optim
 from mbrl_jax.cores import mamba2
-from mbrl_jax.envs.spec import example_observation, only_array
+from mbrl_jax.envs.spec import example_observation
 from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.networks.reconstruction import Kind
@@ -123,7 +123,7 @@ class Entries(NamedTuple):
 @cached_make
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Bind the functions of this module to one config and environment."""
-    only_array(spec, "model=drama")
+    reconstruction.require_kind(config.reconstruction, spec.observation)
     parts = nets.make_parts(config, spec)
     functions = (
         *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
@@ -140,7 +140,9 @@ def init(parts: Parts, key: Key) -> LearnerState:
     keys = dict(zip(parts._fields, jax.random.split(key, len(parts)), strict=True))
     size = parts.config.groups * parts.config.classes
     output, z = jnp.zeros((parts.core.width,)), jnp.zeros((1, size))
-    observation = example_observation(parts.spec.observation)[None].astype(jnp.float32)
+    observation = jax.tree.map(
+        lambda x: x[None].astype(jnp.float32), example_observation(parts.spec.observation)
+    )
     encoder = parts.encoder.init(keys["encoder"], observation, True)
     encoded = jax.eval_shape(lambda v: parts.encoder.apply(v, observation, False), encoder)
     decoder = parts.decoder.init(keys["decoder"], z, True)
@@ -252,7 +254,10 @@ def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
     params = state.params
     reward = parts.reward.apply({"params": params["reward"]}, latent.output)
     logit = parts.termination.apply({"params": params["termination"]}, latent.output)[..., 0]
-    return Prediction(distributions.two_hot_mean(reward), jax.nn.sigmoid(-logit), {})
+    extras = {}
+    if legal.is_masked(parts.spec):
+        extras = {legal.NAME: decode(parts, state, latent)[legal.NAME]}
+    return Prediction(distributions.two_hot_mean(reward), jax.nn.sigmoid(-logit), extras)
 
 
 def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
@@ -261,13 +266,12 @@ def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
     return jnp.concatenate([latent.sample, latent.output], axis=-1)
 
 
-def decode(parts: Parts, state: LearnerState, latent: Latent) -> Array:
+def decode(parts: Parts, state: LearnerState, latent: Latent) -> PyTree:
     """Mean of the observation as floats; bytes as numbers in [0, 1]."""
     raw, _ = apply_with_stats(
         parts.decoder, state.params["decoder"], state.stats["decoder"], latent.sample, False
     )
-    spec = only_array(parts.spec, "model=drama")
-    return reconstruction.mean(parts.config.reconstruction, spec, raw)
+    return reconstruction.mean(parts.config.reconstruction, parts.spec.observation, raw)
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -288,7 +292,7 @@ def loss(
     windows, length = timestep.reward.shape
     seen, num_seen = timestep.observation, length
     if config.last_row == "arrival":
-        seen, num_seen = seen[:, :-1], length - 1
+        seen, num_seen = jax.tree.map(lambda x: x[:, :-1], seen), length - 1
     posterior, encoder_stats = nets.posterior(parts, params, stats["encoder"], seen, True)
     keys = jax.vmap(lambda k: jax.random.split(k, num_seen))(jax.random.split(key, windows))
     samples = jax.vmap(jax.vmap(nets.sample))(keys, posterior)

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from mbrl_jax import distributions
-from mbrl_jax.envs.spec import action_size, action_vector, only_array
+from mbrl_jax.envs.spec import action_size, action_vector
 from mbrl_jax.keys import named
 from mbrl_jax.networks import reconstruction
 from mbrl_jax.networks.heads import Mlp
@@ -77,12 +77,6 @@ class _PosteriorHead(nn.Module):
         return nn.Dense(self.size, kernel_init=init, bias_init=init)(x)
 
 
-def to_input(parts: Parts, observation: Array) -> Array:
-    """What the encoder reads of an observation: `reconstruction.to_input`."""
-    spec = only_array(parts.spec, "model=drama")
-    return reconstruction.to_input(parts.config.reconstruction, spec, observation)
-
-
 def _categoricals(parts: Parts, logits: Array) -> Array:
     """[..., groups · classes] -> log-probabilities [..., groups, classes]."""
     shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
@@ -90,12 +84,12 @@ def _categoricals(parts: Parts, logits: Array) -> Array:
 
 
 def posterior(
-    parts: Parts, params: PyTree, stats: PyTree, observation: Array, train: bool
+    parts: Parts, params: PyTree, stats: PyTree, observation: PyTree, train: bool
 ) -> tuple[Array, PyTree]:
     """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
-    encoded, stats = apply_with_stats(
-        parts.encoder, params["encoder"], stats, to_input(parts, observation), train
-    )
+    kind, spec = parts.config.reconstruction, parts.spec.observation
+    x = reconstruction.to_input(kind, spec, observation)
+    encoded, stats = apply_with_stats(parts.encoder, params["encoder"], stats, x, train)
     return _categoricals(parts, parts.posterior.apply({"params": params["posterior"]}, encoded)), (
         stats
     )
@@ -158,8 +152,7 @@ def training_pass(
     return run(keys, None, inputs, resets)[1:]
 
 
-def reconstruction_loss(parts: Parts, raw: Array, observation: Array) -> Array:
+def reconstruction_loss(parts: Parts, raw: PyTree, observation: PyTree) -> Array:
     """Summed over the observation, mean over all rows: []."""
     kind = parts.config.reconstruction
-    spec = only_array(parts.spec, "model=drama")
-    return reconstruction.loss(kind, spec, raw, observation)
+    return reconstruction.loss(kind, parts.spec.observation, raw, observation)
