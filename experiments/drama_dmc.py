@@ -1,8 +1,15 @@
 """Drama (arXiv 2410.08893) with real-valued actions, on tasks of DeepMind Control from states.
 
-python -m launch.train --experiment=drama_dmc --num_seeds=3 --workdir=runs/cartpole
-python -m launch.train --experiment=drama_dmc --set=env.name=WalkerWalk-v1 --num_seeds=3 \\
+    python -m launch.train --experiment=drama_dmc --num_seeds=3 --workdir=runs/cartpole
+    python -m launch.train --experiment=drama_dmc --set=env.name=WalkerWalk-v1 --num_seeds=3 \\
         --workdir=runs/walker
+
+An action is held for two steps of the task, as in DreamerV3, so that 25,000 rows are 50,000
+environment steps. Expect about an hour of one CPU core for 3 seeds, 50 minutes of it on updates.
+
+Criterion, set before the run: the mean over 3 seeds (`--seed=0`) of the returns in the last 5,000
+environment steps before 50,000 is at least 322 on cartpole-swingup and 289 on walker-walk, which is
+what DreamerV3 has there.
 """
 
 from experiments.drama_catch import adam
@@ -23,32 +30,32 @@ def get_experiment() -> Experiment:
         name="drama_dmc",
         env=envpool.Config("CartpoleSwingup-v1", action_repeat=2),
         model=drama.Config(
-            core=mamba2.Config(width=128, layers=2, head_size=32, chunk_size=16),
-            encoder=encoders.Dense(width=128, layers=2),
-            decoder=decoders.Dense(width=128, layers=2),
-            groups=16,
+            core=mamba2.Config(width=64, layers=2, head_size=16, chunk_size=16),
+            encoder=encoders.Dense(width=64, layers=2),
+            decoder=decoders.Dense(width=64, layers=2),
+            groups=8,
             classes=16,
             prior_layers=1,
-            head_width=128,
-            num_bins=127,
+            head_width=64,
+            num_bins=63,
             reconstruction="symlog",
             zero_reward_output=True,
             free_nats=0.5,
             optimiser=adam(1e-3, 1000.0),
         ),
         behaviour=actor_critic.Config(
-            horizon=15,
-            actor_width=128,
-            critic_width=128,
+            horizon=12,
+            actor_width=64,
+            critic_width=64,
             layers=2,
-            num_bins=127,
+            num_bins=63,
             output_gain=0.01,
             gamma=0.99,
             entropy=3e-3,
             optimiser=adam(3e-4, 100.0),
         ),
         replay=ring.Config(capacity=30_000, batch_size=16, length=32),
-        agent=apart.Config(num_starts=256),
+        agent=apart.Config(num_starts=128),
         phases=(
             Phase(1_000, learn=False, random_share=1.0),
             Phase(24_000, learn_every=2),

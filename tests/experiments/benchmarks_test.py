@@ -75,6 +75,7 @@ def test_parameters_are_as_many_as_published():
         assert sum(p.numel() for p in model.parameters()) == count
 
 
+@pytest.mark.slow  # half a minute of tracing at published sizes
 def test_every_part_that_is_timed_can_be_traced(problem):
     """None of them is a function of the package, whose signatures may change."""
     for parts in (published_jax.world_model_parts, published_jax.behaviour_parts):

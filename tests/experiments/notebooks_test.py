@@ -49,7 +49,13 @@ def test_the_kernels_notebook_runs_in_full():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"ssm_alone"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted({*NAMES} - {"ssm_alone", "compose_drama"}),
+        pytest.param("compose_drama", marks=pytest.mark.slow),  # a minute
+    ],
+)
 def test_a_notebook_runs_with_small_sizes(name):
     done = launch("--quick", f"--only={name}")
     assert done.returncode == 0, done.stdout + done.stderr

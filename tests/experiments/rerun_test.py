@@ -206,6 +206,7 @@ def start(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.slow
 def test_a_row_is_run_measured_and_judged(tmp_path):
     small = ["model.core=gru", "model.core.width=8", "eval_episodes=2", "log_every=50"]
     measures = {  # random play of Catch lies within -1 … 1

@@ -22,7 +22,7 @@ from mbrl_jax.behaviours import actor_critic, ppo
 from mbrl_jax.experiment.config import flatten, override
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.keys import named
-from mbrl_jax.networks import running
+from mbrl_jax.networks import reconstruction, running
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.replay import samplers
 from mbrl_jax.types import DiscreteSpec, EnvSpec, Key, LearnerState, Step, Timestep, bind
@@ -142,7 +142,7 @@ def _pass(parts: nets.Parts, state: LearnerState, key: Key, batch: Step, train: 
         parts.encoder,
         params["encoder"],
         state.stats["encoder"],
-        nets.to_float(parts.spec, frame),
+        reconstruction.to_input(parts.config.reconstruction, parts.spec.observation, frame),
         train,
     )
     posterior, _ = nets.posterior(parts, params, state.stats["encoder"], frame, train)
