@@ -1,8 +1,9 @@
 """Actor-critic in imagination (Drama section 2.3, after DreamerV3, arXiv 2301.04104).
 
-From every start the policy acts H steps in the world model; λ-returns train a two-hot critic and,
-with REINFORCE, an actor of discrete, multi-discrete or real-valued actions (`choices`). A slow copy
-of the critic regularises it.
+From every start the policy acts H steps in the world model; λ-returns train a two-hot critic and an
+actor of discrete, multi-discrete or real-valued actions (`choices`): with REINFORCE, or with their
+own gradient, which flows back through the model (`gradient=dynamics`, DreamerV2, arXiv 2010.02193,
+equation 6). A slow copy of the critic regularises it.
 """
 
 import dataclasses
@@ -31,11 +32,13 @@ from mbrl_jax.networks.initializers import orthogonal
 from mbrl_jax.types import (
     Array,
     Behaviour,
+    BoundedSpec,
     BoundModel,
     EnvSpec,
     Key,
     LearnerState,
     Metrics,
+    Prediction,
     PyTree,
     Starts,
     bounded,
@@ -56,6 +59,8 @@ class Config:
     num_bins: int = bounded(255, low=2)
     # distribution of real-valued actions: DreamerV3's, or a normal behind tanh
     real_actions: choices.Real = "bounded_normal"
+    # how the actor learns of returns: by the probability of what it drew, or through the model
+    gradient: Literal["reinforce", "dynamics"] = "reinforce"
     # of actor and critic; 0 starts from the uniform policy exactly
     output_gain: float = bounded(0.001, low=0)
     gamma: float = number(0.985, low=0, high=1)
@@ -128,7 +133,12 @@ class Config:
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
-    """Bind the functions of this module."""
+    """Bind the functions of this module; raises ValueError for a gradient that cannot flow."""
+    if config.gradient == "dynamics" and not isinstance(spec.action, BoundedSpec):
+        raise ValueError(
+            f"gradient=dynamics flows through real-valued actions, and here are {spec.action}: use "
+            "behaviour.gradient=reinforce"
+        )
     return bind_parts(make_parts(config, spec), update)
 
 
@@ -195,20 +205,7 @@ def make_targets(
       logits: [M, H+1, num_bins] of the live critic.
     """
     config = parts.config
-    reached, rows = imagined.prediction.discount[:, 1:], slice(1, None)
-    if config.rewards == "shifted":
-        rows = slice(-1)
-    reward, discount = (x[:, rows] for x in imagined.prediction[:2])
-    if config.ends == "threshold":
-        discount = (discount >= 0.5).astype(discount.dtype)
-    gamma_discount = config.gamma * discount
-
-    def lambda_returns(values):  # [M, H+1]
-        mixed = values[:, 1:] if config.mixed_value == "next" else values[:, :-1]
-        return jax.vmap(returns.lambda_return, (0, 0, 0, 0, None))(
-            reward, gamma_discount, mixed, values[:, -1], config.lambda_
-        )
-
+    lambda_returns = functools.partial(_lambda_returns, config, imagined.prediction)
     slow_logits = parts.critic.apply({"params": stats.target_critic}, imagined.features)
     # Live and slow critic go through values and returns together.
     both = distributions.two_hot_mean(jnp.stack([logits, slow_logits]), parts.bins)
@@ -223,10 +220,31 @@ def make_targets(
     low = optim.moving_average(stats.low, parts.quantile(live, config.low_fraction), rate)
     high = optim.moving_average(stats.high, parts.quantile(live, config.high_fraction), rate)
     advantage = (live - values[:, :-1]) / jnp.maximum(1.0, high - low)
-    weight = jnp.ones_like(reward)
+    reached = imagined.prediction.discount[:, 1:]
+    weight = jnp.ones_like(live)
     if config.weigh_reached:
         weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(reached, imagined.weight))
     return Targets(advantage, live, slow, weight), stats._replace(low=low, high=high)
+
+
+def _lambda_returns(config: Any, prediction: Prediction, values: Array) -> Array:
+    """λ-returns [M, H] of predictions and values [M, H+1]."""
+    rows = slice(-1) if config.rewards == "shifted" else slice(1, None)
+    reward, discount = (x[:, rows] for x in prediction[:2])
+    if config.ends == "threshold":
+        discount = (discount >= 0.5).astype(discount.dtype)
+    mixed = values[:, 1:] if config.mixed_value == "next" else values[:, :-1]
+    return jax.vmap(returns.lambda_return, (0, 0, 0, 0, None))(
+        reward, config.gamma * discount, mixed, values[:, -1], config.lambda_
+    )
+
+
+def _returns_through(parts: Parts, critic: PyTree, dreamed: Imagined) -> Array:
+    """λ-returns [M, H] of rollouts, with the gradient of the actions that led to them."""
+    frozen = {"params": jax.lax.stop_gradient(critic)}
+    logits = parts.critic.apply(frozen, dreamed.features)
+    values = distributions.two_hot_mean(logits, parts.bins)
+    return _lambda_returns(parts.config, dreamed.prediction, values)
 
 
 def loss(
@@ -238,9 +256,17 @@ def loss(
 
 
 def loss_and_targets(
-    parts: Parts, params: PyTree, stats: Stats, imagined: Imagined
+    parts: Parts,
+    params: PyTree,
+    stats: Stats,
+    imagined: Imagined,
+    dreamed: Imagined | None = None,
 ) -> tuple[Array, tuple[Targets, Stats, Metrics]]:
-    """The same, with what it was trained towards."""
+    """The same, with what it was trained towards.
+
+    `dreamed`: the same rollouts while the actor's gradient flows through the model, which then
+    takes the place of REINFORCE.
+    """
     features = jax.lax.stop_gradient(imagined.features)
     if parts.config.counts_passes:
         stats = take_in(parts, stats, features)
@@ -251,7 +277,11 @@ def loss_and_targets(
     entropy = parts.choices.entropy(distribution, imagined.actions)
     chosen = parts.choices.log_prob(distribution, imagined.actions)
     weight = targets.weight
-    actor_loss = -(weight * (chosen * targets.advantage + parts.config.entropy * entropy)).mean()
+    gain = chosen * targets.advantage
+    if dreamed is not None:
+        gain = _returns_through(parts, params["critic"], dreamed)
+        gain = gain / jnp.maximum(1.0, stats.high - stats.low)
+    actor_loss = -(weight * (gain + parts.config.entropy * entropy)).mean()
     critic_loss = (
         weight
         * (
@@ -270,6 +300,16 @@ def loss_and_targets(
     }
     metrics = {f"behaviour/{name}": (value, jnp.ones(())) for name, value in values.items()}
     return total, (targets, stats, metrics)
+
+
+def _loss_through(
+    parts: Parts, state: LearnerState, key: Key, model: BoundModel, starts: Starts, params: PyTree
+) -> tuple[Array, tuple[Stats, Metrics]]:
+    """The loss of rollouts that are imagined with `params`, whose gradient flows through them."""
+    acted, dreamed = imagine(parts, state._replace(params=params), key, model, starts)
+    stats, imagined = jax.lax.stop_gradient((acted.stats, dreamed))
+    total, (_, stats, metrics) = loss_and_targets(parts, params, stats, imagined, dreamed)
+    return total, (stats, metrics)
 
 
 def mask_before(parts: Parts, imagined: Imagined) -> Array | None:
@@ -298,9 +338,13 @@ def update(
 ) -> tuple[LearnerState, Metrics]:
     """Imagine from M starts and take one optimiser step."""
     del batch, iteration  # imagined data only, no schedule
-    state, imagined = imagine(parts, state, key, model, starts)
-    gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
-    (_, (stats, metrics)), grads = gradient(state.params, state.stats, imagined)
+    if parts.config.gradient == "dynamics":
+        through = functools.partial(_loss_through, parts, state, key, model, starts)
+        grads, (stats, metrics) = jax.grad(through, has_aux=True)(state.params)
+    else:
+        state, imagined = imagine(parts, state, key, model, starts)
+        gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)
+        (_, (stats, metrics)), grads = gradient(state.params, state.stats, imagined)
     state, norm = apply_gradients(parts, state, stats, grads)
     metrics["behaviour/gradient_norm"] = (norm, jnp.ones(()))
     return state, metrics

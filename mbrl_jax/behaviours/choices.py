@@ -6,7 +6,6 @@ distribution is one over the others (`legal`). A bounded normal's choice may lie
 and is clipped; a tanh-normal's is the number before tanh.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -126,7 +125,11 @@ def _log_prob(normal: Normal, choice: Array) -> Array:
 
 
 def _bounded_normal(size: int) -> Choices:
-    """DreamerV3's: mean tanh(m), deviation 0.1 to 1; the action is the choice, clipped."""
+    """DreamerV3's: mean tanh(m), deviation 0.1 to 1; the action is the choice, clipped.
+
+    Gradients of the action pass straight through, beyond the bounds too: what lies there could not
+    come back otherwise.
+    """
 
     def read(raw):
         mean, spread = jnp.split(raw, 2, axis=-1)
@@ -136,7 +139,7 @@ def _bounded_normal(size: int) -> Choices:
     def entropy(normal, _):
         return (0.5 * math.log(2.0 * math.pi * math.e) + normal.log_std).sum(axis=-1)
 
-    clip = functools.partial(jnp.clip, min=-1.0, max=1.0)
+    clip = lambda x: jnp.clip(x, -1.0, 1.0) + (x - jax.lax.stop_gradient(x))  # noqa: E731
     mode = lambda normal: normal.mean  # noqa: E731
     return Choices(2 * size, read, _sample, mode, _log_prob, entropy, clip)
 
