@@ -115,7 +115,5 @@ def test_it_learns_what_to_do():
 
 
 def test_discrete_actions_carry_no_gradient():
-    with pytest.raises(
-        ValueError, match="use behaviour.gradient=reinforce"
-    ):
+    with pytest.raises(ValueError, match="use behaviour.gradient=reinforce"):
         CONFIG.make(dataclasses.replace(SPEC, action=DiscreteSpec(2)))

@@ -79,7 +79,9 @@ def test_what_cannot_vary_is_refused(assignments, sentence):
         parse_inside(EXPERIMENT, assignments)
 
 
-@pytest.mark.parametrize("make", [small.catch, small.pendulum])
+@pytest.mark.parametrize(
+    "make", [small.catch, pytest.param(small.pendulum, marks=pytest.mark.slow)]
+)
 def test_every_number_may_vary(make, tmp_path):
     """With the values that they have, all numbers at once: as a run where none varies."""
     experiment = until_first_update(

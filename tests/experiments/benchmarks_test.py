@@ -269,6 +269,7 @@ def test_all_forms_of_a_kernel_have_our_results_and_gradients(quick_compile):
             assert_all_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_kernels_are_timed_in_every_form(tmp_path, quick_compile):
     rows = kernels.run(quick=True, out=tmp_path)
     for case in kernels.cases(quick=True):

@@ -22,7 +22,17 @@ def _get(name: str):
     return importlib.import_module(f"experiments.{name}").get_experiment()
 
 
-@pytest.mark.parametrize("name", experiment_names())
+# Other tasks for the Drama of `drama_catch`; their environments and nets have tests of their own.
+SIBLINGS = ("drama_memory", "drama_minatar")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SIBLINGS else [])
+        for name in experiment_names()
+    ],
+)
 def test_an_experiment_runs_in_debug(name, tmp_path):
     experiment = for_debug(_get(name))
     result = run(experiment, tmp_path, seed=1, num_seeds=2)

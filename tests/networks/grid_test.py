@@ -149,7 +149,7 @@ def test_seeds_under_vmap_are_the_seeds_alone(kind):
 # ------------------------------------------------------------------------------------- world model
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8"])
+@pytest.mark.parametrize("dtype", [pytest.param("bool", marks=pytest.mark.slow), "uint8"])
 def test_world_model_of_grids_keeps_its_laws(tiny_drama, dtype):
     model = dataclasses.replace(
         tiny_drama,

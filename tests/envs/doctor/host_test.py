@@ -117,8 +117,8 @@ def test_sound_lanes_have_no_faults():
 @pytest.mark.parametrize(
     "config",
     [
-        gymnax.Config("Catch-bsuite"),
-        gymnax.Config("Breakout-MinAtar"),
+        pytest.param(gymnax.Config("Catch-bsuite"), marks=pytest.mark.slow),
+        pytest.param(gymnax.Config("Breakout-MinAtar"), marks=pytest.mark.slow),
         gymnax.Config("Pendulum-v1"),
         atari.Config("Pong-v5"),
         atari.Config("Pong-v5", "dreamerv3"),

@@ -17,6 +17,11 @@ DIFFERENTIABLE = ("x", "dt", "A", "B", "C", "D", "initial_state")
 LAYOUTS = [(2, 3, 1, 4), (4, 2, 2, 3), (3, 1, 3, 2), (1, 4, 1, 1)]
 SHAPES = [(length, layout) for length in (1, 7, 8, 9, 16, 21) for layout in LAYOUTS[:2]]
 SHAPES += [(length, layout) for length in (1, 9, 21) for layout in LAYOUTS[2:]]
+# Every second one: `random_cases_test` holds more of them, with gradients.
+SHAPES = [
+    pytest.param(*shape, marks=[pytest.mark.slow] if (i + i // 2) % 2 else [])
+    for i, shape in enumerate(SHAPES)
+]
 
 
 @functools.partial(jax.jit, static_argnames=("method", "chunk_size"))
