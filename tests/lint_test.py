@@ -28,7 +28,10 @@ SHELL = {
         *("preemption", "programs"),
         *("progress", "report", "rounds", "run", "runtime", "tables", "trained", "training"),
     ),
-    "watch": ("described", "pace", "series", "server", "strips", "view"),
+    "watch": (
+        *("described", "find", "overview", "pace", "reading", "series", "server", "strips"),
+        "view",
+    ),
     "world_models/drama": ("published_files",),
 }
 IMPURE_MODULES = {
