@@ -129,7 +129,7 @@ def test_records_are_read_up_to_a_damaged_one(fake):
 
 # ------------------------------------------------------------------------------------ wandb itself
 
-STEPS = 900
+STEPS = 360
 
 
 def command(path, *more):
