@@ -10,6 +10,7 @@ value with each seed.
     python -m launch.train --experiment=drama_catch --num_seeds=64 --preflight
     python -m launch.train --fork=runs/catch@2000 --set=behaviour.entropy=1e-3 --workdir=runs/branch
 
+`--mirror=wandb` sends rows of metrics to Weights & Biases too (WANDB_MODE=offline: to its files).
 `--print_config` lists every field with its value, range, default and meaning, and exits.
 `--preflight` compiles, says how much memory and time the run would take, and exits. `--fork` begins
 with a checkpoint of another run, replay included; seeds and experiment are that run's.
@@ -54,6 +55,9 @@ _PRINT_CONFIG = flags.DEFINE_bool(
 _JSON = flags.DEFINE_bool("json", False, "With --preflight: print its numbers as JSON.")
 _ALLOW_OVERSIZE = flags.DEFINE_bool(
     "allow_oversize", False, "Begin even where too little memory seems to be free."
+)
+_MIRROR = flags.DEFINE_multi_string(
+    "mirror", [], "wandb, or a module of your own: rows of metrics go there too; repeatable."
 )
 
 
@@ -115,6 +119,7 @@ def train() -> None:
         resume=_RESUME.value,
         reporter=Console() if runtime.is_first_process() else Quiet(),
         allow_oversize=_ALLOW_OVERSIZE.value,
+        mirrors=_MIRROR.value,
     )
     if runtime.is_first_process():
         named = launch_flags.flags_of_types(experiment, _EXPERIMENT.value, _SET.value)

@@ -17,6 +17,7 @@ SHELL = {
     "evaluate": ("plots", "scores"),
     "experiment": ("config", "printed"),
     "export": ("archive", "loader"),
+    "mirrors": ("mirror", "wandb"),
     "report": ("commands", "drawings", "figures", "frame", "page", "records", "report"),
     "runs": (
         *("checkpoint", "circumstances", "files", "layout", "liveness", "metrics", "owner"),
@@ -28,7 +29,10 @@ SHELL = {
         *("preemption", "programs"),
         *("progress", "report", "rounds", "run", "runtime", "tables", "trained", "training"),
     ),
-    "watch": ("described", "pace", "series", "server", "strips", "view"),
+    "watch": (
+        *("described", "find", "overview", "pace", "reading", "series", "server", "strips"),
+        "view",
+    ),
     "world_models/drama": ("published_files",),
 }
 IMPURE_MODULES = {
@@ -47,7 +51,7 @@ PARTS = {
     *("ssm", "cores", "networks", "world_models", "behaviours", "agents", "replay", "envs"),
     *("loops", "testing"),
 }
-RUNS = {"experiment", "export", "runs", "train", "sweeps", "report", "watch"}
+RUNS = {"experiment", "export", "mirrors", "runs", "train", "sweeps", "report", "watch"}
 MAX_LINES = 400
 MAX_FUNCTION = 60
 MAX_FOLDER = 16  # files of one room

@@ -58,7 +58,7 @@ def _learning_curve(grouping: Grouping, of: Styles, task: str) -> Html:
 
 
 def _curve_lines(group: Group, pool: Pool, style: int) -> tuple[list[Line], list[Line]]:
-    """(the mean of the complete seeds, or of all; the others one by one)."""
+    """(the mean of the complete seeds, or of all; the others one by one, and greedy episodes)."""
     counted = pool.complete or pool.sources
     curves = [comparison.thin(s.lane.curve) for s in counted if len(s.lane.curve)]
     rest = [s for s in pool.sources if s not in counted and len(s.lane.curve)]
@@ -66,6 +66,10 @@ def _curve_lines(group: Group, pool: Pool, style: int) -> tuple[list[Line], list
         Line(seed_text(s.lane), style, *comparison.thin(s.lane.curve), is_part=True) for s in rest
     ]
     mean = [comparison.mean_line(group.letter, style, curves)] if curves else []
+    greedy = [comparison.thin(s.lane.greedy_curve) for s in counted if len(s.lane.greedy_curve)]
+    if greedy:
+        line = comparison.mean_line(group.letter, style, greedy)
+        parts.append(line._replace(low=None, high=None, is_baseline=True))
     return mean, parts
 
 

@@ -16,6 +16,7 @@ from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.experiment.members import Members
+from mbrl_jax.report import curves
 from mbrl_jax.runs import checkpoint, circumstances, liveness, metrics, workdir
 from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, OPEN_LOOP
 from mbrl_jax.sweeps import plan, status
@@ -42,6 +43,7 @@ class Lane(NamedTuple):
     seed: tuple[int, int]  # (--seed, lane): what its random numbers derive from
     experiment: Experiment  # with the numbers of its setting
     curve: np.ndarray  # [T, 3]: environment steps, mean episode return, episodes
+    greedy_curve: np.ndarray  # [T, 3]: the same of greedy episodes during training
     step: int  # of the newest row
     training: float | None  # mean return over the last fifth of the steps so far
     greedy: Greedy | None
@@ -209,16 +211,12 @@ def _lane(
     meta: Mapping[str, Any],
 ) -> Lane:
     members = saved.members
-    points = [
-        (row["env_steps"], row["episode/return"], row["episode/count"])
-        for row in own
-        if row["episode/return"] is not None and row["episode/count"]
-    ]
     return Lane(
         index,
         (members.seed, members.first_seed + index % members.num_seeds),
         config.with_numbers(saved.experiment, members.setting(index)),
-        np.array(points, float).reshape(-1, 3),
+        curves.training(own),
+        curves.greedy(own),
         max((row["step"] for row in own), default=0),
         next(iter(metrics.last_fifth(own)), None),
         greedy,
@@ -255,7 +253,7 @@ def _is_row(row: Any, members: Members) -> bool:
 
 
 def _clean(row: Mapping[str, Any], first_seed: int) -> dict[str, Any]:
-    names = ("episode/return", "episode/count", "agent/frozen")
+    names = ("episode/return", "episode/count", "agent/frozen", curves.GREEDY)
     env_steps = number(row.get("env_steps"))
     return {
         "step": row["step"],

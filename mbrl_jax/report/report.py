@@ -137,7 +137,8 @@ _CHARTS = "Filled: greedy episodes; open: training. Small points are seeds."
 _CURVES = (
     "Mean return of the episodes that ended since the row before, over seeds; the band is the 95 % "
     "confidence interval of the mean at each point (Student). Seeds that have not made all of "
-    "their steps are dotted lines of their own, unless no seed of the group has."
+    "their steps are dotted lines of their own, unless no seed of the group has. Dashed lines are "
+    "greedy episodes during training (eval_every), mean over the same seeds."
 )
 _STRIPS = (
     "What happened, and what the world model predicts from the actions alone after the first rows."

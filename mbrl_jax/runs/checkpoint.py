@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Saver:
         store: RowStore | None,
         every: int,
         restored: tuple[int, int, Sequence[Segment]] = (0, 0, ()),
+        completed: Callable[[int], None] | None = None,
     ):
         """Nothing is written yet.
 
@@ -55,7 +56,10 @@ class Saver:
           store: where the replay keeps its rows; None saves its whole state every time.
           every: iterations between saves, as a rule.
           restored: (iteration, rows, segments) of the checkpoint that the run goes on from.
+          completed: called with the iteration of each checkpoint that is complete, in the thread
+            that wrote it.
         """
+        self._completed = completed
         self._workdir, self._num_seeds, self._store = workdir, num_seeds, store
         self.saved, self._saved_rows, segments = restored
         self._segments = list(segments)
@@ -147,6 +151,8 @@ class Saver:
                 f"the checkpoint of iteration {iteration} could not be written ({reason}); {left}: "
                 f"mend that and run the same command again"
             ) from error
+        if self._completed is not None:
+            self._completed(iteration)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Inside, Members
 from mbrl_jax.loops import seeds
 from mbrl_jax.loops.steps import Evaluation, TrainState
+from mbrl_jax.mirrors import mirror
 from mbrl_jax.runs import checkpoint, circumstances, files, restore, workdir
 from mbrl_jax.runs.metrics import MetricsWriter, NoMetrics, last_fifth, mean_return, read_metrics
 from mbrl_jax.runs.replay_log import Segment
@@ -51,6 +52,7 @@ def run(
     resume: str = "auto",
     reporter: Reporter | None = None,
     allow_oversize: bool = False,
+    mirrors: Sequence[str] = (),
 ) -> Result:
     """Train, or go on training, `num_seeds` seeds in one program.
 
@@ -65,12 +67,13 @@ def run(
       resume: "auto", "never" or "must"; see `workdir.prepare`.
       reporter: where progress goes; by default it is shown in a notebook, and elsewhere not.
       allow_oversize: begin even where too little memory is free; see `preflight`.
+      mirrors: names of places that rows of metrics go to beside the workdir; see `mirrors.mirror`.
 
     Raises ConfigError (a ValueError) for whatever the caller can mend, and `preemption.Preempted`
     where a signal asked the run to end: it is saved, and the same call goes on.
     """
     members = Members(seed, num_seeds, inside, first_seed)
-    with contextlib.closing(Runner(experiment, reporter, allow_oversize)) as runner:
+    with contextlib.closing(Runner(experiment, reporter, allow_oversize, mirrors)) as runner:
         return runner.run(directory, members, resume)
 
 
@@ -78,12 +81,17 @@ class Runner:
     """Runs one experiment, time after time, with programs that are compiled once."""
 
     def __init__(
-        self, experiment: Experiment, reporter: Reporter | None = None, allow_oversize: bool = False
+        self,
+        experiment: Experiment,
+        reporter: Reporter | None = None,
+        allow_oversize: bool = False,
+        mirrors: Sequence[str] = (),
     ):
         """Nothing is compiled yet; arguments as for `run`. Raises ConfigError as `run` does."""
         config.validate(experiment)
         self.experiment, self.reporter = experiment, reporter or progress.usual()
         self._allow_oversize = allow_oversize
+        self._mirrors = mirror.load(mirrors) if runtime.is_first_process() else {}
         self._system = build_system(experiment)
         self._programs: Programs | HostPrograms | None = None
 
@@ -103,7 +111,8 @@ class Runner:
                     reporter.warn(warning)
             keys = members.keys()
             programs = self._programs_for(members, keys, fresh=resumed is None)
-            return _run(this, plan, programs, path, keys, resumed is not None, reporter)
+            went_on = resumed is not None
+            return _run(this, plan, programs, path, keys, went_on, reporter, self._mirrors)
 
     def _programs_for(
         self, members: Members, keys: jax.Array, *, fresh: bool
@@ -158,6 +167,7 @@ def _run(
     keys: jax.Array,
     resumed: bool,
     reporter: Reporter,
+    makes: Mapping[str, mirror.Make],
 ) -> Result:
     """Train to the last step, evaluate, draw."""
     experiment, num_seeds = this.experiment, programs.num_seeds
@@ -169,20 +179,28 @@ def _run(
         _judges(this, programs, keys) as judges,
         reporter.running(experiment, meta),
         _writer(path, num_seeds, step if resumed else None, experiment) as writer,
+        mirror.Mirrors(path, makes, _about(this, path, resumed), reporter.warn) as mirrored,
         checkpoint.Saver(
             path,
             num_seeds,
             programs.replay.rows,
             experiment.checkpoint_every,
             (meta["iteration"], meta["rows"], segments),
+            lambda iteration: mirrored.settled(iteration * experiment.num_envs),
         ) as saver,
     ):
+        mirrored.settled(step)  # what a kill, or a run without mirrors, left
         if meta["iteration"] < experiment.iterations:
             _tell_of_frozen(meta, reporter)
             preflight.require_room(plan, programs)
         state = train(experiment, programs, state, meta, writer, saver, reporter, judges)
     with preemption.at_once():  # the last step is saved, and evaluation can be repeated
         return _finish(experiment, programs, path, keys, state, meta)
+
+
+def _about(this: workdir.RunConfig, path: Path, resumed: bool) -> mirror.About:
+    """What mirrors are told of a run."""
+    return mirror.About(path.resolve().name, workdir.as_json(this), begins=not resumed)
 
 
 def _tell_of_frozen(meta: dict[str, Any], reporter: Reporter) -> None:

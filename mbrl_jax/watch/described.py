@@ -6,16 +6,19 @@ Files are read as plain JSON: configurations with types of an experiment's own f
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mbrl_jax.runs.layout import CHECKPOINTS, CONFIG, EVALUATION, META, iteration_of
+from mbrl_jax.runs.shown import shown
 from mbrl_jax.watch.series import short
 
 _LARGEST = 2**22  # bytes of a file that is read whole
 _MOST_GROUPS = 6  # settings with curves of their own
 _LONGEST = 1_000  # letters of a label
+_MOST_SETTINGS, _DEEPEST = 2_000, 30
+_NO_SETTINGS = ("schema_version", "debug", "with_parts")  # they say what flags would do
 
 
 class Run(NamedTuple):
@@ -74,6 +77,38 @@ def _groups(inside: Any, num_seeds: int, first: int) -> dict[str, list[int]]:
         label: list(range(begin, begin + min(num_seeds, 10_000)))
         for label, begin in zip(labels, begins, strict=True)
     }
+
+
+def settings(workdir: Path) -> list[tuple[str, str]]:
+    """(path, value) of every field of `config.json`, as --set names them; [] where it is none."""
+    try:
+        data = _json(workdir / CONFIG)
+        experiment = {k: v for k, v in data["experiment"].items() if k not in _NO_SETTINGS}
+        members = [(k, v) for k, v in data.items() if k != "experiment"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+    fields = itertools.chain(_fields("", experiment, 0), members)
+    return [
+        (
+            shown(path)[:_LONGEST],
+            shown(value if type(value) is str else json.dumps(value))[:_LONGEST],
+        )
+        for path, value in itertools.islice(fields, _MOST_SETTINGS)
+    ]
+
+
+def _fields(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    """The leaves of a part; the part itself has its type as value."""
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        value = {str(i): one for i, one in enumerate(value)}
+    if not isinstance(value, dict) or depth > _DEEPEST:
+        yield path, value
+        return
+    if path and "type" in value:
+        yield path, value["type"]
+    for name, one in value.items():
+        if name != "type":
+            yield from _fields(f"{path}.{name}".lstrip("."), one, depth + 1)
 
 
 def newest_checkpoint(workdir: Path) -> Checkpoint | None:

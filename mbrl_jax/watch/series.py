@@ -142,7 +142,9 @@ class Curves:
     What it keeps depends on the rows alone, not on the pieces in which they came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_returns: bool = False):
+        """`only_returns`: other metrics are passed over."""
+        self._only_returns = only_returns
         self._buckets: list[_Bucket] = []
         self._stride = 1  # steps of a full bucket
         self._names: dict[str, None] = {}  # in the order in which they came
@@ -165,7 +167,7 @@ class Curves:
         self.step, self.seeds[seed] = max(self.step, step), env_steps
         bucket.rows += 1
         bucket.env_steps += env_steps
-        for name, entry in row.items():
+        for name, entry in () if self._only_returns else row.items():
             if name in _LEADING or not (name in self._names or self._knows(name)):
                 continue
             if (value := _finite(entry)) is not None:
@@ -253,6 +255,15 @@ class Curves:
                 band = _band(list(curves.values()), grid)
                 found[-1]["mean"] = {k: list(map(short, v)) for k, v in band.items()}
         return found
+
+    def mean_return(self, most: int) -> dict[str, list[float | None]] | None:
+        """The mean curve of all seeds (x, y), in at most `most` points; None: no episode yet."""
+        curves = [curve for curve in map(self._curve, self.seeds) if len(curve[0])]
+        if not curves:
+            return None
+        grid = np.array([bucket.env_steps / bucket.rows for bucket in self._buckets], float)
+        band = _band(curves, grid)
+        return _thinned(band["x"], band["mean"], most)
 
     def _curve(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         sums = [bucket.returns[seed] for bucket in self._buckets if seed in bucket.returns]

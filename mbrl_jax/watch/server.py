@@ -1,16 +1,18 @@
-"""A small web server for one run: a few fixed paths, read only, for this machine by default."""
+"""A small web server for runs: a few fixed paths, read only, for this machine by default."""
 
 import functools
 import ipaddress
+import re
 import socket
 import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any, NamedTuple
 
 from mbrl_jax.errors import ConfigError
+from mbrl_jax.watch.overview import Overview
 from mbrl_jax.watch.view import View
 
 # Everything comes from here, and nothing inline is run or styled.
@@ -34,7 +36,15 @@ STATIC = {
     "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-DATA, PICTURE = "/data.json", "/open_loop.png"
+SHARED = {path: STATIC[path] for path in ("/watch.css", "/charts.js", "/icon.svg")}
+OVERVIEW = SHARED | {
+    "/": ("overview.html", "text/html; charset=utf-8"),
+    "/overview.js": ("overview.js", "text/javascript; charset=utf-8"),
+}
+DATA, PICTURE, SETTINGS = "/data.json", "/open_loop.png", "/settings.json"
+RUNS = "/runs.json"
+_RUN = re.compile(r"/run/(0|[1-9][0-9]{0,5})(/[a-z_.]*)")  # a number, and a path of its page
+JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 METHODS = ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")  # refused
 
@@ -49,11 +59,11 @@ class Reply(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers for one view; `url` is where."""
+    """Answers for one run, or for a folder of them; `url` is where."""
 
     daemon_threads = True
 
-    def __init__(self, view: View, host: str, port: int):
+    def __init__(self, view: View | Overview, host: str, port: int):
         """Listen. Raises ConfigError where that is not possible."""
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -61,7 +71,7 @@ class Server(ThreadingHTTPServer):
             raise ConfigError(f"--host={host} is no address of this machine ({error})") from error
         self.address_family = family
         self.is_local = is_loopback(str(address[0]))
-        self.replies = functools.partial(reply, view, _static())
+        self.replies = _replies(view)
         try:
             super().__init__((str(address[0]), int(address[1])), Handler)
         except (OSError, OverflowError) as error:
@@ -145,26 +155,53 @@ for _method in METHODS:
     setattr(Handler, f"do_{_method}", Handler.refuse)
 
 
-def _static() -> dict[str, Reply]:
-    """The files of the page: no path of a request ever reaches the disk."""
+def _replies(view: View | Overview) -> Callable[[str], Reply]:
+    """What answers to paths."""
+    page = _static(STATIC)
+    if isinstance(view, Overview):
+        return functools.partial(reply_of_many, view, _static(OVERVIEW), page)
+    return functools.partial(reply, view, page)
+
+
+def _static(files: Mapping[str, tuple[str, str]]) -> dict[str, Reply]:
+    """The files of a page: no path of a request ever reaches the disk."""
     folder = resources.files("mbrl_jax.watch") / "static"
-    read = {path: (folder / name).read_bytes() for path, (name, _) in STATIC.items()}
-    return {path: Reply(200, kind, read[path]) for path, (_, kind) in STATIC.items()}
+    read = {path: (folder / name).read_bytes() for path, (name, _) in files.items()}
+    return {path: Reply(200, kind, read[path]) for path, (_, kind) in files.items()}
 
 
-def reply(view: View, static: dict[str, Reply], path: str) -> Reply:
+def reply(view: View, static: Mapping[str, Reply], path: str) -> Reply:
     """What a path gives: a file of the page, the data, the picture, or 404."""
     if path in static:
         return static[path]
     try:
         if path == DATA:
-            body, tag = view.body()
-            return Reply(200, "application/json", body, tag)
+            return Reply(200, JSON, *view.body())
+        if path == SETTINGS:
+            return Reply(200, JSON, *view.settings())
         if path == PICTURE and (picture := view.picture()) is not None:
             return Reply(200, "image/png", *picture)
     except OSError:  # a file system that is away: the page says so and asks again
         return Reply(503, TEXT, b"the workdir cannot be read\n")
     return Reply(404, TEXT, b"there is no such page\n")
+
+
+def reply_of_many(
+    overview: Overview, static: Mapping[str, Reply], page: Mapping[str, Reply], path: str
+) -> Reply:
+    """What a path gives: a file of the overview, its data, or what lies under /run/NUMBER/."""
+    if path in static:
+        return static[path]
+    try:
+        if path == RUNS:
+            return Reply(200, JSON, *overview.body())
+        found = _RUN.fullmatch(path)
+        view = overview.view(int(found[1])) if found else None
+    except OSError:
+        return Reply(503, TEXT, b"the folder cannot be read\n")
+    if found is None or view is None:
+        return Reply(404, TEXT, b"there is no such page\n")
+    return reply(view, page, found[2])
 
 
 def is_loopback(address: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.members import Members
-from mbrl_jax.report import records
+from mbrl_jax.report import drawings, groups, records
 from mbrl_jax.sweeps import plan as sweep
 from mbrl_jax.sweeps import status
 from tests.report import runs
@@ -33,6 +33,22 @@ def test_a_finished_run_is_read(tmp_path):
     assert run.lanes[1].greedy == records.Greedy(0.7, 10, 10)
     assert run.lanes[0].curve.shape == (10, 3) and run.lanes[0].curve[-1].tolist() == [100, 1, 2]
     assert run.versions == runs.VERSIONS and all(lane.is_complete for lane in run.lanes)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_greedy_returns_during_training_are_a_dashed_line(tmp_path, times):
+    run = runs.write(tmp_path / "a", runs.catch("eval_every=10"), [0.5, 1.0])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows[: 2 * times]:
+        row |= {"eval/return": row["step"] / 10 + row["seed"], "eval/hard/return": 99.0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = records.read_run(run)
+    assert [len(lane.curve) for lane in record.lanes] == [10, 10]
+    assert record.lanes[1].greedy_curve[:, 1].tolist() == [2.0, 3.0, 4.0][:times]
+    grouping = groups.group_runs([record])
+    mean, (line,) = drawings._curve_lines(grouping.groups[0], grouping.groups[0].pools[0], 0)
+    assert line.is_baseline and line.y.tolist() == [1.5, 2.5, 3.5][:times]
+    assert len(mean) == 1 and not mean[0].is_baseline
 
 
 def test_the_last_fifth_counts_each_episode_once(tmp_path):

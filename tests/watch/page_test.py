@@ -200,3 +200,108 @@ def test_charts_answer_to_the_hand_and_stay_so_when_rows_come(tmp_path, open_pag
     x, mean = tip.split("\n")
     assert re.fullmatch(r"\d+ steps", x)
     assert float(mean) == pytest.approx(0.5 + (int(x.split()[0]) + 1) / 1000, abs=0.006)
+
+
+# ------------------------------------------------------------------------------------- many runs
+
+FRAME = b"""<!doctype html><iframe id=f src="PAGE" width=390 height=900></iframe><p id=width></p>
+<script src="frame.js"></script>"""
+MEASURE = b"""setTimeout(() => { document.getElementById("width").textContent =
+document.getElementById("f").contentDocument.documentElement.scrollWidth; }, 2500);"""
+
+
+@pytest.fixture
+def open_folder(tmp_path, tmp_path_factory, monkeypatch):
+    """Open a page of the folder `tmp_path`, `path` below its server."""
+    with served(tmp_path, monkeypatch, many=True) as ask:
+
+        def open_(path="", **options):
+            return browser.open_page(ask.url + path, tmp_path_factory.mktemp("browser"), **options)
+
+        open_.ask = ask
+        yield open_
+
+
+def make_run(folder, last, **metrics):
+    folder.mkdir()
+    write_config(folder)
+    append(folder, rows(1, last + 1, **metrics))
+
+
+def test_all_runs_of_a_folder_are_shown_and_lead_to_their_pages(tmp_path, open_folder):
+    make_run(tmp_path / "first", 9)
+    make_run(tmp_path / EVIL.replace("/", ""), 5)
+    page = open_folder()
+    assert page.console == [] and page.dom.count("<tr>") == 3
+    assert re.search(r'<a href="run/1/">first</a>', page.dom)
+    assert "<script>throw" not in page.dom and "<img src=x" not in page.dom
+    assert f'<td data-label="step">9 of {small.catch().steps}</td>' in page.dom
+    assert len(re.findall(r'<path class="tone-\d dash-0"', page.dom)) == 2
+    one = open_folder("run/1/")
+    assert one.console == [] and '<a id="back" href="../../">all runs</a>' in one.dom
+
+
+def test_a_run_that_begins_appears_without_being_loaded_again(tmp_path, open_folder):
+    replies, asked = open_folder.ask.server.replies, []
+
+    def growing(path):
+        asked.append(path)
+        if path == "/runs.json" and asked.count(path) == 2:
+            make_run(tmp_path / "new", 4)
+        return replies(path)
+
+    open_folder.ask.server.replies = growing
+    page = open_folder(milliseconds=20_000)
+    assert page.console == [] and asked.count("/") == 1 and ">new</a>" in page.dom
+
+
+@pytest.mark.parametrize("path", [b"/", b"/run/0/"])
+def test_nothing_is_wider_than_a_telephone(tmp_path, open_folder, monkeypatch, path):
+    name = "model.core=a_long_name,behaviour.entropy=0.0001,replay.capacity=100000,and_so_on"
+    make_run(tmp_path / name, 9, **{f"model/{name}": 1.0})
+    monkeypatch.delitem(server.HEADERS, "X-Frame-Options")
+    policy = server.POLICY.replace("frame-ancestors 'none'", "frame-src 'self'")
+    monkeypatch.setitem(server.HEADERS, "Content-Security-Policy", policy)
+    made = {
+        "/frame": server.Reply(200, "text/html", FRAME.replace(b"PAGE", path)),
+        "/frame.js": server.Reply(200, "text/javascript", MEASURE),
+    }
+    replies = open_folder.ask.server.replies
+    open_folder.ask.server.replies = lambda asked: made.get(asked) or replies(asked)
+    page = open_folder("frame")
+    assert page.console == [] and text(page, "width") == "390"
+
+
+def test_greedy_returns_smoothing_and_the_configuration_are_shown(tmp_path, open_page):
+    write_config(tmp_path)
+    for step in range(1, 9):
+        greedy = {"eval/return": float(step), "eval/hard/return": 0.0} if step % 2 == 0 else {}
+        append(tmp_path, rows(step, step + 1, **greedy))
+    hand = b"""
+setTimeout(() => {
+  document.getElementById("settings-section").open = true;
+  document.getElementById("settings-filter").value = "core.width";
+  const slider = document.getElementById("smoothing");
+  slider.value = 0.9;
+  slider.dispatchEvent(new Event("input"));
+}, 500);"""
+    replies = open_page.ask.server.replies
+
+    def handled(path):
+        found = replies(path)
+        return found._replace(body=found.body + hand) if path == "/watch.js" else found
+
+    open_page.ask.server.replies = handled
+    page = open_page(milliseconds=12_000)
+    assert page.console == []
+    assert len(re.findall(r'<path class="greedy tone-\d"', page.dom)) == 2
+    key = text(page, "returns-key")
+    assert "greedy episodes" in key and "greedy episodes in hard" in key
+    card = page.dom[page.dom.index("<i>eval </i>return") :]
+    newest = re.search(r"<span>([^<]*)</span>", card)[1]
+    assert newest == "8"  # the number itself is not smoothed
+    ticks = [float(t) for t in re.findall(r'text-anchor="end">([\d.]+)</text>', card[:3000])]
+    assert max(ticks) < 6  # and the line is: its last value is a mean of 2, 4, 6 and 8
+    shown = page.dom[page.dom.index('id="settings"') :]
+    assert "<th>model.core.width</th><td>8</td>" in shown.replace(' class=""', "")
+    assert "<th>num_envs</th>" not in shown

@@ -229,7 +229,7 @@ def command(*flags):
         ([], "--workdir is missing"),
         (["--workdir=no/such"], "--workdir=no/such is no directory; name that of a run"),
         (["--workdir=README.md"], "is no directory"),
-        (["--workdir={sweep}"], "is the root of a sweep; name the directory of a member"),
+        (["--workdir={sweep}", "--open_loop"], "--open_loop draws for one run"),
         (["--workdir={run}", "--port=70000"], "--port=70000"),
         (["--workdir={run}", "--port={taken}"], "cannot be listened on"),
         (["--workdir=~nobody-of-this-name/x"], "write ./~…"),

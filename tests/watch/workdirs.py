@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mbrl_jax.experiment.members import Members
 from mbrl_jax.runs import workdir as workdirs
-from mbrl_jax.watch import server, view
+from mbrl_jax.watch import overview, server, view
 from tests import small
 
 
@@ -48,10 +48,16 @@ class Answer(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(path: Path, monkeypatch, strips=None):
-    """A server of a directory, which looks at it anew for each request; yields `ask(path, …)`."""
-    monkeypatch.setattr(view, "MIN_SECONDS", 0.0)
-    listening = server.Server(view.View(path, strips), "127.0.0.1", 0)
+def served(path: Path, monkeypatch, strips=None, *, many: bool = False):
+    """A server of a directory, which looks at it anew for each request; yields `ask(path, …)`.
+
+    `many`: it is a folder of runs.
+    """
+    for module in (view, overview):
+        monkeypatch.setattr(module, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(overview, "FIND_SECONDS", 0.0)
+    shown = overview.Overview(path) if many else view.View(path, strips)
+    listening = server.Server(shown, "127.0.0.1", 0)
     thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
     thread.start()
 

@@ -179,9 +179,22 @@ const charts = (() => {
     return best;
   }
 
+  // Exponential means, without the pull of a beginning at zero; missing values stay missing.
+  function smooth(values, weight) {
+    let mean = 0, total = 0;
+    return weight <= 0 ? values : values.map((value) => {
+      if (value === null) return null;
+      mean = weight * mean + (1 - weight) * value;
+      total = weight * total + (1 - weight);
+      return mean / total;
+    });
+  }
+
+  const LISTED = 8; // lines that are read out, the nearest ones
+
   // Say what the named lines are where the pointer is.
-  function point(host, pixel) {
-    const { spec, box, frame, across } = drawn.get(host);
+  function point(host, [pixel, height]) {
+    const { spec, box, frame, across, up } = drawn.get(host);
     clear(host);
     if (!box || !frame || pixel < frame.left - 8 || pixel > frame.right + 8) return;
     const x = box.left + ((pixel - frame.left) / (frame.right - frame.left)) * (box.right - box.left);
@@ -194,7 +207,9 @@ const charts = (() => {
     host.querySelector("svg").append(cursor);
     const tip = document.createElement("div");
     tip.className = "tip";
-    const rows = found.slice(0, 8).map(([line, i]) => `${line.name ? line.name + "  " : ""}${number(line.y[i])}`);
+    const far = ([line, i]) => Math.abs(up(line.y[i]) - height);
+    const listed = found.length > LISTED ? [...found].sort((a, b) => far(a) - far(b)).slice(0, LISTED) : found;
+    const rows = listed.map(([line, i]) => `${line.name ? line.name + "  " : ""}${number(line.y[i])}`);
     tip.textContent = [`${(spec.xText || number)(first.x[at])}${spec.xUnit || ""}`, ...rows].join("\n");
     host.append(tip);
     const room = host.clientWidth - tip.offsetWidth;
@@ -207,7 +222,8 @@ const charts = (() => {
 
   function listen(host) {
     host.addEventListener("pointermove", (event) => {
-      pointers.set(host, event.clientX - host.getBoundingClientRect().left);
+      const { left, top } = host.getBoundingClientRect();
+      pointers.set(host, [event.clientX - left, event.clientY - top]);
       point(host, pointers.get(host));
     });
     host.addEventListener("pointerleave", () => {
@@ -216,5 +232,5 @@ const charts = (() => {
     });
   }
 
-  return { draw, number, duration };
+  return { draw, number, duration, smooth };
 })();

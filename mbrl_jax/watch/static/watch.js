@@ -89,18 +89,34 @@ function key(host, entries) {
   }));
 }
 
-function showReturns(groups) {
+const weight = () => Number($("smoothing").value);
+
+// Greedy episodes during training, if the run plays them: means over its seeds.
+const GREEDY = /^eval\/(?:(.+)\/)?return$/;
+
+function addGreedy(spec, entries, { metrics, env_steps_of_metrics: x }) {
+  metrics.filter(({ name }) => GREEDY.test(name)).forEach(({ name, mean }, i) => {
+    if (mean.every((value) => value === null)) return;
+    const where = name.match(GREEDY)[1], look = `greedy tone-${(i + 2) % 6}`;
+    const words = where ? `greedy episodes in ${where}` : "greedy episodes";
+    spec.lines.push({ x, y: charts.smooth(mean, weight()), look, name: words });
+    entries.push([`dashed ${look}`, words]);
+  });
+}
+
+function showReturns(data) {
+  const groups = data.returns, calm = (values) => charts.smooth(values, weight());
   const spec = { lines: [], bands: [], xTitle: "environment steps of a seed", xUnit: " steps", label: "episode return" };
   spec.empty = "no episode has ended yet";
   const entries = [];
   const alone = groups.length === 1;
   groups.forEach((group, i) => {
     const look = `tone-${i % 6}`, several = group.of > 1;
-    for (const line of group.seeds) spec.lines.push({ ...line, look: `seed ${alone ? "blue" : look}` });
+    for (const line of group.seeds) spec.lines.push({ x: line.x, y: calm(line.y), look: `seed ${alone ? "blue" : look}` });
     if (!group.mean) return;
     const { x, mean, low, high } = group.mean;
-    spec.lines.push({ x, y: mean, look: `mean ${look}`, name: group.label });
-    if (several) spec.bands.push({ x, low, high, look });
+    spec.lines.push({ x, y: calm(mean), look: `mean ${look}`, name: group.label });
+    if (several) spec.bands.push({ x, low: calm(low), high: calm(high), look });
     if (alone && several) {
       const of = group.of > group.seeds.length ? `${group.seeds.length} of ${group.of} seeds` : "each seed";
       entries.push(["thin blue", of]);
@@ -108,6 +124,7 @@ function showReturns(groups) {
     const words = several ? `mean of ${group.of} seeds, ± standard error` : "its one seed";
     entries.push([look, group.label ? `${group.label} (${words})` : several ? words : "the seed"]);
   });
+  addGreedy(spec, entries, data);
   key($("returns-key"), entries);
   charts.draw($("returns"), spec);
 }
@@ -216,12 +233,14 @@ function showMetrics(metrics, x) {
 
 function drawMetric({ name, mean, low, high }, x) {
   const made = card(name), large = shown.large.has(name);
+  const calm = (values) => charts.smooth(values, weight());
   made.classList.toggle("large", large);
   made.setAttribute("aria-expanded", large);
   const newest = mean.filter((value) => value !== null).pop();
   made.querySelector("span").textContent = newest === undefined ? "" : charts.number(newest);
   charts.draw(made.querySelector(".chart"), {
-    lines: [{ x, y: mean, look: "blue", name: "" }], bands: [{ x, low, high, look: "blue" }],
+    lines: [{ x, y: calm(mean), look: "blue", name: "" }],
+    bands: [{ x, low: calm(low), high: calm(high), look: "blue" }],
     log: $("log").checked, xUnit: " steps", label: name,
     empty: newest === undefined ? "no value yet" : "nothing above 0",
   });
@@ -230,9 +249,34 @@ function drawMetric({ name, mean, low, high }, x) {
 function drawCharts() {
   const { data } = shown;
   if (!data) return;
-  showReturns(data.returns);
+  showReturns(data);
   showThroughput(data.throughput, data.speed);
   showMetrics(data.metrics, data.env_steps_of_metrics);
+}
+
+// ----------------------------------------------------------------------------- the configuration
+
+const settings = { tag: null, rows: [] };
+
+async function askSettings() {
+  if (!$("settings-section").open) return;
+  const answer = await fetch("settings.json", { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE) });
+  if (!answer.ok || answer.headers.get("ETag") === settings.tag) return;
+  settings.rows = (await answer.json()).settings;
+  settings.tag = answer.headers.get("ETag");
+  showSettings();
+}
+
+function showSettings() {
+  const wanted = $("settings-filter").value.trim().toLowerCase();
+  const found = settings.rows.filter((row) => row.join(" ").toLowerCase().includes(wanted));
+  $("settings").tBodies[0].replaceChildren(...found.map(([path, value]) => {
+    const row = element("tr");
+    row.append(element("th", "", path), element("td", "", value));
+    return row;
+  }));
+  const none = settings.tag === null ? "" : "there is no configuration that can be read yet";
+  $("settings-note").textContent = settings.rows.length ? `${found.length} of ${settings.rows.length} settings` : none;
 }
 
 // ------------------------------------------------------------------------------------ the asking
@@ -261,6 +305,7 @@ async function turn() {
       showPicture(shown.data.picture);
       drawCharts();
     }
+    await askSettings();
   } catch (error) {
     shown.goneSince = shown.goneSince || new Date();
     if (shown.data) showHeader();
@@ -275,5 +320,12 @@ new ResizeObserver(() => {
   resizing = setTimeout(drawCharts, 100);
 }).observe(document.querySelector("main"));
 $("log").addEventListener("change", drawCharts);
+$("smoothing").addEventListener("input", () => {
+  $("smoothing-shown").textContent = $("smoothing").value;
+  drawCharts();
+});
+$("settings-section").addEventListener("toggle", () => askSettings().catch(() => {})); // asked again in a turn
+$("settings-filter").addEventListener("input", showSettings);
+$("back").hidden = !location.pathname.startsWith("/run/");
 $("filter").addEventListener("input", drawCharts);
 turn();

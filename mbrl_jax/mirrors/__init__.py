@@ -1,0 +1,1 @@
+"""Where rows of metrics go beside the workdir: one file for each place."""
