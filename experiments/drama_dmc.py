@@ -5,11 +5,16 @@
         --workdir=runs/walker
 
 An action is held for two steps of the task, as in DreamerV3, so that 25,000 rows are 50,000
-environment steps. Expect about an hour of one CPU core for 3 seeds, 50 minutes of it on updates.
+environment steps.
 
-Criterion, set before the run: the mean over 3 seeds (`--seed=0`) of the returns in the last 5,000
-environment steps before 50,000 is at least 322 on cartpole-swingup and 289 on walker-walk, which is
-what DreamerV3 has there.
+Criterion, set before any run to the end: the mean over 3 seeds (`--seed=0`) of the returns in the
+last 5,000 environment steps before 50,000 is at least 322 on cartpole-swingup and 289 on
+walker-walk, which is what DreamerV3 has there. **It has not been judged yet.** Expect about half a
+minute of one CPU core for 250 updates of 2 seeds, and 12,000 updates. Pilots on `--seed=100` reached
+175 on cartpole-swingup at 5,500 to 7,500 rows (random play: about 30) and stayed there: the cart
+leans on the end of its rail and the pole goes round. What they chose: 16 groups and a uniform share
+of 0.001, with which reconstruction is twice as close as with 8 groups and 0.01.
+`--set=behaviour.gradient=dynamics` lets the actor's gradient flow through the model; not tried here.
 """
 
 from experiments.drama_catch import adam
@@ -31,28 +36,29 @@ def get_experiment() -> Experiment:
         env=envpool.Config("CartpoleSwingup-v1", action_repeat=2),
         model=drama.Config(
             core=mamba2.Config(width=64, layers=2, head_size=16, chunk_size=16),
-            encoder=encoders.Dense(width=64, layers=2),
-            decoder=decoders.Dense(width=64, layers=2),
-            groups=8,
+            encoder=encoders.Dense(width=128, layers=2),
+            decoder=decoders.Dense(width=128, layers=2),
+            groups=16,
             classes=16,
             prior_layers=1,
             head_width=64,
             num_bins=63,
             reconstruction="symlog",
             zero_reward_output=True,
-            free_nats=0.5,
+            unimix=0.001,
+            free_nats=1.0,
             optimiser=adam(1e-3, 1000.0),
         ),
         behaviour=actor_critic.Config(
-            horizon=12,
+            horizon=15,
             actor_width=64,
             critic_width=64,
             layers=2,
             num_bins=63,
             output_gain=0.01,
-            gamma=0.99,
-            entropy=3e-3,
-            optimiser=adam(3e-4, 100.0),
+            gamma=0.985,
+            entropy=1e-3,
+            optimiser=adam(1e-3, 100.0),
         ),
         replay=ring.Config(capacity=30_000, batch_size=16, length=32),
         agent=apart.Config(num_starts=128),
