@@ -10,11 +10,11 @@ environment steps.
 Criterion, set before any run to the end: the mean over 3 seeds (`--seed=0`) of the returns in the
 last 5,000 environment steps before 50,000 is at least 322 on cartpole-swingup and 289 on
 walker-walk, which is what DreamerV3 has there. **It has not been judged yet.** Expect about half a
-minute of one CPU core for 250 updates of 2 seeds, and 12,000 updates. Pilots on `--seed=100` reached
+minute of a CPU core for 250 updates of 2 seeds, and 12,000 updates. Pilots on `--seed=100` reached
 175 on cartpole-swingup at 5,500 to 7,500 rows (random play: about 30) and stayed there: the cart
-leans on the end of its rail and the pole goes round. What they chose: 16 groups and a uniform share
-of 0.001, with which reconstruction is twice as close as with 8 groups and 0.01.
-`--set=behaviour.gradient=dynamics` lets the actor's gradient flow through the model; not tried here.
+leans on the end of its rail and the pole goes round. What they chose: 16 groups and a uniform
+share of 0.001, with which reconstruction is twice as close as with 8 groups and 0.01.
+`--set=behaviour.gradient=dynamics` lets gradients flow through the model; not tried here.
 """
 
 from experiments.drama_catch import adam
