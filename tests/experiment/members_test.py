@@ -97,6 +97,7 @@ def test_every_number_may_vary(make, tmp_path):
     assert_close(updates(tmp_path / "varied"), updates(tmp_path / "plain"), 1e-3)
 
 
+@pytest.mark.slow
 def test_a_member_is_what_its_own_run_would_be(tmp_path):
     experiment = until_first_update(EXPERIMENT)
     rates = "model.optimiser.learning_rate"

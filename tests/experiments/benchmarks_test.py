@@ -26,6 +26,12 @@ from mbrl_jax.types import bind
 
 
 @pytest.fixture(scope="module")
+def needs_torch():
+    """Named before `problem`, which takes long and is for nothing without torch."""
+    pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
 def problem():
     return published_jax.make_problem(published.small_sizes())
 
@@ -83,7 +89,7 @@ def test_every_part_that_is_timed_can_be_traced(problem):
             assert jax.tree.leaves(jax.eval_shape(function, *args))
 
 
-def test_torch_world_model_has_our_losses_and_gradients(problem, sides, quick_compile):
+def test_torch_world_model_has_our_losses_and_gradients(needs_torch, problem, sides, quick_compile):
     import torch
 
     from experiments.benchmarks.pytorch import torch_copy, torch_drama
@@ -131,7 +137,7 @@ def test_torch_steps_as_it_unrolls(sides):
             assert_close(output, outputs[:, t])
 
 
-def test_torch_imagines_our_step(problem, sides, quick_compile):
+def test_torch_imagines_our_step(needs_torch, problem, sides, quick_compile):
     import torch
 
     from experiments.benchmarks.pytorch import torch_copy
@@ -151,7 +157,7 @@ def test_torch_imagines_our_step(problem, sides, quick_compile):
         assert_close((-model.termination(output)[..., 0]).sigmoid(), prediction.discount)
 
 
-def test_torch_behaviour_has_our_loss_and_gradients(problem, sides, quick_compile):
+def test_torch_behaviour_has_our_loss_and_gradients(needs_torch, problem, sides, quick_compile):
     from experiments.benchmarks.pytorch import torch_behaviour, torch_copy
     from mbrl_jax.behaviours import actor_critic
 

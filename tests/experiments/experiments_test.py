@@ -23,7 +23,7 @@ def _get(name: str):
 
 
 # Other tasks for the Drama of `drama_catch`; their environments and nets have tests of their own.
-SIBLINGS = ("drama_memory", "drama_minatar")
+SIBLINGS = ("drama_memory", "drama_minatar", "drama_pong_small")
 
 
 @pytest.mark.parametrize(

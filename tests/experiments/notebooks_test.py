@@ -41,6 +41,7 @@ def code(notebook) -> list:
 # -------------------------------------------------------------------------------------- they run
 
 
+@pytest.mark.slow
 def test_the_kernels_notebook_runs_in_full():
     """Its own assertions hold kernels against loops."""
     done = launch("--only=ssm_alone")
@@ -49,11 +50,15 @@ def test_the_kernels_notebook_runs_in_full():
     assert done.stderr == ""
 
 
+# All three take two minutes; one of them shows whether notebooks run at all.
 @pytest.mark.parametrize(
     "name",
     [
-        *sorted({*NAMES} - {"ssm_alone", "compose_drama"}),
-        pytest.param("compose_drama", marks=pytest.mark.slow),  # a minute
+        "your_own_environment",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("compose_drama", "swap_the_core")
+        ),
     ],
 )
 def test_a_notebook_runs_with_small_sizes(name):

@@ -73,6 +73,7 @@ def test_a_faulty_part_is_a_sentence(tmp_path, monkeypatch):
         flags.adjust_experiment(experiment, ["model=own_part:Config"], None, debug=True)
 
 
+@pytest.mark.slow
 def test_what_is_printed_for_a_file_can_be_run(tmp_path):
     file, folder = tmp_path / "own mine.py", tmp_path / "run"
     file.write_text(OWN)

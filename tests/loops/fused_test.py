@@ -197,7 +197,8 @@ def on_one_device():
 
 
 @pytest.mark.parametrize(
-    ("num_seeds", "devices"), [(12, 6), (3, 3), pytest.param(16, 8, marks=pytest.mark.slow)]
+    ("num_seeds", "devices"),
+    [(3, 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((12, 6), (16, 8)))],
 )
 def test_seeds_on_devices_are_as_on_one(on_one_device, num_seeds, devices):
     used, *found = _first_update(num_seeds)

@@ -268,6 +268,7 @@ def test_of_stacked_frames_the_newest_is_shown(tmp_path, protocol, shown):
     np.testing.assert_array_equal(seen, np.broadcast_to(frames[4][..., shown], (64, 64, 3)))
 
 
+@pytest.mark.slow
 def test_films_of_a_run_come_with_and_without_files(tmp_path):
     run.run(small.catch(), tmp_path / "run", num_seeds=2)
     films = trained.film_run(tmp_path / "run")

@@ -88,7 +88,10 @@ def healthy(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "reward",
+    [np.nan, *(pytest.param(x, marks=pytest.mark.slow) for x in (np.inf, -np.inf))],
+)
 def test_a_seed_freezes_by_itself_and_says_what_was_not_finite_and_when(
     tmp_path, monkeypatch, healthy, reward
 ):
