@@ -18,6 +18,7 @@ from mbrl_jax.train import runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
+from tests.costly import COSTLY
 
 CACHE = Path("~/.cache/mbrl_jax/tests").expanduser()
 
@@ -37,14 +38,24 @@ def pytest_configure(config):
 MOST_MAPS = 40_000
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items):
+    """Mark the costly cases."""
+    for item in items:
+        if any(f"/{name}" in item.nodeid for name in COSTLY):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_forgotten():
     """Behind a module, compiled programs are given up where they take much of the process."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        gc.unfreeze()
         jax.clear_caches()
         gc.collect()
+    gc.freeze()  # what is cached by now need not be looked through time after time
 
 
 @pytest.fixture(scope="module")

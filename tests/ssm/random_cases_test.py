@@ -118,7 +118,14 @@ def wanted_of(kernel, case, bars):
     return y, states[:, -1], adjoint(**case, y_bar=bars[0], final_bar=bars[1])
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=str)
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] if i % 3 == 1 else [])
+        for i, p in enumerate(PROGRAMS)
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients_equal_the_recurrence(program):
     made, bars = draws_of(program)
     got = run(program, stack(made), stack(bars))

@@ -1,0 +1,39 @@
+"""Single cases that are slow, where their neighbours show most of what they show.
+
+Whole tests carry the marker `slow` themselves; these are cases of tests that stay, and tests whose
+subject has a cheaper one beside them. Each takes 5 to 40 CPU-seconds. `-m slow` runs them all.
+"""
+
+COSTLY = (
+    # Of three cores and two learners, Mamba-2 stays with both.
+    "authors_test.py::test_drama_gives_the_numbers_of_its_authors[Mamba, updates]",
+    "authors_test.py::test_drama_gives_the_numbers_of_its_authors[Transformer, updates]",
+    "authors_test.py::test_drama_gives_the_numbers_of_its_authors[Transformer, AC, warm]",
+    "authors_test.py::test_drama_gives_the_numbers_of_its_authors[Mamba2, AC, empty]",
+    "experiments/experiments_test.py::test_a_phase_without_collecting_learns_from_what_is_stored",
+    "experiments/grid_world_test.py::test_a_run_writes_what_the_report_reads",
+    "experiments/grid_world_test.py::test_the_loss_falls_and_seeds_in_one_program_equal_solo_runs",
+    "experiments/notebooks_test.py::test_a_notebook_runs_with_small_sizes[your_own_environment]",
+    # One of two learners.
+    "experiment/switches_test.py::test_a_whole_update_of_the_published_kind_runs[ppo-8]",
+    "experiment/members_test.py::test_every_number_may_vary[catch]",
+    "train/preflight_test.py::test_a_survey_compiles_and_times_and_writes_nothing",
+    "train/evaluation_test.py::test_a_run_is_judged_under_other_settings",
+    "train/ends_test.py::test_ends_that_are_never_imagined_are_named_once",
+    "train/fork_test.py::test_a_changed_fork_begins_alike_and_goes_its_own_way",
+    # A lane equals its solo run on one device too.
+    "loops/fused_test.py::test_seeds_on_devices_are_as_on_one[3-3]",
+    "loops/host_test.py::test_updating_while_the_lanes_step_changes_nothing",
+    # Six cores stay.
+    "cores/laws_test.py::test_core_keeps_the_laws[storm_long]",
+    "cores/laws_test.py::test_core_keeps_the_laws[relative]",
+    "world_models/laws_test.py::test_drama_keeps_the_laws_with_every_core[mamba-action0]",
+    "world_models/laws_test.py::test_drama_keeps_the_laws_with_every_core[storm-action4]",
+    "world_models/drama/imagined_samples_test.py::test_what_was_seen_reaches_the_core_whole",
+    # Actor-critic, TD-MPC2, branches and contexts stay.
+    "testing/agents_test.py::test_agent_keeps_the_law[dreamer]",
+    # One and five lanes at a time stay.
+    "ssm/ssd/turns_test.py::test_turns_give_what_the_recurrence_gives[2 lanes at a time",
+    "ssm/ssd/turns_test.py::test_seeds_and_what_they_share[2 lanes at a time",
+    "ssm/ssd/turns_test.py::test_entries_rebuild_the_state_after_any_row[2 lanes at a time",
+)
