@@ -17,12 +17,15 @@ COSTLY = (
     # One of two learners.
     "experiment/switches_test.py::test_a_whole_update_of_the_published_kind_runs[ppo-8]",
     "experiment/members_test.py::test_every_number_may_vary[catch]",
+    "experiment/members_test.py::test_padded_seeds_go_on_from_a_checkpoint_bit_for_bit",
     "train/preflight_test.py::test_a_survey_compiles_and_times_and_writes_nothing",
     "train/evaluation_test.py::test_a_run_is_judged_under_other_settings",
     "train/ends_test.py::test_ends_that_are_never_imagined_are_named_once",
     "train/fork_test.py::test_a_changed_fork_begins_alike_and_goes_its_own_way",
     # A lane equals its solo run on one device too.
     "loops/fused_test.py::test_seeds_on_devices_are_as_on_one[3-3]",
+    "loops/schedule_test.py::test_each_update_runs_at_its_own_pace[fused]",
+    "world_models/laws_test.py::test_the_ensemble_keeps_the_laws[named_leaves]",
     "loops/host_test.py::test_updating_while_the_lanes_step_changes_nothing",
     # Six cores stay.
     "cores/laws_test.py::test_core_keeps_the_laws[storm_long]",
