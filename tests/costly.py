@@ -25,12 +25,20 @@ COSTLY = (
     "train/preflight_test.py::test_a_survey_compiles_and_times_and_writes_nothing",
     "train/evaluation_test.py::test_a_run_is_judged_under_other_settings",
     "train/ends_test.py::test_ends_that_are_never_imagined_are_named_once",
+    "train/rounds_test.py::test_rounds_share_one_compilation_and_a_stopped_loop_goes_on",
     "train/fork_test.py::test_a_changed_fork_begins_alike_and_goes_its_own_way",
     # A lane equals its solo run on one device too.
     "loops/fused_test.py::test_seeds_on_devices_are_as_on_one[3-3]",
+    "loops/host_test.py::test_equal_runs_are_equal_byte_for_byte",
     "loops/schedule_test.py::test_each_update_runs_at_its_own_pace[fused]",
     "world_models/laws_test.py::test_the_ensemble_keeps_the_laws[named_leaves]",
     "loops/host_test.py::test_updating_while_the_lanes_step_changes_nothing",
+    # A sweep of two real programs; planning, supervising and Slurm have tests of their own.
+    "launch/sweep_cli_test.py::test_both_programs_end_and_the_rows_name_their_lanes",
+    "launch/sweep_cli_test.py::test_a_report_reads_the_metrics_of_every_program",
+    "launch/sweep_cli_test.py::test_a_sweep_that_is_done_has_nothing_to_do",
+    "launch/sweep_cli_test.py::test_a_member_that_another_process_runs_is_left_to_it",
+    "launch/sweep_cli_test.py::test_what_the_members_share_may_not_change",
     # Six cores stay.
     "cores/laws_test.py::test_core_keeps_the_laws[rotary]",
     "cores/laws_test.py::test_core_keeps_the_laws[s5]",
