@@ -264,8 +264,13 @@ def loss_and_targets(
 ) -> tuple[Array, tuple[Targets, Stats, Metrics]]:
     """The same, with what it was trained towards.
 
-    `dreamed`: the same rollouts while the actor's gradient flows through the model, which then
-    takes the place of REINFORCE.
+    Args:
+      parts: static pieces.
+      params: of actor and critic.
+      stats: of the learner.
+      imagined: rollouts of M starts, without a gradient.
+      dreamed: the same rollouts with the gradient of the actor's choices, which takes the place of
+        REINFORCE; None: REINFORCE.
     """
     features = jax.lax.stop_gradient(imagined.features)
     if parts.config.counts_passes:

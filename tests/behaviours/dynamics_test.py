@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_returns(real):
     def gained(actor):
         acting = state._replace(params=params(actor))
         _, dreamed = actors.imagine(parts, acting, key, MODEL, starts)
-        # A clipped action has no slope of its own: choices lie within the bounds here.
+        # Where an action is clipped, returns have no slope while the gradient passes straight on.
         inside = jnp.abs(parts.choices.action(dreamed.actions)).max() < 1
         returns = actor_critic._returns_through(parts, state.params["critic"], dreamed)
         return -returns.mean(), inside
