@@ -152,9 +152,7 @@ def _tanh_normal(size: int) -> Choices:
     """
 
     def read(raw):
-        mean, spread = jnp.split(raw, 2, axis=-1)
-        low, high = LOG_STD_RANGE
-        return Normal(mean, low + 0.5 * (high - low) * (jnp.tanh(spread) + 1.0))
+        return Normal(*tanh_normal.read(raw, *LOG_STD_RANGE))
 
     def log_prob(normal, choice):
         return _log_prob(normal, choice) - tanh_normal.log_det(choice).sum(axis=-1)

@@ -11,6 +11,15 @@ import jax.numpy as jnp
 from mbrl_jax.types import Array, Key
 
 
+def read(raw: Array, low: float, high: float) -> tuple[Array, Array]:
+    """Mean and log of the deviation, `[…, A]` each, from a net's `[…, 2 A]`.
+
+    The latter lies between `low` and `high`, on which tanh maps.
+    """
+    mean, spread = jnp.split(raw, 2, axis=-1)
+    return mean, low + 0.5 * (high - low) * (jnp.tanh(spread) + 1.0)
+
+
 def sample_and_log_prob(key: Key, mean: Array, log_std: Array) -> tuple[Array, Array]:
     """Draws an action `[A]` and its log-density `[]`; see `squash`. The key is consumed."""
     return squash(mean, log_std, jax.random.normal(key, mean.shape, mean.dtype))

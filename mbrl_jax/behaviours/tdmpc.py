@@ -26,12 +26,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, masks, optim, returns
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.acting import observe_from_nothing
-from mbrl_jax.behaviours import tanh_normal
-from mbrl_jax.behaviours.planning import mppi
+from mbrl_jax.behaviours import critics, tanh_normal
+from mbrl_jax.behaviours.critics import Critics
+from mbrl_jax.behaviours.planning import mppi, plans
+from mbrl_jax.behaviours.planning.plans import Planner
 from mbrl_jax.envs.spec import action_size
-from mbrl_jax.imagination import follow_actions, imagine_rollout
 from mbrl_jax.keys import named
 from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
@@ -50,10 +51,11 @@ from mbrl_jax.types import (
     bounded,
     cached_make,
     number,
+    part,
     switch,
 )
 
-MIN_LOG_STD, MAX_LOG_STD = -10.0, 2.0
+LOG_STD_RANGE = -10.0, 2.0
 
 
 def discount_for(
@@ -69,7 +71,7 @@ class Config:
     """Published sizes and numbers by default."""
 
     plan: bool = True  # False: the policy acts alone
-    planner: mppi.Config = mppi.Config()
+    planner: Any = part("mbrl_jax.behaviours.planning", mppi.Config())
     num_critics: int = bounded(5, low=2)
     width: int = bounded(512, low=1)
     layers: int = bounded(2, low=0)
@@ -99,7 +101,8 @@ class Config:
         "mean",
         published="elite",
         better="mean",
-        why="what a planner that is judged does: the mean of its elites, or one drawn among them",
+        why="what a planner that is judged does: its own choice, which is the mean of MPPI's "
+        "elites, or an elite that is drawn",
     )
     optimiser: optim.Config = optim.Config("adam", 3e-4, clip_norm=20.0, warmup=0, eps=1e-8)
     policy_optimiser: optim.Config = optim.Config("adam", 3e-4, clip_norm=20.0, warmup=0, eps=1e-5)
@@ -121,7 +124,8 @@ class Parts(NamedTuple):
 
     config: Config
     spec: EnvSpec
-    critic: nn.Module
+    planner: Planner
+    critics: Critics
     policy: nn.Module
     optimisers: dict[str, optax.GradientTransformation]  # by the names of the parameters
 
@@ -130,10 +134,11 @@ class Parts(NamedTuple):
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError where actions are not bounded."""
     parts = make_parts(config, spec)
-    functions = (init, initial_carry, act, update, representation_loss, apply)
+    functions = (init, act, update, representation_loss, apply)
     bound: dict[str, Any] = {f.__name__: functools.partial(f, parts) for f in functions}
     dream = functools.partial(act_alone, parts)
-    return Behaviour(**bound, dream=dream, learns_from="entries")
+    carry = parts.planner.initial
+    return Behaviour(**bound, initial_carry=carry, dream=dream, learns_from="entries")
 
 
 def make_parts(config: Config, spec: EnvSpec) -> Parts:
@@ -142,20 +147,24 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
         raise ValueError(  # noqa: TRY004
             f"behaviour=tdmpc needs bounded real actions, not {spec.action}"
         )
-    config.planner.validate()
     mlp = functools.partial(NormedMlp, width=config.width, layers=config.layers)
     critic = mlp(config.num_bins, zero_output=True, dropout=config.dropout)
     rules = {"critics": config.optimiser, "policy": config.policy_optimiser}
-    optimisers = {name: rule.make() for name, rule in rules.items()}
-    return Parts(config, spec, critic, mlp(2 * spec.action.size), optimisers)
+    return Parts(
+        config,
+        spec,
+        config.planner.make(spec.action.size),
+        Critics(critic, config.num_critics, config.bin_limit),
+        mlp(2 * spec.action.size),
+        {name: rule.make() for name, rule in rules.items()},
+    )
 
 
 def init(parts: Parts, key: Key, features: Array) -> LearnerState:
     """Fresh critics and policy for features [F]; at first every Q is 0."""
     both = jnp.concatenate([features, jnp.zeros((action_size(parts.spec.action),))])
-    keys = jax.random.split(named(key, "critics"), parts.config.num_critics)
     params = {
-        "critics": jax.vmap(lambda k: parts.critic.init(k, both)["params"])(keys),
+        "critics": critics.init(parts.critics, named(key, "critics"), both),
         "policy": parts.policy.init(named(key, "policy"), features)["params"],
     }
     opt = {name: rule.init(params[name]) for name, rule in parts.optimisers.items()}
@@ -168,9 +177,7 @@ def init(parts: Parts, key: Key, features: Array) -> LearnerState:
 
 def policy(parts: Parts, params: PyTree, features: Array) -> tuple[Array, Array]:
     """Mean and log of the deviation before tanh, [..., A] each, for features [..., F]."""
-    mean, raw = jnp.split(parts.policy.apply({"params": params}, features), 2, axis=-1)
-    share = 0.5 * (jnp.tanh(raw) + 1.0)
-    return mean, MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * share
+    return tanh_normal.read(parts.policy.apply({"params": params}, features), *LOG_STD_RANGE)
 
 
 def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tuple[Array, Array]:
@@ -188,33 +195,7 @@ def sample_policy(parts: Parts, params: PyTree, key: Key, features: Array) -> tu
     return action, -action_size(parts.spec.action) * log_prob
 
 
-def q_logits(
-    parts: Parts, critics: PyTree, features: Array, action: Array, key: Key | None = None
-) -> Array:
-    """Logits [C, ..., bins] of stacked critics; with a key, numbers are dropped out."""
-    inputs = jnp.concatenate([features, action], axis=-1)
-    if key is None:
-        return jax.vmap(lambda params: parts.critic.apply({"params": params}, inputs))(critics)
-
-    def one(params, dropout):
-        return parts.critic.apply({"params": params}, inputs, True, rngs={"dropout": dropout})
-
-    return jax.vmap(one)(critics, jax.random.split(key, parts.config.num_critics))
-
-
-def two_values(parts: Parts, critics: PyTree, key: Key, features: Array, action: Array) -> Array:
-    """Values [2, ...] of two different critics, drawn anew for each call."""
-    chosen = jax.lax.top_k(jax.random.uniform(key, (parts.config.num_critics,)), 2)[1]
-    logits = q_logits(parts, jax.tree.map(lambda x: x[chosen], critics), features, action)
-    return distributions.two_hot_mean(logits, limit=parts.config.bin_limit)
-
-
 # ---------------------------------------------------------------------------------------- acting
-
-
-def initial_carry(parts: Parts) -> Array:
-    """The mean [H, A] from which the first plan of an episode begins."""
-    return jnp.zeros((parts.config.planner.horizon, action_size(parts.spec.action)))
 
 
 def act(
@@ -232,22 +213,15 @@ def act(
     if not config.plan:
         return act_alone(parts, state, key, carry, latent, model, explore=explore)
 
-    def propose(proposal_key):
-        policy = functools.partial(act_alone, parts, state, model=model, explore=True)
-        follow = lambda key, carry, latent: policy(key, carry, latent)  # noqa: E731
-        horizon, nothing = config.planner.horizon, lambda _: ()
-        return imagine_rollout(model, follow, proposal_key, latent, horizon, nothing)[1]
-
-    proposals = jax.vmap(propose)(
-        jax.random.split(named(key, "proposals"), config.planner.num_proposals)
-    )
-    score = functools.partial(score_plans, parts, state, model, latent)
-    found = mppi.plan(config.planner, score, named(key, "plan"), carry, proposals)
-    if not explore and config.greedy == "mean":
-        action = found.mean[0]
-    else:
-        action = mppi.drawn_action(named(key, "action"), found, noise=float(explore))
-    return mppi.shifted(found.mean), action
+    policy = functools.partial(act_alone, parts, state, model=model, explore=True)
+    proposals = plans.proposed(parts.planner, policy, model, latent, named(key, "proposals"))
+    bootstrap = functools.partial(end_value, parts, state)
+    score = plans.scorer(parts.spec.action, model, latent, config.gamma, bootstrap)
+    found = parts.planner.plan(named(key, "plan"), carry, score, proposals)
+    choose = parts.planner.explore if explore else parts.planner.action
+    if not explore and config.greedy == "elite":
+        choose = functools.partial(plans.drawn_action, noise=0.0)
+    return parts.planner.shifted(named(key, "shift"), found), choose(named(key, "action"), found)
 
 
 def act_alone(
@@ -267,30 +241,11 @@ def act_alone(
     return carry, tanh_normal.sample_and_log_prob(key, mean, log_std)[0]
 
 
-def score_plans(
-    parts: Parts, state: LearnerState, model: BoundModel, latent: PyTree, key: Key, actions: Array
-) -> Array:
-    """What sequences [N, H, A] are expected to bring: scores [N].
-
-      Σ_t γᵗ (Π_{s<t} d_s) rₜ + γᴴ (Π d) Q(z_H, π(z_H))
-
-    with dₜ the predicted discounts: nothing behind a predicted end counts.
-    """
-
-    def extract(latent):
-        return model.predict(latent), model.features(latent)
-
-    def follow(model_key, sequence):
-        return follow_actions(model, model_key, latent, sequence, extract)
-
-    keys = jax.random.split(named(key, "model"), actions.shape[0])
-    prediction, features = jax.vmap(follow)(keys, actions)
-    last = features[:, -1]
-    action, _ = sample_policy(parts, state.params["policy"], named(key, "policy"), last)
-    values = two_values(parts, state.params["critics"], named(key, "critics"), last, action)
-    reward, discount = prediction.reward, parts.config.gamma * prediction.discount
-    total = functools.partial(returns.lambda_return, lambda_=1.0)  # the plain discounted sum
-    return jax.vmap(total)(reward, discount, reward, values.mean(axis=0))[:, 0]
+def end_value(parts: Parts, state: LearnerState, key: Key, features: Array) -> Array:
+    """What two critics expect [N] behind the ends of plans, features [N, F]."""
+    action, _ = sample_policy(parts, state.params["policy"], named(key, "policy"), features)
+    params, draw = state.params["critics"], named(key, "critics")
+    return critics.two_values(parts.critics, params, draw, features, action).mean(axis=0)
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -317,11 +272,15 @@ def representation_loss(
     following = latents_of(model, seen, jnp.arange(1, length + 1))
     following = jax.lax.stop_gradient(jax.vmap(jax.vmap(model.features))(following))
     action, _ = sample_policy(parts, params["policy"], named(key, "policy"), following)
-    value = two_values(parts, stats.target_critics, named(key, "targets"), following, action)
+    value = critics.two_values(
+        parts.critics, stats.target_critics, named(key, "targets"), following, action
+    )
     target = rows.reward + config.gamma * rows.discount * value.min(axis=0)
     target = jax.lax.stop_gradient(target)
 
-    logits = q_logits(parts, params["critics"], features, rows.action, named(key, "dropout"))
+    logits = critics.logits(
+        parts.critics, params["critics"], features, rows.action, named(key, "dropout")
+    )
     per_row = distributions.two_hot_loss(logits, target, limit=config.bin_limit).mean(axis=0)
     weight = row_weight(parts, prediction.extras, rows.valid) / length
     loss = jnp.where(rows.valid > 0, weight * per_row, 0.0).sum(axis=1).mean()
@@ -344,11 +303,11 @@ def apply(
     parts: Parts, state: LearnerState, grads: PyTree, stats: Stats
 ) -> tuple[LearnerState, Array]:
     """One step of the critics, then of their targets; the policy has its own `update`."""
-    critics, opt, norm = optim.apply_gradients(
+    params, opt, norm = optim.apply_gradients(
         parts.optimisers["critics"], grads["critics"], state.opt["critics"], state.params["critics"]
     )
-    target = optim.moving_average(stats.target_critics, critics, parts.config.target_decay)
-    params, opt = state.params | {"critics": critics}, state.opt | {"critics": opt}
+    target = optim.moving_average(stats.target_critics, params, parts.config.target_decay)
+    params, opt = state.params | {"critics": params}, state.opt | {"critics": opt}
     return LearnerState(params, stats._replace(target_critics=target), opt), norm
 
 
@@ -371,8 +330,9 @@ def update(
 
     def loss(params):
         action, entropy = sample_policy(parts, params, named(key, "policy"), features)
-        critics = state.params["critics"]
-        q = two_values(parts, critics, named(key, "critics"), features, action).mean(axis=0)
+        draw = named(key, "critics")
+        q = critics.two_values(parts.critics, state.params["critics"], draw, features, action)
+        q = q.mean(axis=0)
         low, high = jax.lax.stop_gradient(jnp.percentile(q, jnp.array([5.0, 95.0])))
         spread = jnp.maximum(high - low, 1.0)
         wide = optim.moving_average(stats.q_range, spread, config.range_decay)

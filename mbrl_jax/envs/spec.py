@@ -58,6 +58,16 @@ def action_vector(spec: ActionSpec, action: Array) -> Array:
     return action
 
 
+def action_of_vector(spec: ActionSpec, vector: Array) -> Array:
+    """An action of any vector [A]: undoes `action_vector`, and takes the largest of each choice."""
+    if isinstance(spec, MultiDiscreteSpec):
+        bounds = list(itertools.accumulate(spec.num_actions))[:-1]
+        return jnp.stack([jnp.argmax(x) for x in jnp.split(vector, bounds)]).astype(jnp.int32)
+    if isinstance(spec, DiscreteSpec):
+        return jnp.argmax(vector).astype(jnp.int32)
+    return vector
+
+
 def zero_action(spec: ActionSpec) -> Array:
     """The action that stands before the first one."""
     if isinstance(spec, MultiDiscreteSpec):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.behaviours.planning import mppi
+from mbrl_jax.behaviours.planning import mppi, plans
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -24,7 +24,7 @@ def quadratic(key, actions):
 
 @functools.partial(jax.jit, static_argnums=0)
 def planned(config, key, mean, proposals=NO_PROPOSALS):
-    return mppi.plan(config, quadratic, key, mean, proposals)
+    return mppi.plan(config, key, mean, quadratic, proposals)
 
 
 def test_the_best_plan_of_a_quadratic_is_found():
@@ -55,7 +55,7 @@ def test_a_plan_begins_where_it_is_told_and_the_next_one_an_action_later():
     found = planned(at_once, jax.random.key(2), jnp.asarray(0.5 * BEST))
     np.testing.assert_allclose(found.mean, 0.5 * BEST, atol=5e-3)
     expected = [*found.mean[1:], np.zeros(2)]
-    np.testing.assert_array_equal(mppi.shifted(found.mean), expected)
+    np.testing.assert_array_equal(plans.shifted_mean(jax.random.key(0), found), expected)
 
 
 def test_a_score_that_is_no_number_is_the_worst():
@@ -63,17 +63,16 @@ def test_a_score_that_is_no_number_is_the_worst():
         del key
         return jnp.where(actions[:, 0, 0] > 0, jnp.nan, actions[:, 0, 0])
 
-    found = jax.jit(functools.partial(mppi.plan, CONFIG, score))(
-        jax.random.key(0), jnp.zeros((3, 2)), NO_PROPOSALS
-    )
+    plan = functools.partial(mppi.plan, CONFIG, score=score, proposals=NO_PROPOSALS)
+    found = jax.jit(plan)(jax.random.key(0), jnp.zeros((3, 2)))
     assert found.elites[:, 0, 0].max() <= 0 and np.isfinite(found.mean).all()
 
 
 def test_the_action_is_that_of_an_elite_by_its_weight():
     elites = jnp.array([-1.0, 0.0, 0.9])[:, None, None] * jnp.ones((3, 2, 1))
-    found = mppi.Plan(jnp.zeros((2, 1)), jnp.full((2, 1), 0.4), elites, jnp.array([0.5, 0.2, 0.3]))
+    found = plans.Plan(jnp.zeros((2, 1)), jnp.full((2, 1), 0.4), elites, jnp.array([0.5, 0.2, 0.3]))
     keys = jax.random.split(jax.random.key(0), 4_000)
-    draw = jax.jit(jax.vmap(mppi.drawn_action, (0, None, None)))
+    draw = jax.jit(jax.vmap(plans.drawn_action, (0, None, None)))
     plain = np.asarray(draw(keys, found, 0.0))[:, 0]
     shares = [(abs(plain - x) < 1e-6).mean() for x in (-1.0, 0.0, 0.9)]
     np.testing.assert_allclose(shares, [0.5, 0.2, 0.3], atol=0.03)

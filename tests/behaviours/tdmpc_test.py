@@ -10,7 +10,7 @@ import pytest
 
 from mbrl_jax import testing
 from mbrl_jax.behaviours import tdmpc
-from mbrl_jax.behaviours.planning import mppi
+from mbrl_jax.behaviours.planning import mppi, plans
 from mbrl_jax.distributions import symexp, two_hot
 from mbrl_jax.types import (
     ArraySpec,
@@ -98,7 +98,9 @@ def _scores():
 
     def scores(discounts):
         model = _game(lambda action: 2.0, discounts)
-        return tdmpc.score_plans(parts, state, model, START, jax.random.key(0), PLANS)
+        value = functools.partial(tdmpc.end_value, parts, state)
+        score = plans.scorer(SPEC.action, model, START, CONFIG.gamma, value)
+        return score(jax.random.key(0), PLANS)
 
     return jax.jit(scores)
 
@@ -222,7 +224,7 @@ class _Peak:
 def test_the_policy_climbs_its_critics_and_scales_them():
     rate = dataclasses.replace(CONFIG.policy_optimiser, learning_rate=1e-2)
     parts = tdmpc.make_parts(dataclasses.replace(CONFIG, policy_optimiser=rate), SPEC)
-    parts, model = parts._replace(critic=_Peak()), MODEL.make(SPEC)
+    parts, model = parts._replace(critics=parts.critics._replace(net=_Peak())), MODEL.make(SPEC)
     state, bound = _initial(), bind(model, jax.jit(model.init)(jax.random.key(1)))
     z = jax.nn.softmax(jax.random.normal(jax.random.key(2), (16, 8)))
     starts = Starts(world_model.Latent(z, jnp.zeros(16), jnp.zeros(16)), jnp.ones(16))

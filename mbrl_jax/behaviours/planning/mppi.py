@@ -1,6 +1,5 @@
 """Model predictive path integral control: sample action sequences, move towards what scores well.
 
-A planner for any model and any score: `plan` asks for the scores of sequences and nothing else.
 Weights, bounds and the choice of the action are those of TD-MPC2.
 
 References: Williams et al. 2015, https://arxiv.org/abs/1509.01149;
@@ -8,12 +7,13 @@ Hansen et al. 2024 (TD-MPC2), appendix, https://arxiv.org/abs/2310.16828
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.keys import named
+from mbrl_jax.behaviours.planning import plans
+from mbrl_jax.behaviours.planning.plans import Plan, Planner, Score
 from mbrl_jax.types import Array, Key, bounded, number
 
 
@@ -34,30 +34,23 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for numbers that cannot work together."""
-        if not self.num_proposals < self.num_samples >= self.num_elites:
-            raise ValueError(
-                f"num_samples={self.num_samples} must exceed num_proposals={self.num_proposals} "
-                f"and reach num_elites={self.num_elites}"
-            )
+        plans.require_elites(self.num_samples, self.num_proposals, self.num_elites)
+
+    def make(self, size: int) -> Planner:
+        """The record for actions of `size` numbers."""
+        self.validate()
+        return Planner(
+            self.horizon,
+            self.num_proposals,
+            initial=lambda: jnp.zeros((self.horizon, size)),
+            plan=functools.partial(plan, self),
+            shifted=plans.shifted_mean,
+            action=plans.first_of_mean,
+            explore=functools.partial(plans.drawn_action, noise=1.0),
+        )
 
 
-class Score(Protocol):
-    """How good action sequences are."""
-
-    def __call__(self, key: Key, actions: Array) -> Array:
-        """Scores [N] of sequences [N, H, A]: more is better; NaN counts as worst."""
-
-
-class Plan(NamedTuple):
-    """Where planning ended."""
-
-    mean: Array  # [H, A] of the elites, weighted
-    std: Array  # [H, A]
-    elites: Array  # [K, H, A] best first
-    weights: Array  # [K] they sum to 1
-
-
-def plan(config: Config, score: Score, key: Key, mean: Array, proposals: Array) -> Plan:
+def plan(config: Config, key: Key, mean: Array, score: Score, proposals: Array) -> Plan:
     """Refine a normal over sequences of actions in [-1, 1].
 
       a⁽ⁿ⁾ = clip(μ + σ ε);  wₖ ∝ exp(τ (sₖ - max s)) of the K best;  μ = Σ wₖ aₖ;
@@ -65,9 +58,9 @@ def plan(config: Config, score: Score, key: Key, mean: Array, proposals: Array) 
 
     Args:
       config: sizes.
-      score: of sequences [N, H, A].
       key: consumed.
-      mean: [H, A] to begin with: zeros, or `shifted` from the plan before.
+      mean: [H, A] to begin with: zeros, or from the plan before.
+      score: of sequences [N, H, A].
       proposals: [P, H, A] sequences that compete in every iteration.
     """
 
@@ -76,28 +69,15 @@ def plan(config: Config, score: Score, key: Key, mean: Array, proposals: Array) 
         shape = (config.num_samples - proposals.shape[0], *mean.shape)
         sampled = state.mean + state.std * jax.random.normal(noise_key, shape)
         actions = jnp.concatenate([proposals, jnp.clip(sampled, -1.0, 1.0)])
-        scores = score(score_key, actions)
-        worst = jnp.finfo(scores.dtype).min
-        best, index = jax.lax.top_k(jnp.nan_to_num(scores, nan=worst), config.num_elites)
-        weights, elites = jax.nn.softmax(config.temperature * best), actions[index]
-        new_mean = jnp.einsum("k,kha->ha", weights, elites)
-        variance = jnp.einsum("k,kha->ha", weights, jnp.square(elites - new_mean))
+        best, elites = plans.best(score(score_key, actions), actions, config.num_elites)
+        weights = jax.nn.softmax(config.temperature * best)
+        new_mean, variance = plans.moments(weights, elites)
         std = jnp.clip(jnp.sqrt(variance), config.min_std, config.max_std)
         return Plan(new_mean, std, elites, weights), None
 
-    nothing = jnp.zeros((config.num_elites, *mean.shape)), jnp.zeros((config.num_elites,))
+    nothing = (
+        jnp.zeros((config.num_elites, *mean.shape)),
+        jnp.zeros((config.num_elites,)),
+    )
     start = Plan(mean, jnp.full_like(mean, config.max_std), *nothing)
     return jax.lax.scan(improve, start, jax.random.split(key, config.iterations))[0]
-
-
-def shifted(mean: Array) -> Array:
-    """Where the plan [H, A] of the next row begins: one action later, zeros behind."""
-    return jnp.concatenate([mean[1:], jnp.zeros_like(mean[:1])])
-
-
-def drawn_action(key: Key, found: Plan, noise: float) -> Array:
-    """The first action [A] of an elite drawn by its weight, with `noise` deviations added."""
-    elite = jax.random.categorical(named(key, "elite"), jnp.log(found.weights))
-    first = found.elites[elite, 0]
-    extra = noise * found.std[0] * jax.random.normal(named(key, "noise"), first.shape)
-    return jnp.clip(first + extra, -1.0, 1.0)
