@@ -133,11 +133,11 @@ def shifted(config: Config, key: Key, found: Plan) -> Memory:
     return Memory(mean, moved, jnp.ones((), bool))
 
 
-def coloured(key: Key, colour: float, shape: tuple[int, int, int]) -> Array:
+def coloured(key: Key, colour: float, shape: tuple[int, ...]) -> Array:
     """Noise [N, H, A] whose power falls with the frequency f as f^-β; see `from_spectrum`."""
     num, length, size = shape
-    draws = jax.random.normal(key, (2, num, size, length // 2 + 1))
-    return jnp.swapaxes(from_spectrum(*draws, colour, length), 1, 2)
+    real, imaginary = jax.random.normal(key, (2, num, size, length // 2 + 1))
+    return jnp.swapaxes(from_spectrum(real, imaginary, colour, length), 1, 2)
 
 
 def from_spectrum(real: Array, imaginary: Array, colour: float, length: int) -> Array:
