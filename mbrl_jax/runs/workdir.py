@@ -81,6 +81,14 @@ def prepare(workdir: Path, run: RunConfig, resume: str) -> int | None:
 
 def check_usable(workdir: Path) -> None:
     """Make the directory if it is absent. Raises ConfigError where it cannot be used."""
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(workdir.absolute()).decode(errors="backslashreplace")
+        raise ConfigError(
+            f"--workdir={shown} holds bytes that are no UTF-8, and checkpoints cannot be written "
+            "there; name another directory"
+        ) from error
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is a file; name a directory")
     try:

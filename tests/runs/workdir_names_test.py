@@ -1,5 +1,6 @@
 """Directories of any name train, resume and evaluate."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,11 @@ def test_a_link_serves_and_stays_one(tmp_path):
 def test_a_home_that_is_not_there_is_said():
     with pytest.raises(ConfigError, match=r"write \./~"):
         workdir.as_path("~nobody-of-this-name/x")
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_made(tmp_path):
+    """FAULT 17: such a run trained until its first checkpoint, which could not be written."""
+    path = tmp_path / os.fsdecode(b"run\xff")
+    with pytest.raises(ConfigError, match=r"run\\xff/inside holds bytes that are no UTF-8"):
+        workdir.check_usable(path / "inside")
+    assert not any(tmp_path.iterdir())
