@@ -141,3 +141,32 @@ def s5(
         y.append(2.0 * (state @ read.T).real + D * u[..., t, :])
         states.append(state)
     return np.stack(y, -2), np.stack(states, -2)
+
+
+def trapezoid(
+    v: Any, dt: Any, rate: Any, mix: Any, k: Any, q: Any, D: Any, reset: Any, state: Any
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Mamba-3 (arXiv 2603.15569), k and q rotated already: with α = e^{-dt·rate},
+
+    hₜ = α hₜ₋₁ + (1 - λₜ) dtₜ α kₜ₋₁ vₜ₋₁ᵀ + λₜ dtₜ kₜ vₜᵀ, yₜ = hₜᵀ qₜ + D vₜ.
+
+    v […, T, H, P], dt, rate and mix (λ) […, T, H], k and q […, T, H, N], D [H], state (h […, N, H,
+    P], k […, H, N], v […, H, P]) -> y […, T, H, P], the states after every row.
+    """
+    v, dt, rate, mix, k, q, D, *state = _wide(v, dt, rate, mix, k, q, D, *state)
+    y, states = [], []
+    for t in range(v.shape[-3]):
+        empty = np.asarray(reset[..., t])
+        state = [np.where(empty.reshape(empty.shape + (1,) * n), 0.0, x)
+                 for n, x in zip((3, 2, 2), state, strict=True)]  # fmt: skip
+        now_k, now_v, step = k[..., t, :, :], v[..., t, :, :], dt[..., t, :]
+        late = np.einsum("...hn,...hp,...h->...nhp", *state[1:], (1.0 - mix[..., t, :]) * step)
+        taken = np.einsum("...hn,...hp,...h->...nhp", now_k, now_v, mix[..., t, :] * step)
+        decay = np.exp(-step * rate[..., t, :])[..., None, :, None]
+        state = [decay * (state[0] + late) + taken, now_k, now_v]
+        y.append(np.einsum("...hn,...nhp->...hp", q[..., t, :, :], state[0]) + D[:, None] * now_v)
+        states.append(state)
+    stacked = tuple(
+        np.stack(x, axis) for x, axis in zip(zip(*states, strict=True), (-4, -3, -3), strict=True)
+    )
+    return np.stack(y, -3), stacked

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from mbrl_jax import testing
-from mbrl_jax.cores import gru, mamba, mamba2, memoryless, s4, s5, storm, transformer
+from mbrl_jax.cores import gru, mamba, mamba2, mamba3, memoryless, s4, s5, storm, transformer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 CORES = {
     "mamba2": mamba2.Config(width=8, layers=1, state_size=3, head_size=4, chunk_size=4),
+    "mamba3": mamba3.Config(width=8, layers=1, state_size=4, head_size=4, chunk_size=4),
     "mamba": mamba.Config(width=8, layers=1, state_size=3, chunk_size=4),
     "gru": gru.Config(width=8, layers=2),
     "memoryless": memoryless.Config(width=8),

@@ -104,6 +104,7 @@ def ssd_stream(
     *,
     reset: Array | None = None,
     initial_state: Array | None = None,
+    log_decay: Array | None = None,
     chunk_size: int = 32,
     method: str = "auto",
 ) -> tuple[Array, Array, SSDEntries]:
@@ -125,6 +126,7 @@ def ssd_stream(
       D: [H] weight of the skip, or None.
       reset: [T] bool; `reset[t]` empties the state before row t. None: never.
       initial_state: [N, H, P], or None for zeros.
+      log_decay: [T, H] numbers ≤ 0 in the place of dt·A; dt then scales inputs and nothing else.
       chunk_size: the longest chunk.
       method: "chunked": matrix products inside chunks, an associative scan across them;
         "chunked_sequential": the same, across chunks one after the other; "recurrent": row by row;
@@ -142,7 +144,7 @@ def ssd_stream(
     method = auto_method(jax.default_backend()) if method == "auto" else method
     if reset is None:
         reset = jnp.zeros((length,), bool)
-    chunks = _cut(x, dt, A, B, C, reset, min(chunk_size, _LONGEST_CHUNK))
+    chunks = _cut(x, dt, A, B, C, reset, log_decay, min(chunk_size, _LONGEST_CHUNK))
     if initial_state is not None:
         initial_state = spoiled.unless_reset(reset, initial_state.astype(chunks.dt.dtype))
     skip = jnp.zeros_like(A, chunks.dt.dtype) if D is None else D.astype(chunks.dt.dtype)
@@ -259,7 +261,14 @@ def _check_groups(num_heads: int, num_groups: int) -> None:
 
 
 def _cut(
-    x: Array, dt: Array, A: Array, B: Array, C: Array, reset: Array, chunk_size: int
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    reset: Array,
+    log_decay: Array | None,
+    chunk_size: int,
 ) -> group.Chunks:
     """All groups' inputs as chunks; B and C keep their group axis."""
     x, dt, B, C, reset = (
@@ -267,5 +276,8 @@ def _cut(
         for rows in (x, dt.astype(chunking.state_dtype(x)), B, C, reset)
     )
     step_decay = chunk_matrix.step_log_decay(dt, A)
+    if log_decay is not None:
+        given = chunking.to_chunks(log_decay.astype(dt.dtype), chunk_size)
+        step_decay = jnp.maximum(given, chunk_matrix.MIN_LOG_DECAY)
     segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
     return group.Chunks(x, dt, step_decay, B, C, reset, segment)
