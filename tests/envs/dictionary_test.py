@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import drama_catch
 from mbrl_jax.envs.doctor import check
 from mbrl_jax.envs.spec import example_observation, flat_observation, from_flat, make_environment
+from mbrl_jax.evaluate import quality
+from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import build
 from mbrl_jax.runs.metrics import read_metrics
+from mbrl_jax.train import trained
 from mbrl_jax.train.run import run
 from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, Environment
 from tests import small
@@ -90,4 +94,13 @@ def test_an_ensemble_learns_from_all_leaves_and_extras_are_summed(tmp_path):
     assert all(0 <= row["episode/right"] <= LENGTH for row in rows)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert sorted(found["extras"]) == ["cost", "right"] and found["finished"] == [2, 2]
-    assert not (tmp_path / "open_loop.png").exists()  # a dictionary is no picture
+    assert (tmp_path / "open_loop.png").is_file()  # of vectors: curves
+    measured = quality.Config(lanes=2, rows=12, context=1, horizon=2, starts=4)
+    (first, _) = trained.measure_quality(tmp_path, measured=measured)["seeds"]
+    assert first["reconstruction"] == pytest.approx(0.0, abs=1e-9)
+    assert all(error >= 0 for error in first["observation"])
+    trained.animate_open_loop(tmp_path, tmp_path / "x.gif", told=trained.Imagined(1, rows=8))
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == LENGTH + 1
+    with pytest.raises(config.ConfigError, match="a dictionary without images, .* no pictures"):
+        trained.film_run(tmp_path, tmp_path / "play.gif")
