@@ -3,6 +3,7 @@
 Figures are drawn with matplotlib's object-oriented interface: no display, no global state.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ def save(figure: Any, path: str | Path) -> Path:
 
     FigureCanvasAgg(figure).print_png(str(path))
     return Path(path)
+
+
+# Text stays text, and the same figure gives the same file.
+SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "mbrl_jax"}
+
+
+def save_both(figure: Any, path: str | Path) -> tuple[Path, Path]:
+    """Write a figure as a PNG, and as SVG beside it; returns both paths."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    beside = Path(path).with_suffix(".svg")
+    with matplotlib.rc_context(SVG_SETTINGS), warnings.catch_warnings():
+        # Letters that matplotlib's own font lacks: those who look at it have others.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        FigureCanvasSVG(figure).print_svg(str(beside), metadata={"Date": None})
+        return save(figure, path), beside
 
 
 # --------------------------------------------------------------------------------- learning curve
