@@ -13,7 +13,6 @@ scripts that asks for nothing else; the tables stand in Markdown beside it, and 
 as `--baseline=TASK:NAME=VALUE`; Atari's games have random play and a human by themselves.
 """
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ def main() -> None:
 
     if bool(_WORKDIRS.value) == bool(_SWEEP.value):
         raise ConfigError("give one of --workdirs and --sweep; see --help")
-    baselines = [_baseline(text) for text in _BASELINE.value]
+    baselines = [launch_flags.read_baseline(text) for text in _BASELINE.value]
     bases = _bases()  # first: it may define types of the runs' configurations
     from mbrl_jax.report import content, figures, frame, records
     from mbrl_jax.report.report import make_report, write_report
@@ -67,24 +66,6 @@ def main() -> None:
     print("\n" + "\n".join(map(shown, paths)))
     if _CSV.value:
         print(shown(_CSV.value))
-
-
-def _baseline(text: str) -> tuple:
-    """(task or None, baseline) of one --baseline."""
-    from mbrl_jax.errors import ConfigError
-    from mbrl_jax.evaluate.comparison import Baseline
-
-    head, _, value = text.rpartition("=")
-    task, _, name = head.rpartition(":")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not name or not math.isfinite(number):
-        raise ConfigError(
-            f"--baseline={text} is not of the form NAME=VALUE or TASK:NAME=VALUE with a number"
-        )
-    return task or None, Baseline(name, number)
 
 
 def _bases() -> dict:

@@ -75,7 +75,14 @@ def save_both(figure: Any, path: str | Path) -> tuple[Path, Path]:
 # --------------------------------------------------------------------------------- learning curve
 
 
-def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str) -> Path:
+def plot_learning_curve(
+    rows: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    title: str,
+    *,
+    baselines: Sequence[Any] = (),
+    vector: bool = False,
+) -> Path:
     """Draw the mean episode return against environment steps.
 
     Every seed is a thin line; the mean over seeds a thick one, within ± one standard error.
@@ -84,7 +91,10 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
       rows: as `mbrl_jax.runs.metrics.read_metrics` gives them.
       path: of the PNG to write.
       title: of the figure.
+      baselines: `comparison.Baseline` that the returns are held against.
+      vector: write SVG beside it.
     """
+    from mbrl_jax.evaluate.comparison import draw_baselines
     from mbrl_jax.runs.metrics import last_fifth
 
     figure = new_figure(8.0, 4.8)
@@ -107,7 +117,8 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
         axes.text(0.5, 0.5, "no episode was finished", transform=axes.transAxes, ha="center")
     axes.set_title(plain(title), loc="left", fontweight="bold", color=INK)
     dress_curve(axes)
-    return save(figure, path)
+    draw_baselines(axes, baselines)
+    return save_both(figure, path)[0] if vector else save(figure, path)
 
 
 def dress_curve(axes: Any) -> None:
