@@ -19,9 +19,15 @@ def plain_console() -> Any:
     return Console(markup=False, emoji=False)
 
 
-def print_sentence(console: Any, sentence: str) -> None:
-    """A sentence: a terminal would break it within words, and files keep it as one line."""
-    console.print(shown(sentence), soft_wrap=not console.is_terminal, highlight=False)
+def print_sentence(console: Any, sentence: str, *before: tuple[str, str]) -> None:
+    """A sentence: a terminal would break it within words, and files keep it as one line.
+
+    `before` are words with their style that stand in front of it.
+    """
+    from rich.text import Text
+
+    line = Text.assemble(*before, shown(sentence))
+    console.print(line, soft_wrap=not console.is_terminal, highlight=False)
 
 
 def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
@@ -87,7 +93,7 @@ def print_evaluation(
     console = plain_console()
     console.print(table)
     for line in _notes(evaluation, normalised, protocol):
-        console.print(shown(line), soft_wrap=True, highlight=False)
+        print_sentence(console, line)
 
 
 def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list[str]:
@@ -213,8 +219,7 @@ def print_findings(findings: Any, name: str) -> None:
     console = plain_console()
     styles = {"error": "bold red", "warning": "yellow", "ok": "green"}
     for severity, topic, sentence in findings:
-        console.print(f"{severity:8}", style=styles[severity], end="")
-        print_sentence(console, f"{topic}: {sentence}")
+        print_sentence(console, f"{topic}: {sentence}", (f"{severity:8}", styles[severity]))
     severities = [severity for severity, _, _ in findings]
     errors, warnings, fine = (severities.count(kind) for kind in styles)
     console.print(

@@ -58,8 +58,13 @@ def test_what_a_run_takes_is_broken_between_words_on_a_terminal_and_is_a_line_el
     plan = types.SimpleNamespace(
         experiment=experiment,
         parameters={"world model": 111_586, "behaviour": 20_930},
-        **{"num_seeds": 8, "of_seed": 3_770_000, "state": 3_770_000, "replay": 2_110_000},
-        **{"temporaries": None, "most_seeds": None, "hours": None},
+        num_seeds=8,
+        of_seed=3_770_000,
+        state=3_770_000,
+        replay=2_110_000,
+        temporaries=None,
+        most_seeds=None,
+        hours=None,
         memory=types.SimpleNamespace(free=None),
         more=lambda: "without what an update takes for itself",
     )
