@@ -249,8 +249,6 @@ def draw_grid(
     squares: Sequence[Square], row_names: Sequence[str], column_names: Sequence[str], axes_: tuple
 ) -> Any:
     """A heat map: the darker, the higher. `axes_`: what the rows are, and the columns."""
-    from matplotlib.patches import Rectangle
-
     height, wide = len(row_names), len(column_names)
     longest = max(map(len, row_names), default=0)
     figure, axes = _axes(1.0 + 0.07 * longest + 1.25 * wide, 0.9 + 0.62 * height)
@@ -260,9 +258,9 @@ def draw_grid(
         share = (one.value - low) / spread if spread > 0 else 0.5
         # One colour, more or less of it: the text in it is legible on pages of both themes.
         alpha = 0.06 + 0.5 * share if np.isfinite(one.value) else 0.0
-        place = (one.column - 0.47, one.row - 0.45)
-        box = Rectangle(place, 0.94, 0.9, facecolor=COLOURS[0], alpha=alpha, linewidth=0)
-        axes.add_patch(box)
+        across = one.column + 0.47 * np.array([-1, 1, 1, -1])
+        down = one.row + 0.45 * np.array([-1, -1, 1, 1])
+        axes.fill(across, down, color=COLOURS[0], alpha=alpha, linewidth=0)
         for i, text in enumerate(one.lines):
             y = one.row + (i - (len(one.lines) - 1) / 2) * 0.34
             size = 10.5 if i == 0 else 8

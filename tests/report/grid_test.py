@@ -71,8 +71,8 @@ def test_cells_are_means_with_intervals_instead_of_all_pairs(tmp_path):
     assert drawing.caption.startswith("Catch-bsuite: training return, mean over seeds")
     texts = [text.get_text() for text in drawing.draw(5.0).axes[0].texts]
     assert texts[:2] == ["0.50", "[-5.85, 6.85]"] and len(texts) == 12
-    alphas = {p.get_xy(): p.get_alpha() for p in drawing.draw(5.0).axes[0].patches}
-    assert len(alphas) == 6 and len(set(alphas.values())) == 6
+    alphas = [patch.get_alpha() for patch in drawing.draw(5.0).axes[0].patches]
+    assert len(alphas) == len(set(alphas)) == 6 and alphas == sorted(alphas)
     table = content.grid_table(grid, rows)
     assert [c if isinstance(c, str) else c.text for c in table.header][
         2
