@@ -164,9 +164,9 @@ def _curves(episode: Sequence[Mapping[str, Any]], title: str) -> np.ndarray:
         finite = finite[np.isfinite(finite)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
         room = 0.08 * (high - low) or 1.0
-        cell.set(xlim=(0, max(length - 1, 1)), ylim=(low - room, high + room))
+        cell.set(xlim=(-0.5, length - 0.5), ylim=(low - room, high + room))
         cell.set_ylabel(plain(names[d]), fontsize=8, color=INK)
-        cell.axvspan(0, first - 1, color=_FAINT, zorder=0)
+        cell.axvspan(-0.5, first - 0.5, color=_FAINT, zorder=0)
         cell.spines[["top", "right"]].set_visible(False)
         cell.tick_params(labelsize=7)
         (one,) = cell.plot([], [], color=INK, linewidth=1.6, label="real")
@@ -174,7 +174,8 @@ def _curves(episode: Sequence[Mapping[str, Any]], title: str) -> np.ndarray:
         (other,) = cell.plot([], [], color=IMAGINED, **dashed)
         lines.append((one, other))
     cell.set_xlabel("row", fontsize=8)
-    figure.legend(*cell.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)
+    named = {"loc": "outside lower center", "ncols": 2, "fontsize": 8, "frameon": False}
+    figure.legend(*cell.get_legend_handles_labels(), **named)
     pictures = []
     for t in range(length):
         for d, (one, other) in enumerate(lines):

@@ -80,10 +80,10 @@ def drawn(drawings: Sequence[Drawing]) -> list[Html]:
         return [figure(svg(one.draw(WIDTH), one.label), one.caption) for one in drawings]
     (one,) = drawings
     # Letters keep their size: the same is there for narrow windows, and one of them is shown.
-    both = [
-        tag("div", svg(one.draw(width), one.label), class_=class_)
-        for width, class_ in ((WIDE, "wide"), (WIDTH, "narrow"))
-    ]
+    made = {"wide": one.draw(WIDE), "narrow": one.draw(WIDTH)}
+    if len({drawing.get_figwidth() for drawing in made.values()}) == 1:  # it has a width of its own
+        return [figure(svg(made["narrow"], one.label), one.caption)]
+    both = [tag("div", svg(made[name], one.label), class_=name) for name in made]
     return [tag("figure", join([tag("figcaption", one.caption), *both]), class_="alone")]
 
 

@@ -153,5 +153,7 @@ def test_a_figure_alone_takes_the_width_of_the_page():
     (alone,) = figures.drawn([drawing()])
     widths = [int(width) for width in re.findall(r"max-width: (\d+)px", alone)]
     assert widths == [1171, 499] and 'class="alone"' in alone
+    own = drawing()._replace(draw=lambda width: comparison.draw_lines([], "x", "y"))
+    assert "alone" not in figures.drawn([own])[0]  # it has a width of its own, and is there once
     several = figures.drawn([drawing(), drawing()])
     assert len(several) == 2 and "alone" not in "".join(several)
