@@ -10,6 +10,9 @@
 published: the first to end in any of 32 lanes, as in Drama's own evaluation; short episodes are
 favoured, so that its mean is biased and good only for comparison with published scores.
 
+`--gif` films a greedy episode: the images that the agent sees, side by side if there are several;
+where it sees vectors, what the environment renders (`dm_control:`, `gymnasium:`).
+
 `--quality` measures the world model instead: its open-loop error against the horizon, rewards,
 ends of episodes, calibration of the discount and reconstruction (mbrl_jax/evaluate/quality.py).
 It is measured on the rows of the policy's own actions, sampled as in training; `--random_share` of

@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` answers at once.
 import difflib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -231,3 +232,21 @@ def _load_module(name: str):
             "module or a path to a .py file serves as well)"
         )
     return own.import_module(name, "experiment")
+
+
+def read_baseline(text: str) -> tuple:
+    """(task or None, baseline) of one --baseline. Raises ConfigError where it is none."""
+    from mbrl_jax.errors import ConfigError
+    from mbrl_jax.evaluate.comparison import Baseline
+
+    head, _, value = text.rpartition("=")
+    task, _, name = head.rpartition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not name or not math.isfinite(number):
+        raise ConfigError(
+            f"--baseline={text} is not of the form NAME=VALUE or TASK:NAME=VALUE with a number"
+        )
+    return task or None, Baseline(name, number)

@@ -20,7 +20,8 @@ preempted and saved (status 75) as often as it gets on. SIGTERM or Ctrl-C saves 
 
 --seeds_per_program=fit asks `launch.train --preflight` of every configuration, on Slurm in a job of
 the members' kind, how many seeds the memory takes, and packs as many into each program; the number
-is kept in the root.
+is kept in the root. --mirror and --allow_oversize are handed on to every member, and may be others
+when the same command goes on.
 """
 
 import os
@@ -52,6 +53,12 @@ _SEEDS_PER_PROGRAM = flags.DEFINE_string(
 )
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of each seed; default: the experiment's.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Shrink the experiment to seconds.")
+_MIRROR = flags.DEFINE_multi_string(
+    "mirror", [], "As for launch.train: where each member's rows go too; repeatable."
+)
+_ALLOW_OVERSIZE = flags.DEFINE_bool(
+    "allow_oversize", False, "As for launch.train: begin even where memory seems to be too little."
+)
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm"], "Where members run.")
 _JOBS = flags.DEFINE_integer("jobs", None, "Members at a time; default: 1 here, on Slurm all.")
 _RETRIES = flags.DEFINE_integer("retries", 2, "Further attempts at a member that fails.")
@@ -117,6 +124,9 @@ def _check_flags() -> None:
     for flag, least in ((_JOBS, 1), (_RETRIES, 0), (_GPUS, 0), (_CPUS, 1)):
         if flag.value is not None and flag.value < least:
             raise ConfigError(f"--{flag.name}={flag.value} must be at least {least}")
+    from mbrl_jax.mirrors import mirror
+
+    mirror.load(_MIRROR.value)  # here, and not in every member
 
 
 def _common():
@@ -227,7 +237,9 @@ def _task(common, member, root: Path):
     from mbrl_jax.sweeps.supervise import Task
 
     workdir = root.absolute() / member.name
-    command = train_command(sys.executable, common, member, workdir)
+    more = [f"--mirror={name}" for name in _MIRROR.value]
+    more += ["--allow_oversize"] * _ALLOW_OVERSIZE.value
+    command = train_command(sys.executable, common, member, workdir, more)
     return Task(member.name, str(workdir), tuple(command), member.steps)
 
 

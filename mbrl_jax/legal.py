@@ -182,8 +182,8 @@ def watched(env: HostEnvironments) -> HostEnvironments:
     if not is_masked(env.spec):
         return env
 
-    def open_lanes(lane_seeds: Any, *, evaluation: bool) -> HostEnvironment:
-        lanes, rows = env.open(lane_seeds, evaluation=evaluation), 0
+    def open_lanes(opened: Callable, lane_seeds: Any, *, evaluation: bool) -> HostEnvironment:
+        lanes, rows = opened(lane_seeds, evaluation=evaluation), 0
 
         def reset(which: Any) -> Timestep:
             return checked(lanes.reset(which))
@@ -199,7 +199,9 @@ def watched(env: HostEnvironments) -> HostEnvironments:
 
         return lanes._replace(reset=reset, receive=receive)
 
-    return env._replace(open=open_lanes)
+    watching = functools.partial(functools.partial, open_lanes)
+    rendered = env.open_rendered and watching(env.open_rendered)
+    return env._replace(open=watching(env.open), open_rendered=rendered)
 
 
 def require_some(spec: EnvSpec, timestep: Timestep, row: int) -> None:

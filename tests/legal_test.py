@@ -144,14 +144,15 @@ def test_a_lane_that_allows_nothing_is_named():
     legal.require_some(spec, row._replace(is_last=np.array([[False, True, True]])), 7)
 
 
-def test_lanes_on_the_host_raise_where_they_get_stuck():
+@pytest.mark.parametrize("how", ["open", "open_rendered"])
+def test_lanes_on_the_host_raise_where_they_get_stuck(how):
     spec = _spec(DiscreteSpec(2), 2)
     rows = [_row([True, False]), _row([True, True]), _row([False, False])]
     lanes = HostEnvironment(
         lambda which: rows.pop(0), lambda actions: None, lambda: rows.pop(0), None
     )
-    env = legal.watched(HostEnvironments(spec, lambda seeds, *, evaluation: lanes))
-    opened = env.open(np.zeros((1, 1)), evaluation=False)
+    env = legal.watched(HostEnvironments(spec, *[lambda seeds, *, evaluation: lanes] * 2))
+    opened = getattr(env, how)(np.zeros((1, 1)), evaluation=False)
     opened.reset(None)
     opened.receive()
     with pytest.raises(ValueError, match="lane 0 of seed 0 allows no action in row 2"):

@@ -14,7 +14,7 @@ SHELL = {
     "datasets": ("__init__", "files", "flat", "minari", "rows", "runs"),
     "envs": ("gymnasium",),
     "envs/processes": ("dm_task", "vector", "worker"),
-    "evaluate": ("plots", "scores"),
+    "evaluate": ("animations", "plots", "scores"),
     "experiment": ("config", "printed"),
     "export": ("archive", "loader"),
     "mirrors": ("mirror", "wandb"),

@@ -2,14 +2,15 @@
 
     python -m experiments.results.collect --name=drama_catch --workdirs=runs/seed0,runs/seed1
 
-Writes `<name>.csv` (every episode mean of every seed), `<name>.png` (learning curve) and prints
-one row for each seed: training return over the last fifth of the steps, and greedy episodes. Runs
-of several configurations are drawn as the mean of each, with its 95 % interval.
+Writes `<name>.csv` (every episode mean of every seed), `<name>.png` and `<name>.svg` (learning
+curve) and prints one row for each seed: training return over the last fifth of the steps, and
+greedy episodes. Runs of several configurations are drawn as the mean of each, with its 95 %
+interval. `--baseline=NAME=VALUE` (repeatable) draws what the text holds them against.
 
-    python -m experiments.results.collect --redraw=breakout_settings \\
-        --name=minatar_breakout_settings
+    python -m experiments.results.collect --redraw=breakout --name=minatar_breakout \\
+        --title="drama_minatar on Breakout-MinAtar" --baseline=random=0.4 --baseline=PPO=3.45
 
-draws the picture of a recorded row with several settings anew, from its CSV alone.
+draws the picture of a recorded row anew, from its CSV alone.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from launch import flags as launch_flags
 _WORKDIRS = flags.DEFINE_list("workdirs", [], "Finished runs, separated by commas.")
 _FOLDER = flags.DEFINE_string("folder", None, "Where to write; default: beside this file.")
 _REDRAW = flags.DEFINE_string("redraw", None, "A row of rows.jsonl whose picture is drawn anew.")
+
+_TITLE = flags.DEFINE_string("title", None, "Title of the picture; default: --name.")
+_BASELINE = flags.DEFINE_multi_string("baseline", [], "NAME=VALUE, drawn in; repeatable.")
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def main() -> None:
             summary.append((lane.seed[0], lane.index, lane.training, greedy.mean, greedy.episodes))
         rows += [{"run_seed": run.saved.members.seed, **row} for row in read_metrics(run.path)]
     write_csv(folder / f"{NAME.value}.csv", rows)
-    _draw(runs, rows, NAME.value, folder / f"{NAME.value}.png")
+    _draw(runs, rows, folder / f"{NAME.value}.csv")
     print("run seed  lane  last fifth  greedy (episodes)")
     for seed, lane, final, mean, episodes in summary:
         last = "no episode" if final is None else f"{final:.3f}"
@@ -59,49 +63,77 @@ def main() -> None:
 
 
 def redraw(table: Path, name: str) -> None:
-    """Write the PNG beside a CSV: a line for each setting of the recorded row `name`."""
+    """Write the picture of the recorded row `name` beside its CSV."""
     import csv
 
     import numpy as np
 
     from experiments.results.compare import settings_of
     from experiments.results.rows import read_rows
-    from mbrl_jax.evaluate import comparison, plots
+    from mbrl_jax.evaluate import comparison
 
     row = read_rows()[name]
-    curves: dict[int, list[tuple[float, float, float]]] = {}
     with table.open() as file:
-        for one in csv.DictReader(file):
-            if one["episode/return"]:
-                numbers = (one["step"], one["episode/return"], one["episode/count"])
-                curves.setdefault(int(one["seed"]), []).append(tuple(map(float, numbers)))
+        rows = [one for one in csv.DictReader(file) if one["episode/return"]]
+    labels = settings_of(row)
+    if len(labels) == 1:
+        _plot_seeds([{k: float(v) for k, v in one.items() if v} for one in rows], table)
+        return
+    curves: dict[int, list[tuple[float, float, float]]] = {}
+    for one in rows:
+        numbers = (one["step"], one["episode/return"], one["episode/count"])
+        curves.setdefault(int(one["seed"]), []).append(tuple(map(float, numbers)))
     lines = []
-    for i, label in enumerate(settings_of(row)):
+    for i, label in enumerate(labels):
         own = range(i * row.num_seeds, (i + 1) * row.num_seeds)
         thinned = [comparison.thin(np.array(curves[seed])) for seed in own]
         lines.append(comparison.mean_line(label.replace(" ", ", "), i, thinned))
-    plots.save(comparison.draw_curves(lines), table.with_suffix(".png"))
+    _plot_lines(lines, table)
 
 
-def _draw(runs: Sequence[Any], rows: Sequence[dict[str, Any]], name: str, path: Path) -> None:
+def _draw(runs: Sequence[Any], rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A picture of every seed, or of every configuration on every task if there are several."""
-    from mbrl_jax.evaluate import comparison, plots
+    from mbrl_jax.evaluate import comparison
     from mbrl_jax.report.groups import group_runs
 
     grouping = group_runs(runs)
     pools = [(group.label, pool) for group in grouping.groups for pool in group.pools]
     if len(pools) == 1:
-        # Lanes of different runs are different seeds of one picture.
-        lanes = {key: i for i, key in enumerate(sorted({(r["run_seed"], r["seed"]) for r in rows}))}
-        curve = [{**row, "seed": lanes[row["run_seed"], row["seed"]]} for row in rows]
-        plots.plot_learning_curve(curve, path, name)
+        _plot_seeds(rows, path)
         return
     lines = []
     for i, (label, pool) in enumerate(pools):
         curves = [comparison.thin(source.lane.curve) for source in pool.sources]
         named = f"{pool.task} {label}" if len(grouping.tasks) > 1 else label
         lines.append(comparison.mean_line(named, i, curves))
-    plots.save(comparison.draw_curves(lines), path)
+    _plot_lines(lines, path)
+
+
+def _plot_seeds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """One configuration: lanes of different runs are different seeds of one picture."""
+    from mbrl_jax.evaluate import plots
+
+    lanes = {key: i for i, key in enumerate(sorted({(r["run_seed"], r["seed"]) for r in rows}))}
+    curve = [{**row, "seed": lanes[row["run_seed"], row["seed"]]} for row in rows]
+    title = _TITLE.value or path.stem
+    picture = path.with_suffix(".png")
+    plots.plot_learning_curve(curve, picture, title, baselines=_baselines(), vector=True)
+
+
+def _plot_lines(lines: Sequence[Any], path: Path) -> None:
+    """Several configurations: a line each, with its interval."""
+    from mbrl_jax.evaluate import comparison, plots
+
+    figure = comparison.draw_curves(lines, baselines=_baselines())
+    if _TITLE.value:
+        figure.suptitle(
+            plots.plain(_TITLE.value), x=0.01, ha="left", fontweight="bold", color=plots.INK
+        )
+    plots.save_both(figure, path.with_suffix(".png"))
+
+
+def _baselines() -> list[Any]:
+    return [launch_flags.read_baseline(text)[1] for text in _BASELINE.value]
 
 
 if __name__ == "__main__":

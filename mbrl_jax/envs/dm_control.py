@@ -89,7 +89,7 @@ def make(config: Config) -> HostEnvironments:
             makes, spec, observe, to_env, lane_seeds, processes=config.processes
         )
 
-    return HostEnvironments(spec, open_lanes)
+    return HostEnvironments(spec, open_lanes, open_lanes)
 
 
 def _task_module() -> Any:

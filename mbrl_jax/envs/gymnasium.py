@@ -84,14 +84,25 @@ def make(config: Config) -> HostEnvironments:
     action, to_env = spaces.action_adaptor(taken, config.name)
     spec = EnvSpec(observation, action)
 
-    def open_lanes(lane_seeds, *, evaluation):
+    def open_lanes(one, lane_seeds, *, evaluation):
         del evaluation
-        makes = [open_one] * lane_seeds.size
+        makes = [one] * lane_seeds.size
         return vector.open_lanes(
             makes, spec, observe, to_env, lane_seeds, processes=config.processes
         )
 
-    return HostEnvironments(spec, open_lanes)
+    opened = functools.partial(functools.partial, open_lanes)
+    return HostEnvironments(spec, opened(open_one), _rendered(env, open_one, opened))
+
+
+def _rendered(env: Any, open_one: Any, opened: Callable[[Any], Any]) -> Any:
+    """How lanes are opened that show pictures; None where they cannot be asked for."""
+    gymnasium = library("gymnasium", "install gymnasium 1.1 or newer")
+    modes = (env.metadata or {}).get("render_modes", ())
+    # A function of one's own may know no `render_mode`.
+    if getattr(open_one, "func", None) is not gymnasium.make or "rgb_array" not in modes:
+        return None
+    return opened(functools.partial(open_one, render_mode="rgb_array"))
 
 
 def opener(config: Config) -> Callable[[], Any]:

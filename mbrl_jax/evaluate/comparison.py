@@ -48,6 +48,13 @@ class Points(NamedTuple):
     is_open: bool = False  # another kind of score of the same group
 
 
+class Baseline(NamedTuple):
+    """A number from elsewhere that scores are held against: random play, another system."""
+
+    name: str
+    value: float
+
+
 # ------------------------------------------------------------------------------ lines over seeds
 
 
@@ -90,9 +97,18 @@ def range_line(label: str, style: int, x: np.ndarray, values: np.ndarray, **opti
     return Line(label, style, x, mean, low, high, **options)
 
 
-def draw_curves(lines: Sequence[Line], whole: float | None = None) -> Any:
+WIDTH = 5.2  # inches of a figure: two stand beside each other on a page
+
+
+def draw_curves(
+    lines: Sequence[Line],
+    whole: float | None = None,
+    *,
+    baselines: Sequence[Baseline] = (),
+    width: float = WIDTH,
+) -> Any:
     """Learning curves of one task: a figure. `whole` is the last step, if runs are under way."""
-    figure, axes = _axes()
+    figure, axes = _axes(width)
     for line in lines:
         _draw_line(axes, line)
     if not lines:
@@ -100,9 +116,24 @@ def draw_curves(lines: Sequence[Line], whole: float | None = None) -> Any:
     if whole is not None:
         axes.set_xlim(right=whole)
     dress_curve(axes)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=5 if width <= WIDTH else 9)
+    draw_baselines(axes, baselines)
     _legend(axes)
     return figure
+
+
+def draw_baselines(axes: Any, baselines: Sequence[Baseline], vertical: bool = False) -> None:
+    """Faint dashed lines with their names; upright where scores lie along x."""
+    along = axes.get_xaxis_transform() if vertical else axes.get_yaxis_transform()
+    for one in baselines:
+        style: dict[str, Any] = {"color": FAINT, "linewidth": 1.0, "linestyle": "--", "zorder": 1}
+        (axes.axvline if vertical else axes.axhline)(one.value, **style)
+        words: dict[str, Any] = {"fontsize": 7, "color": FAINT, "transform": along}
+        text = plain(f"{one.name} {one.value:.3g}")
+        if vertical:
+            axes.text(one.value, 1.0, text, ha="center", va="bottom", **words)
+        else:
+            axes.text(0.995, one.value, text, ha="right", va="bottom", **words)
 
 
 def draw_lines(
@@ -112,6 +143,7 @@ def draw_lines(
     *,
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
+    width: float = WIDTH,
 ) -> Any:
     """Lines over an axis: a figure.
 
@@ -120,8 +152,9 @@ def draw_lines(
       x_label, y_label: of the axes.
       y_range: of the y axis; by default what is drawn.
       diagonal: draw where y equals x, from 0 to 1.
+      width: of the figure, in inches.
     """
-    figure, axes = _axes()
+    figure, axes = _axes(width)
     if diagonal:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.0, linestyle="--")
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
@@ -136,7 +169,7 @@ def draw_lines(
     return figure
 
 
-def _axes(width: float = 5.2, height: float = 3.3):
+def _axes(width: float = WIDTH, height: float = 3.3):
     figure = new_figure(width, height)
     return figure, figure.add_subplot()
 
@@ -171,10 +204,16 @@ def _legend(axes) -> None:
 # --------------------------------------------------------------------------- points with intervals
 
 
-def draw_points(rows: Sequence[Points], x_label: str) -> Any:
+def draw_points(
+    rows: Sequence[Points],
+    x_label: str,
+    *,
+    baselines: Sequence[Baseline] = (),
+    width: float = WIDTH,
+) -> Any:
     """A row for each group, the first on top: a figure."""
-    height = 0.75 + 0.34 * max(len(rows), 1)
-    figure, axes = _axes(5.2, height)
+    height = 0.75 + 0.34 * max(len(rows), 1) + 0.2 * bool(baselines)
+    figure, axes = _axes(width, height)
     for place, row in enumerate(rows):
         colour = COLOURS[row.style % len(COLOURS)]
         fill = "none" if row.is_open else colour
@@ -190,4 +229,48 @@ def draw_points(rows: Sequence[Points], x_label: str) -> Any:
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+    draw_baselines(axes, baselines, vertical=True)
+    return figure
+
+
+# ------------------------------------------------------------------------------- grids of settings
+
+
+class Square(NamedTuple):
+    """One cell of a grid of settings."""
+
+    row: int
+    column: int
+    value: float
+    lines: tuple[str, ...]  # what is written in it, the first one large
+
+
+def draw_grid(
+    squares: Sequence[Square], row_names: Sequence[str], column_names: Sequence[str], axes_: tuple
+) -> Any:
+    """A heat map: the darker, the higher. `axes_`: what the rows are, and the columns."""
+    height, wide = len(row_names), len(column_names)
+    longest = max(map(len, row_names), default=0)
+    figure, axes = _axes(1.0 + 0.07 * longest + 1.25 * wide, 0.9 + 0.62 * height)
+    finite = [one.value for one in squares if np.isfinite(one.value)]
+    low, spread = (min(finite), max(finite) - min(finite)) if finite else (0.0, 0.0)
+    for one in squares:
+        share = (one.value - low) / spread if spread > 0 else 0.5
+        # One colour, more or less of it: the text in it is legible on pages of both themes.
+        alpha = 0.06 + 0.5 * share if np.isfinite(one.value) else 0.0
+        across = one.column + 0.47 * np.array([-1, 1, 1, -1])
+        down = one.row + 0.45 * np.array([-1, -1, 1, 1])
+        axes.fill(across, down, color=COLOURS[0], alpha=alpha, linewidth=0)
+        for i, text in enumerate(one.lines):
+            y = one.row + (i - (len(one.lines) - 1) / 2) * 0.34
+            size = 10.5 if i == 0 else 8
+            middle = {"ha": "center", "va": "center", "color": INK}
+            axes.text(one.column, y, plain(text), fontsize=size, **middle)
+    axes.set(xlim=(-0.5, wide - 0.5), ylim=(height - 0.5, -0.5))
+    axes.set_xticks(range(wide), [plain(name) for name in column_names], color=INK)
+    axes.set_yticks(range(height), [plain(name) for name in row_names], color=INK)
+    axes.set_ylabel(plain(axes_[0]))
+    axes.set_xlabel(plain(axes_[1]))
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     return figure

@@ -3,6 +3,7 @@
 Figures are drawn with matplotlib's object-oriented interface: no display, no global state.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,9 @@ import numpy as np
 
 MAX_COLUMNS = 12
 _MAX_DIMENSIONS = 6  # of a vector observation that are drawn
-GIF_MILLISECONDS = 60  # of a frame: with four frames skipped, Atari's own pace
-_GIF_SIDE = 256  # pixels that the longer side of an animation has at most
-_SAMPLED_FRAMES = 32  # of an episode, to choose its 256 colours from
 INK = "#30343b"
 GRID = "#d7dade"
-_MEAN = "#c2410c"
+IMAGINED = "#c2410c"  # what a model predicts, and means
 _SEEDS = "#2563a8"
 # Channels of a grid, told apart (after Okabe and Ito, for colour-blind readers).
 _CHANNELS = np.array(
@@ -57,10 +55,34 @@ def save(figure: Any, path: str | Path) -> Path:
     return Path(path)
 
 
+# Text stays text, and the same figure gives the same file.
+SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "mbrl_jax"}
+
+
+def save_both(figure: Any, path: str | Path) -> tuple[Path, Path]:
+    """Write a figure as a PNG, and as SVG beside it; returns both paths."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    beside = Path(path).with_suffix(".svg")
+    with matplotlib.rc_context(SVG_SETTINGS), warnings.catch_warnings():
+        # Letters that matplotlib's own font lacks: those who look at it have others.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        FigureCanvasSVG(figure).print_svg(str(beside), metadata={"Date": None})
+        return save(figure, path), beside
+
+
 # --------------------------------------------------------------------------------- learning curve
 
 
-def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str) -> Path:
+def plot_learning_curve(
+    rows: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    title: str,
+    *,
+    baselines: Sequence[Any] = (),
+    vector: bool = False,
+) -> Path:
     """Draw the mean episode return against environment steps.
 
     Every seed is a thin line; the mean over seeds a thick one, within ± one standard error.
@@ -69,7 +91,10 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
       rows: as `mbrl_jax.runs.metrics.read_metrics` gives them.
       path: of the PNG to write.
       title: of the figure.
+      baselines: `comparison.Baseline` that the returns are held against.
+      vector: write SVG beside it.
     """
+    from mbrl_jax.evaluate.comparison import draw_baselines
     from mbrl_jax.runs.metrics import last_fifth
 
     figure = new_figure(8.0, 4.8)
@@ -83,16 +108,17 @@ def plot_learning_curve(rows: Sequence[Mapping[str, Any]], path: str | Path, tit
         final = f" (last fifth: {np.mean(finals):.2f})" if finals else ""
         label = f"mean of {len(curves)} seeds" if len(curves) > 1 else "mean"
         steps, mean, error = _mean_curve(curves)
-        axes.plot(steps, mean, color=_MEAN, linewidth=2.4, label=f"{label}{final}")
+        axes.plot(steps, mean, color=IMAGINED, linewidth=2.4, label=f"{label}{final}")
         if len(curves) > 1:
-            band = {"color": _MEAN, "alpha": 0.18, "linewidth": 0, "label": "± standard error"}
+            band = {"color": IMAGINED, "alpha": 0.18, "linewidth": 0, "label": "± standard error"}
             axes.fill_between(steps, mean - error, mean + error, **band)
         axes.legend(frameon=False, loc="best")
     else:
         axes.text(0.5, 0.5, "no episode was finished", transform=axes.transAxes, ha="center")
     axes.set_title(plain(title), loc="left", fontweight="bold", color=INK)
     dress_curve(axes)
-    return save(figure, path)
+    draw_baselines(axes, baselines)
+    return save_both(figure, path)[0] if vector else save(figure, path)
 
 
 def dress_curve(axes: Any) -> None:
@@ -150,6 +176,7 @@ def plot_open_loop(examples: Sequence[Mapping[str, Any]], path: str | Path, titl
     Args:
       examples: of each, "real" and "predicted" ([T, H, W], [T, H, W, C], or [T, D] for vectors)
         in the same units, and "first_imagined", the row from which on the model saw actions only.
+        "name" stands beside it if there is one; "dimensions" are names of a vector's numbers.
       path: of the PNG to write.
       title: of the figure.
     """
@@ -166,21 +193,26 @@ def _draw_frames(examples: Sequence[Mapping[str, Any]]):
     from matplotlib.figure import Figure
 
     columns = min(MAX_COLUMNS, max(len(example["real"]) for example in examples))
-    shape = np.shape(examples[0]["real"])
-    ratio = min(max(shape[1] / shape[2], 0.25), 4.0) ** 0.5  # frames of one area, in inches
-    width, height = columns * 0.9 / ratio, 3 * 0.9 * ratio
-    whole_width, block = max(width + 1.3, 5.0), height + 0.4
-    whole_height = len(examples) * block + 0.7
+    sides = [_frame_sides(np.shape(example["real"])) for example in examples]
+    whole_width = max(columns * max(width for width, _ in sides) + 1.3, 5.0)
+    blocks = [3 * height + 0.4 for _, height in sides]
+    whole_height = sum(blocks) + 0.7
     figure = Figure(figsize=(whole_width, whole_height), facecolor="white")
-    for i, example in enumerate(examples):
-        bottom = (len(examples) - 1 - i) * block + 0.4
+    for i, (example, (width, height)) in enumerate(zip(examples, sides, strict=True)):
+        bottom = sum(blocks[i + 1 :]) + 0.4
         place = (1.2 / whole_width, bottom / whole_height)
-        size = (width / whole_width, height / whole_height)
-        name = f"example {i}\n" if len(examples) > 1 else ""
-        _draw_example(figure.add_axes((*place, *size)), example, name, columns)
+        size = (columns * width / whole_width, 3 * height / whole_height)
+        name = plain(example.get("name", f"example {i}" if len(examples) > 1 else ""))
+        _draw_example(figure.add_axes((*place, *size)), example, f"{name}\n" * bool(name), columns)
     note = "orange frames: predicted from the actions alone, without observations"
-    figure.text(0.5, 0.1 / whole_height, note, ha="center", fontsize=8, color=_MEAN)
+    figure.text(0.5, 0.1 / whole_height, note, ha="center", fontsize=8, color=IMAGINED)
     return figure
+
+
+def _frame_sides(shape: Sequence[int]) -> tuple[float, float]:
+    """(width, height) of a frame [_, H, W, …] in inches: all frames have one area."""
+    ratio = min(max(shape[1] / shape[2], 0.25), 4.0) ** 0.5
+    return 0.9 / ratio, 0.9 * ratio
 
 
 def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> None:
@@ -188,7 +220,7 @@ def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> 
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    real, predicted = _to_unit(example["real"], example["predicted"])
+    real, predicted = to_unit(example["real"], example["predicted"])
     first, margin = int(example["first_imagined"]), 0.04
     error = np.abs(real - predicted).max(-1)
     side = {"va": "center", "fontsize": 9, "color": INK}
@@ -197,16 +229,16 @@ def _draw_example(axes, example: Mapping[str, Any], name: str, columns: int) -> 
     seen: list[Rectangle] = []
     imagined: list[Rectangle] = []
     for column, t in enumerate(_columns(len(real), columns, first)):
-        for row, frame in enumerate((_to_colour(real[t]), _to_colour(predicted[t]), error[t])):
+        for row, frame in enumerate((to_colour(real[t]), to_colour(predicted[t]), error[t])):
             scale = {"cmap": "inferno", "vmin": 0.0, "vmax": 1.0} if row == 2 else {}
             left, top, inner = column + margin, row + margin, 1 - 2 * margin
             extent = (left, left + inner, top + inner, top)
             axes.imshow(frame, interpolation="nearest", aspect="auto", extent=extent, **scale)
             among = imagined if row == 1 and t >= first else seen
             among.append(Rectangle((left, top), inner, inner))
-        colour = _MEAN if t >= first else INK
+        colour = IMAGINED if t >= first else INK
         axes.text(column + 0.5, -0.04, f"t = {t}", fontsize=8, ha="center", color=colour)
-    for frames, edge, line in ((seen, "#c4c8ce", 0.8), (imagined, _MEAN, 1.6)):
+    for frames, edge, line in ((seen, "#c4c8ce", 0.8), (imagined, IMAGINED, 1.6)):
         border = PatchCollection(frames, facecolor="none", edgecolor=edge, linewidth=line)
         axes.add_collection(border, autolim=False)
         border.set_zorder(2)
@@ -227,7 +259,7 @@ def _columns(length: int, columns: int, first_imagined: int) -> np.ndarray:
     return np.array(sorted(chosen))
 
 
-def _to_unit(real: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
+def to_unit(real: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
     """Both as float [T, H, W, C], brought to [0, 1] by the range of what is real."""
     bytes_ = np.asarray(real).dtype == np.uint8
     pair = [np.asarray(x, float) / (255.0 if bytes_ else 1.0) for x in (real, predicted)]
@@ -237,7 +269,7 @@ def _to_unit(real: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
     return one, other
 
 
-def _to_colour(frame: np.ndarray) -> np.ndarray:
+def to_colour(frame: np.ndarray) -> np.ndarray:
     """[H, W, C] in [0, 1] as RGB: gray, colour, or a colour for each channel of a grid."""
     channels = frame.shape[-1]
     if channels == 1:
@@ -261,20 +293,21 @@ def _draw_lines(examples: Sequence[Mapping[str, Any]]):
         time = np.arange(len(real))
         for d, cell in enumerate(axes[i, :size]):
             cell.plot(time, real[:, d], color=INK, linewidth=1.6, label="real")
-            line = {"color": _MEAN, "linewidth": 1.6, "linestyle": "--", "label": "predicted"}
+            line = {"color": IMAGINED, "linewidth": 1.6, "linestyle": "--", "label": "predicted"}
             cell.plot(time, predicted[:, d], **line)
-            gap = {"color": _MEAN, "alpha": 0.18, "linewidth": 0, "label": "difference"}
+            gap = {"color": IMAGINED, "alpha": 0.18, "linewidth": 0, "label": "difference"}
             cell.fill_between(time, real[:, d], predicted[:, d], **gap)
             seen = max(example["first_imagined"] - 0.5, 0)
             cell.axvspan(0, seen, color="#e5e7eb", zorder=0, label="observed")
             cell.grid(True, color=GRID, linewidth=0.5)
             cell.spines[["top", "right"]].set_visible(False)
             if i == 0:
-                cell.set_title(f"dimension {d}", fontsize=9, color=INK)
+                names = example.get("dimensions") or [f"dimension {i}" for i in range(size)]
+                cell.set_title(plain(names[d]), fontsize=9, color=INK)
             if i == len(examples) - 1:
                 cell.set_xlabel("row", fontsize=8)
         if len(examples) > 1:
-            axes[i, 0].set_ylabel(f"example {i}", fontsize=9, color=INK)
+            axes[i, 0].set_ylabel(plain(example.get("name", f"example {i}")), fontsize=9, color=INK)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
@@ -284,62 +317,3 @@ def _to_matrix(values: Any) -> np.ndarray:
     """[T] or [T, D] as float [T, D]."""
     values = np.asarray(values, float)
     return values.reshape(len(values), -1)
-
-
-# -------------------------------------------------------------------------------------- animations
-
-
-def write_animation(frames: Any, path: str | Path) -> Path:
-    """Write an episode as an animated GIF that repeats: every pixel enlarged to a square.
-
-    Args:
-      frames: [F, H, W] or [F, H, W, C]: uint8, else in units of their own; C is 1 for gray, 3 for
-        colours, and otherwise the channels of a grid get a colour each.
-      path: of the GIF to write.
-
-    Frames that equal the one before make it last longer.
-    """
-    from PIL import Image
-
-    indices, palette = _quantise(_to_bytes(np.asarray(frames)))
-    factor = max(_GIF_SIDE // max(indices.shape[1:]), 1)
-
-    def picture(frame):
-        image = Image.fromarray(frame.repeat(factor, 0).repeat(factor, 1), "P")
-        image.putpalette(palette)
-        return image
-
-    first, *rest = (picture(frame) for frame in indices)
-    # With the palette named here, it is written once and not for every frame.
-    options = {"duration": GIF_MILLISECONDS, "loop": 0, "optimize": False, "palette": palette}
-    first.save(path, "gif", save_all=True, append_images=rest, **options)
-    return Path(path)
-
-
-def _to_bytes(frames: np.ndarray) -> np.ndarray:
-    """[F, H, W] or [F, H, W, C] as RGB [F, H, W, 3] of uint8."""
-    frames = frames[..., None] if frames.ndim == 3 else frames
-    if frames.dtype == np.uint8 and frames.shape[-1] in (1, 3):
-        return np.broadcast_to(frames, (*frames.shape[:-1], 3))
-    unit, _ = _to_unit(frames, frames)
-    return np.stack([np.rint(255 * _to_colour(frame)).astype(np.uint8) for frame in unit])
-
-
-def _quantise(images: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """RGB [F, H, W, 3] as (indices [F, H, W] of uint8, their palette), one for all frames.
-
-    Exact for up to 256 colours.
-    """
-    from PIL import Image
-
-    packed = images.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    colours, indices = np.unique(packed, return_inverse=True)
-    if len(colours) <= 256:
-        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
-        return indices.reshape(packed.shape).astype(np.uint8), palette.tobytes()
-    sample = images[np.unique(np.linspace(0, len(images) - 1, _SAMPLED_FRAMES).astype(int))]
-    known = Image.fromarray(np.concatenate(sample)).quantize(256)
-    quantised = [
-        Image.fromarray(x).quantize(palette=known, dither=Image.Dither.NONE) for x in images
-    ]
-    return np.stack([np.asarray(x) for x in quantised]), bytes(known.getpalette() or [])

@@ -2,7 +2,8 @@
 
 The agent plays E lanes of T rows from a reset, a share of its actions at random if asked for. The
 model sees all of them; from K rows drawn among them it then imagines H rows with the actions that
-were really taken, one sampled future each.
+were really taken, one sampled future each. Of an observation in several parts the images are
+compared, or else all numbers: see `views`.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 
 from mbrl_jax.acting import observe_from_nothing, with_random_actions
 from mbrl_jax.evaluate.open_loop import play_rows
+from mbrl_jax.evaluate.views import views
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
     Agent,
@@ -130,19 +132,19 @@ def _from_start(
     assert model.decode is not None  # see `train.report.require_drawn`
     decode = model.decode
     real = rows.timestep
-    observation = real.observation.astype(jnp.float32)
-    observation = observation / 255.0 if real.observation.dtype == jnp.uint8 else observation
-    apart = lambda a, b: jnp.square(a - b).mean()  # noqa: E731
+    observation = views(spec.observation, real.observation)
+    seen = lambda latent: views(spec.observation, decode(latent))  # noqa: E731
+    row = lambda t: jax.tree.map(lambda x: x[t], observation)  # noqa: E731
 
     def body(latent, scanned):  # decoded row by row: images of all of them would fill the memory
         step_key, action, observed = scanned
         latent = model.imagine(step_key, latent, action)
         told = model.predict(latent)
-        errors = apart(decode(latent), observed), apart(observation[0], observed)
+        errors = _apart(seen(latent), observed), _apart(row(0), observed)
         return latent, (*errors, told.reward, told.discount)
 
     actions = jax.tree.map(lambda x: x[:-1], rows.action)
-    scanned = jax.random.split(key, horizon), actions, observation[1:]
+    scanned = jax.random.split(key, horizon), actions, row(slice(1, None))
     _, (error, copied, reward, discount) = jax.lax.scan(body, latent, scanned)
     seams = jnp.cumsum(real.is_first[1:])
     # Where episodes merge, their first row brings the reward and the end of the one before.
@@ -156,8 +158,15 @@ def _from_start(
         discount,
         real.is_terminal[1:],
         before == 0,
-        apart(decode(latent), observation[0]),
+        _apart(seen(latent), row(0)),
     )
+
+
+def _apart(one: dict[str, Array], other: dict[str, Array]) -> Array:
+    """Mean squared error of an element, whichever part it belongs to: []."""
+    pairs = [(one[name].astype(jnp.float32), other[name].astype(jnp.float32)) for name in one]
+    total = sum((jnp.square(a - b).sum() for a, b in pairs), jnp.zeros(()))
+    return total / sum(a.size for a, _ in pairs)
 
 
 # ------------------------------------------------------------------------------------ in numbers

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mbrl_jax.errors import ConfigError
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.types import HostEnvironment, PyTree, Step, Timestep
 
@@ -70,45 +71,69 @@ def play_first_episodes(
 class Film(NamedTuple):
     """One episode of one seed, to be looked at."""
 
-    frames: np.ndarray  # [F, *observation]: every `every`-th row, and the last
+    frames: PyTree  # [F, *observation], or pictures: every `every`-th row, and the last
     every: int
     episode_return: float
     length: int  # environment steps
     finished: bool  # False: cut at the step limit
 
 
-def play_film(env: HostEnvironment, act: Callable, carry: PyTree, max_steps: int) -> list[Film]:
+def play_film(
+    env: HostEnvironment, act: Callable, carry: PyTree, max_steps: int, rendered: bool = False
+) -> list[Film]:
     """The first episode of the first lane of each seed, with what was seen.
 
-    Args as for `play_episodes`. Returns a Film of each seed, of at most MAX_FRAMES frames.
+    Args as for `play_episodes`, and
+      rendered: keep what the lanes `render` instead of what the agent sees.
+
+    Returns a Film of each seed, of at most MAX_FRAMES frames.
     """
+
+    def look(seed: int, seen: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x[seed, 0], seen)
+
+    def show(timestep: Timestep) -> PyTree:
+        if not rendered or env.render is None:
+            return timestep.observation
+        try:
+            return env.render()
+        except Exception as error:  # each environment raises what it likes
+            raise ConfigError(
+                f"the environment gives no pictures here ({error}): install what that asks for, "
+                "or do without the film"
+            ) from error
+
     first = env.reset(None)
-    reels = [_Reel(observation[0]) for observation in first.observation]
+    seen = show(first)
+    reels = [_Reel(look(seed, seen)) for seed in range(len(first.reward))]
     films: dict[int, Film] = {}
     steps = _steps(env, act, carry, first, max_steps)
     while len(films) < len(reels):
         timestep, over, running = next(steps)
+        seen = show(timestep)
         for seed, reel in enumerate(reels):
             if seed in films:
                 continue
-            reel.add(timestep.observation[seed, 0], is_end=over[seed, 0])
+            reel.add(look(seed, seen), is_end=over[seed, 0])
             if over[seed, 0]:
                 numbers = (x[seed, 0].item() for x in running[:3])
-                films[seed] = Film(np.stack(reel.frames), reel.every, *numbers)
+                frames = jax.tree.map(lambda *x: np.stack(x), *reel.frames)
+                films[seed] = Film(frames, reel.every, *numbers)
     return [films[seed] for seed in range(len(reels))]
 
 
 class _Reel:
     """Every k-th frame, where k doubles whenever there would be more than MAX_FRAMES."""
 
-    def __init__(self, first: np.ndarray):
+    def __init__(self, first: PyTree):
         self.frames, self.every, self._rows = [first], 1, 1
 
-    def add(self, frame: np.ndarray, is_end: bool) -> None:
+    def add(self, frame: PyTree, is_end: bool) -> None:
         if len(self.frames) == MAX_FRAMES:
             self.frames, self.every = self.frames[::2], 2 * self.every
         if is_end or self._rows % self.every == 0:
-            self.frames.append(np.array(frame))  # a copy: the rows of other lanes can go
+            # Copies: the rows of other lanes can go.
+            self.frames.append(jax.tree.map(np.array, frame))
         self._rows += 1
 
 

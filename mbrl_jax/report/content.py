@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mbrl_jax.evaluate import scores
+from mbrl_jax.experiment.experiment import task_of
 from mbrl_jax.report import numbers
-from mbrl_jax.report.groups import Grouping, Pool, differences, seed_text
+from mbrl_jax.report.groups import Grid, Grouping, Pool, differences, seed_text
 from mbrl_jax.report.numbers import GREEDY, Comparison, Estimate, Game, Score
 from mbrl_jax.report.quality import Quality
 from mbrl_jax.report.records import STATES, Run
@@ -43,6 +44,12 @@ def states_text(runs: Sequence[Run]) -> str:
     counts = [(sum(run.state == state for run in runs), state) for state in STATES]
     words = ", ".join(f"{count} {state}" for count, state in counts if count)
     return f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}: {words}"
+
+
+def tasks_text(runs: Sequence[Run]) -> str:
+    """The tasks that runs play, for a title: their names, or how many they are."""
+    tasks = sorted({task_of(lane.experiment) for run in runs for lane in run.lanes})
+    return ", ".join(tasks) if len(tasks) <= 3 else f"{len(tasks)} tasks"
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -139,6 +146,26 @@ def aggregate_table(comparison: Comparison, at: Places) -> Table | None:
         "bootstrap, widened for few runs."
     )
     return Table("Aggregates over tasks", ("group", "tasks", "seeds", *names), tuple(rows), (note,))
+
+
+def grid_table(grid: Grid | None, rows: Sequence[Score]) -> Table | None:
+    """Means over a grid of settings, a line for each task and each value of the first setting."""
+    if grid is None:
+        return None
+    found = []
+    for task in sorted({row.pool.task for row in rows}):
+        own = {grid.places[row.group.letter]: row for row in rows if row.pool.task == task}
+        kind = numbers.kind_of(list(own.values()))
+        for i, name in enumerate(grid.values[0]):
+            cells = [text_cell(task), text_cell(name)]
+            for j in range(len(grid.values[1])):
+                one = numbers.used(own[i, j], kind) if (i, j) in own else None
+                text = NOTHING if one is None else interval_text(*map(float, one.mean))
+                cells.append(Cell(text))
+            found.append(tuple(cells))
+    columns = [f"{grid.paths[1]}={value}" for value in grid.values[1]]
+    note = "By greedy episodes where all runs have them, else by training returns."
+    return Table("Grid of settings", ("task", grid.paths[0], *columns), tuple(found), (note,))
 
 
 def pair_table(comparison: Comparison, at: Places) -> Table | None:

@@ -1,18 +1,22 @@
 """The figures of a report, each with its caption."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mbrl_jax.evaluate import comparison
-from mbrl_jax.evaluate.comparison import Line, Points
-from mbrl_jax.report.figures import MAX_BYTES, figure, picture, svg
-from mbrl_jax.report.groups import Group, Grouping, Pool, seed_text
+from mbrl_jax.evaluate.comparison import Baseline, Line, Points, Square
+from mbrl_jax.report.figures import MAX_BYTES, Drawing, figure, picture
+from mbrl_jax.report.groups import Grid, Group, Grouping, Pool, seed_text
 from mbrl_jax.report.html import Html, join, tag
-from mbrl_jax.report.numbers import GREEDY, Estimate, Overall, Score
+from mbrl_jax.report.numbers import GREEDY, Estimate, Overall, Score, kind_of, used
 from mbrl_jax.report.quality import Quality
+from mbrl_jax.report.tables import number_text
+
+Baselines = Mapping[str, Sequence[Baseline]]  # by task
 
 _PICTURES = 2_500_000  # bytes of all embedded pictures, as files
 
@@ -35,13 +39,16 @@ def styles(grouping: Grouping) -> Styles:
 # ---------------------------------------------------------------------------------------- curves
 
 
-def learning_curves(grouping: Grouping, of: Styles) -> list[Html]:
+def learning_curves(grouping: Grouping, of: Styles, held: Baselines) -> list[Drawing]:
     """A figure for each task."""
-    return [_learning_curve(grouping, of, task) for task in grouping.tasks]
+    return [_learning_curve(grouping, of, task, held.get(task, ())) for task in grouping.tasks]
 
 
-def _learning_curve(grouping: Grouping, of: Styles, task: str) -> Html:
-    lines, whole = [], None
+def _learning_curve(
+    grouping: Grouping, of: Styles, task: str, baselines: Sequence[Baseline]
+) -> Drawing:
+    lines: list[Line] = []
+    whole = None
     for group in grouping.groups:
         pool = group.pool(task)
         if pool is None:
@@ -53,8 +60,11 @@ def _learning_curve(grouping: Grouping, of: Styles, task: str) -> Html:
             share = max(s.lane.step for s in pool.sources) / group.experiment.steps
             whole = max(whole or 0.0, float(mean[0].x[-1]) / share if share else 0.0)
     whole = None if whole is None else max([whole, *(float(line.x[-1]) for line in lines)])
-    drawn = svg(comparison.draw_curves(lines, whole), f"learning curves of {task}")
-    return figure(drawn, task)
+
+    def draw(width: float) -> Any:
+        return comparison.draw_curves(lines, whole, baselines=baselines, width=width)
+
+    return Drawing(f"learning curves of {task}", task, draw)
 
 
 def _curve_lines(group: Group, pool: Pool, style: int) -> tuple[list[Line], list[Line]]:
@@ -76,7 +86,7 @@ def _curve_lines(group: Group, pool: Pool, style: int) -> tuple[list[Line], list
 # ----------------------------------------------------------------------------------------- scores
 
 
-def score_charts(rows: Sequence[Score], of: Styles) -> list[Html]:
+def score_charts(rows: Sequence[Score], of: Styles, held: Baselines) -> list[Drawing]:
     """A chart for each task: every group's greedy and training score."""
     found = []
     for task in sorted({row.pool.task for row in rows}):
@@ -91,9 +101,46 @@ def score_charts(rows: Sequence[Score], of: Styles) -> list[Html]:
                     label = f"{row.group.letter} {name}" if both else row.group.letter
                     points.append(_points(label, of.of(row.group), estimate, is_open))
         if points:
-            drawn = svg(comparison.draw_points(points, "return"), f"scores on {task}")
-            found.append(figure(drawn, task))
+            draw = functools.partial(_draw_points, points, "return", held.get(task, ()))
+            found.append(Drawing(f"scores on {task}", task, draw))
     return found
+
+
+def _draw_points(
+    points: Sequence[Points], label: str, baselines: Sequence[Baseline], width: float
+) -> Any:
+    return comparison.draw_points(points, label, baselines=baselines, width=width)
+
+
+def grids(grid: Grid, rows: Sequence[Score]) -> list[Drawing]:
+    """A heat map for each task of groups that form a grid: means with their intervals."""
+    found = []
+    for task in sorted({row.pool.task for row in rows}):
+        own = [row for row in rows if row.pool.task == task]
+        kind = kind_of(own)
+        squares = [
+            square for row in own if (square := _square(grid, row, used(row, kind))) is not None
+        ]
+        if squares:
+            draw = functools.partial(_draw_grid, grid, squares)
+            what = "greedy return" if kind == GREEDY else "training return"
+            caption = f"{task}: {what}, mean over seeds [95 % interval]"
+            found.append(Drawing(f"settings on {task}", caption, draw))
+    return found
+
+
+def _square(grid: Grid, row: Score, estimate: Estimate | None) -> Square | None:
+    if estimate is None:
+        return None
+    value, low, high = map(float, estimate.mean)
+    bounds = "one seed" if estimate.is_single else f"[{number_text(low)}, {number_text(high)}]"
+    lines = (number_text(value), bounds, *(("so far",) * row.is_partial))
+    return Square(*grid.places[row.group.letter], value, lines)
+
+
+def _draw_grid(grid: Grid, squares: Sequence[Square], width: float) -> Any:
+    del width  # it has as many columns as there are
+    return comparison.draw_grid(squares, *grid.values, grid.paths)
 
 
 def _points(label: str, style: int, estimate: Estimate, is_open: bool) -> Points:
@@ -101,7 +148,7 @@ def _points(label: str, style: int, estimate: Estimate, is_open: bool) -> Points
     return Points(label, style, estimate.values, float(estimate.mean.estimate), *bounds, is_open)
 
 
-def aggregate_charts(overall: Sequence[Overall], of: Styles, kind: str) -> list[Html]:
+def aggregate_charts(overall: Sequence[Overall], of: Styles, kind: str) -> list[Drawing]:
     """A chart for each aggregate, and the performance profiles."""
     if not overall:
         return []
@@ -112,8 +159,8 @@ def aggregate_charts(overall: Sequence[Overall], of: Styles, kind: str) -> list[
             interval = one.aggregates[i].interval
             numbers = (float(interval.estimate), float(interval.low), float(interval.high))
             points.append(Points(one.group.letter, of.of(one.group), (), *numbers))
-        drawn = svg(comparison.draw_points(points, "human-normalised score"), aggregate.name)
-        found.append(figure(drawn, f"{aggregate.name} over tasks"))
+        draw = functools.partial(_draw_points, points, "human-normalised score", ())
+        found.append(Drawing(aggregate.name, f"{aggregate.name} over tasks", draw))
     lines = [
         Line(one.group.letter, of.of(one.group), one.thresholds, *one.profile)
         if np.isfinite(one.profile.low).all()
@@ -122,8 +169,12 @@ def aggregate_charts(overall: Sequence[Overall], of: Styles, kind: str) -> list[
     ]
     what = "greedy episodes" if kind == GREEDY else "training return"
     labels = ("human-normalised score τ", "share of runs above τ")
-    drawn = comparison.draw_lines(lines, *labels, y_range=(-0.02, 1.02))
-    return [*found, figure(svg(drawn, "performance profiles"), f"performance profiles, {what}")]
+    profiles = _lines_drawing(lines, *labels, y_range=(-0.02, 1.02))
+    return [*found, Drawing("performance profiles", f"performance profiles, {what}", profiles)]
+
+
+def _lines_drawing(lines: Sequence[Line], *labels: str, **options: Any) -> Callable[[float], Any]:
+    return lambda width: comparison.draw_lines(lines, *labels, width=width, **options)
 
 
 # --------------------------------------------------------------------------------------- pictures
@@ -165,7 +216,7 @@ _PANELS = (
 )
 
 
-def quality_figures(found: Sequence[Quality], of: Styles) -> list[Html]:
+def quality_figures(found: Sequence[Quality], of: Styles) -> list[Drawing]:
     """Errors against the horizon and calibration of each task."""
     drawn = []
     for task in sorted({one.pool.task for one in found}):
@@ -174,9 +225,9 @@ def quality_figures(found: Sequence[Quality], of: Styles) -> list[Html]:
             lines = [line for one in own for line in _quality_lines(one, of, name, baseline)]
             if lines:
                 y_range = (-0.02, 1.02) if name == "reward_accuracy" else None
-                made = comparison.draw_lines(lines, "rows ahead", unit, y_range=y_range)
+                draw = _lines_drawing(lines, "rows ahead", unit, y_range=y_range)
                 beside = f"; dashed: {copied}" if baseline else ""
-                drawn.append(figure(svg(made, f"{title} of {task}"), f"{task}: {title}{beside}"))
+                drawn.append(Drawing(f"{title} of {task}", f"{task}: {title}{beside}", draw))
         lines = [
             Line(one.group.letter, of.of(one.group), *one.calibration[:2])
             for one in own
@@ -184,9 +235,9 @@ def quality_figures(found: Sequence[Quality], of: Styles) -> list[Html]:
         ]
         if lines:
             labels = ("predicted discount", "share of rows that went on")
-            made = comparison.draw_lines(lines, *labels, diagonal=True)
+            draw = _lines_drawing(lines, *labels, diagonal=True)
             caption = f"{task}: calibration of the discount; dashed: perfect"
-            drawn.append(figure(svg(made, f"calibration on {task}"), caption))
+            drawn.append(Drawing(f"calibration on {task}", caption, draw))
     return drawn
 
 

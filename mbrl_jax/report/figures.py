@@ -5,12 +5,14 @@ import io
 import itertools
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from mbrl_jax.evaluate.comparison import COLOURS, FAINT
-from mbrl_jax.evaluate.plots import GRID, INK
+from mbrl_jax.errors import ConfigError
+from mbrl_jax.evaluate.comparison import COLOURS, FAINT, WIDTH
+from mbrl_jax.evaluate.plots import GRID, INK, SVG_SETTINGS, save_both
 from mbrl_jax.report.html import Html, join, tag
 
 MAX_BYTES = 400_000  # of an embedded picture, as a file
@@ -61,6 +63,49 @@ def svg(figure: Any, label: str) -> Html:
     return Html(ElementTree.tostring(tree, encoding="unicode"))
 
 
+class Drawing(NamedTuple):
+    """A figure that can be drawn at any width."""
+
+    label: str  # of what it is, for those who do not see it, and for its file
+    caption: str
+    draw: Callable[[float], Any]  # (inches) -> a figure of matplotlib, new each time
+
+
+WIDE = 12.2  # inches of a figure that has the page to itself
+
+
+def drawn(drawings: Sequence[Drawing]) -> list[Html]:
+    """Figures for a page; one alone takes its whole width where there is room."""
+    if len(drawings) != 1:
+        return [figure(svg(one.draw(WIDTH), one.label), one.caption) for one in drawings]
+    (one,) = drawings
+    # Letters keep their size: the same is there for narrow windows, and one of them is shown.
+    made = {"wide": one.draw(WIDE), "narrow": one.draw(WIDTH)}
+    if len({drawing.get_figwidth() for drawing in made.values()}) == 1:  # it has a width of its own
+        return [figure(svg(made["narrow"], one.label), one.caption)]
+    both = [tag("div", svg(made[name], one.label), class_=name) for name in made]
+    return [tag("figure", join([tag("figcaption", one.caption), *both]), class_="alone")]
+
+
+def write_drawings(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
+    """Write each as SVG and PNG, named after its label; returns the paths.
+
+    Raises ConfigError where they cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, one in enumerate(drawings):
+            name = re.sub(r"[^\w.-]+", "_", one.label).strip("_.")[:80] or "figure"
+            path = folder / f"{i:02d}_{name}.png"
+            written += save_both(one.draw(WIDTH), path)
+    except OSError as error:
+        raise ConfigError(
+            f"the figures cannot be written to {folder} ({error.strerror}); name another folder"
+        ) from error
+    return written
+
+
 def _print_svg(figure) -> bytes:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -69,8 +114,7 @@ def _print_svg(figure) -> bytes:
     figure.set_facecolor("none")
     for axes in figure.axes:
         axes.set_facecolor("none")
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "mbrl_jax", "font.size": 9}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context({**SVG_SETTINGS, "font.size": 9}), warnings.catch_warnings():
         # Letters that matplotlib's own font lacks are measured as boxes; the browser has others.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})

@@ -161,6 +161,57 @@ def differences(groups: Sequence[Group]) -> list[Difference]:
     return [Difference(path, tuple(_value(group, path) for group in groups)) for path in paths]
 
 
+class Grid(NamedTuple):
+    """Groups that two settings tell apart, as rows and columns."""
+
+    paths: tuple[str, str]  # of the rows, of the columns
+    values: tuple[tuple[str, ...], tuple[str, ...]]
+    places: dict[str, tuple[int, int]]  # of each group, by its letter
+
+
+def grid_of(groups: Sequence[Group]) -> Grid | None:
+    """The grid that groups form, at least two by two and two thirds full; None where they do not.
+
+    A field that follows from one of the two, such as those of a chosen core, is no third one.
+    """
+    found = differences(groups)
+    for i, one in enumerate(found):
+        for other in found[i + 1 :]:
+            several = [len(set(d.values)) for d in (one, other)]
+            together = set(zip(one.values, other.values, strict=True))
+            if len(together) < len(groups) or 3 * len(groups) < 2 * several[0] * several[1]:
+                continue
+            if min(several) < 2 or len(groups) < 4:
+                continue
+            if all(_follows(d, one) or _follows(d, other) for d in found):
+                return _grid(groups, *((one, other) if several[0] <= several[1] else (other, one)))
+    return None
+
+
+def _follows(field: Difference, other: Difference) -> bool:
+    """Whether the value of one field says that of another."""
+    pairs = set(zip(other.values, field.values, strict=True))
+    return len(pairs) == len(set(other.values))
+
+
+def _grid(groups: Sequence[Group], rows: Difference, columns: Difference) -> Grid:
+    values = (_in_order(rows.values), _in_order(columns.values))
+    places = {
+        group.letter: (values[0].index(rows.values[i]), values[1].index(columns.values[i]))
+        for i, group in enumerate(groups)
+    }
+    return Grid((rows.path, columns.path), values, places)
+
+
+def _in_order(values: Sequence[str]) -> tuple[str, ...]:
+    """Each once: numbers by size, words as they come."""
+    once = tuple(dict.fromkeys(values))
+    try:
+        return tuple(sorted(once, key=float))
+    except ValueError:
+        return once
+
+
 def _place(path: str) -> tuple[int, str]:
     """Where a field stands in a list: by the part of the experiment, then by name."""
     return _PARTS.index(path.partition(".")[0]), path

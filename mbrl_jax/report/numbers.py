@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mbrl_jax.envs import atari
+from mbrl_jax.errors import ConfigError
 from mbrl_jax.evaluate import scores, statistics
+from mbrl_jax.evaluate.comparison import Baseline
 from mbrl_jax.evaluate.statistics import Interval
 from mbrl_jax.report.groups import Group, Grouping, Pool, Source
 
@@ -276,6 +278,35 @@ def has_reference(task: str) -> bool:
         return bool(scores.game_of(task))
     except ValueError:
         return False
+
+
+def baselines(
+    grouping: Grouping, given: Sequence[tuple[str | None, Baseline]] = ()
+) -> dict[str, tuple[Baseline, ...]]:
+    """What scores are held against on each task.
+
+    Args:
+      grouping: whose tasks count: Atari's games have random play and a human tester by themselves.
+      given: further ones with their task; None: of all tasks.
+
+    Raises ConfigError for a task that nobody played.
+    """
+    found: dict[str, tuple[Baseline, ...]] = {}
+    for task, _ in given:
+        if task is not None and task not in grouping.tasks:
+            raise ConfigError(
+                f"no run plays {task}: a baseline is of {', '.join(grouping.tasks)}, or of all "
+                "tasks as NAME=VALUE"
+            )
+    for task in grouping.tasks:
+        own: list[Baseline] = []
+        groups = [group for group in grouping.groups if group.pool(task) is not None]
+        if any(map(is_atari, groups)) and has_reference(task):
+            reference = scores.references()[scores.game_of(task)]
+            own += [Baseline("random", reference.random), Baseline("human", reference.human)]
+        own += [one for place, one in given if place in (None, task)]
+        found[task] = tuple(own)
+    return found
 
 
 class Game(NamedTuple):

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mbrl_jax.errors import ConfigError
+from mbrl_jax.evaluate.comparison import Baseline
 from mbrl_jax.report import content, drawings, numbers, page
 from mbrl_jax.report.commands import Base, Command, command_of
-from mbrl_jax.report.groups import Grouping, group_runs
+from mbrl_jax.report.figures import Drawing, drawn
+from mbrl_jax.report.groups import Grid, Grouping, grid_of, group_runs
 from mbrl_jax.report.page import Head, Section, figures, section
 from mbrl_jax.report.quality import Quality, qualities
 from mbrl_jax.report.records import Run
@@ -23,6 +25,7 @@ class Report(NamedTuple):
 
     html: str
     markdown: str
+    drawings: tuple[Drawing, ...] = ()  # those of the page, to be written as files too
 
 
 class _Material(NamedTuple):
@@ -36,6 +39,18 @@ class _Material(NamedTuple):
     compared: numbers.Comparison
     games: Sequence[numbers.Game]
     qualities: Sequence[Quality]
+    grid: Grid | None  # of the groups, where two settings tell them apart
+    held: drawings.Baselines
+
+
+class _Drawings(NamedTuple):
+    """The figures, in their order."""
+
+    scores: Sequence[Drawing]
+    grids: Sequence[Drawing]
+    overall: Sequence[Drawing]
+    curves: Sequence[Drawing]
+    errors: Sequence[Drawing]
 
 
 class _Tables(NamedTuple):
@@ -43,6 +58,7 @@ class _Tables(NamedTuple):
 
     scores: Table
     aggregates: Table | None
+    grid: Table | None
     pairs: Table | None
     normalised: Table | None
     rivals: Table | None
@@ -51,7 +67,11 @@ class _Tables(NamedTuple):
 
 
 def make_report(
-    runs: Sequence[Run], title: str, command: str, bases: Mapping[str, Base] | None = None
+    runs: Sequence[Run],
+    title: str,
+    command: str,
+    bases: Mapping[str, Base] | None = None,
+    baselines: Sequence[tuple[str | None, Baseline]] = (),
 ) -> Report:
     """Put a report together.
 
@@ -60,9 +80,10 @@ def make_report(
       title: of the page.
       command: that makes the report, shown in it.
       bases: experiments by name, from which the runs' commands are reconstructed.
+      baselines: that scores are held against, with their task; see `numbers.baselines`.
     """
-    material = _material(runs)
-    tables = _tables(material)
+    material = _material(runs, baselines)
+    tables, made = _tables(material), _drawings(material)
     versions = runtime.versions()
     facts = (
         ("made", page.date_text(time.time())),
@@ -72,11 +93,12 @@ def make_report(
     head = Head(title, content.states_text(runs), facts, command)
     warnings = [*_warnings(runs, material.grouping), *material.grouping.notes]
     commands = {id(run): command_of(run, bases or {}) for run in runs}
-    html = page.page(head, warnings, _sections(material, tables, commands))
-    return Report(html, _markdown(head, warnings, tables, material.compared.notes))
+    html = page.page(head, warnings, _sections(material, tables, made, commands))
+    markdown = _markdown(head, warnings, tables, material.compared.notes)
+    return Report(html, markdown, tuple(one for some in made for one in some))
 
 
-def _material(runs: Sequence[Run]) -> _Material:
+def _material(runs: Sequence[Run], baselines: Sequence[tuple[str | None, Baseline]]) -> _Material:
     grouping = group_runs(runs)
     rows = numbers.score_rows(grouping)
     return _Material(
@@ -88,6 +110,19 @@ def _material(runs: Sequence[Run]) -> _Material:
         numbers.compare(grouping, rows),
         numbers.games(rows),
         qualities(grouping),
+        grid_of(grouping.groups),
+        numbers.baselines(grouping, baselines),
+    )
+
+
+def _drawings(made: _Material) -> _Drawings:
+    of, compared = made.of, made.compared
+    return _Drawings(
+        drawings.score_charts(made.rows, of, made.held),
+        drawings.grids(made.grid, made.rows) if made.grid else [],
+        drawings.aggregate_charts(compared.overall, of, compared.kind),
+        drawings.learning_curves(made.grouping, of, made.held),
+        drawings.quality_figures(made.qualities, of),
     )
 
 
@@ -96,7 +131,9 @@ def _tables(made: _Material) -> _Tables:
     return _Tables(
         content.score_table(made.rows, at),
         content.aggregate_table(compared, at),
-        content.pair_table(compared, at),
+        content.grid_table(made.grid, made.rows),
+        # Of a grid the heat map says more than all of its pairs.
+        None if made.grid else content.pair_table(compared, at),
         content.normalised_table(made.games, compared.kind, at),
         content.rivals_table(made.games, compared.kind, at),
         content.ends_table(made.qualities, at),
@@ -104,16 +141,17 @@ def _tables(made: _Material) -> _Tables:
     )
 
 
-def _sections(made: _Material, tables: _Tables, commands: Mapping[int, Command]) -> list[Section]:
+def _sections(
+    made: _Material, tables: _Tables, drawn_: _Drawings, commands: Mapping[int, Command]
+) -> list[Section]:
     """The parts of the page that have something in them."""
-    of, at, compared = made.of, made.at, made.compared
+    at, compared = made.at, made.compared
     key = page.key(made.grouping, at)
-    charts = figures(drawings.score_charts(made.rows, of))
-    overall = figures(drawings.aggregate_charts(compared.overall, of, compared.kind))
-    curves = figures(drawings.learning_curves(made.grouping, of))
+    charts, maps, overall, curves, errors = (figures(drawn(some)) for some in drawn_)
     shown, damaged = drawings.strips(made.grouping)
-    errors = figures(drawings.quality_figures(made.qualities, of))
     found = [section("scores", "Scores", tables.scores, _CHARTS, key, charts)]
+    if made.grid:
+        found.append(section("grid", "Grid of settings", _GRID, maps))
     if tables.aggregates or tables.pairs or compared.notes:
         parts = (tables.aggregates, tables.pairs, overall, *compared.notes)
         found.append(section("tasks", "Over tasks and groups", *parts))
@@ -133,7 +171,14 @@ def _sections(made: _Material, tables: _Tables, commands: Mapping[int, Command])
     return [*found, section("runs", "Where the numbers come from", _SEEDS, origin)]
 
 
-_CHARTS = "Filled: greedy episodes; open: training. Small points are seeds."
+_CHARTS = (
+    "Filled: greedy episodes; open: training. Small points are seeds. Dashed lines are what scores "
+    "are held against, where that is known."
+)
+_GRID = (
+    "The groups differ in two settings. The darker a cell, the higher its mean; where two "
+    "intervals overlap by much, the difference may be chance."
+)
 _CURVES = (
     "Mean return of the episodes that ended since the row before, over seeds; the band is the 95 % "
     "confidence interval of the mean at each point (Student). Seeds that have not made all of "

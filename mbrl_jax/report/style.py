@@ -66,7 +66,9 @@ td sup { margin-left: .2rem; font-size: .7em; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr));
   gap: 1.4rem 1.6rem; margin: 1rem 0; }
 .strips { display: grid; gap: 1.4rem 1.6rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
+.alone { grid-column: 1 / -1; }
+.alone .narrow { display: none; }
 figure { margin: 0; break-inside: avoid; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 4px;
@@ -95,6 +97,10 @@ details pre { margin: 0; padding: .7rem .9rem; overflow-x: auto; white-space: pr
 .finished { color: var(--good); } .running { color: var(--busy); }
 .stopped, .not-begun { color: var(--warn); } .failed, .unreadable { color: var(--bad); }
 .error { color: var(--bad); font-size: .9rem; overflow-wrap: anywhere; }
+@media (max-width: 48rem) {
+  .alone .narrow { display: block; }
+  .alone .wide { display: none; }
+}
 @media (max-width: 40rem) {
   dl.facts { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dl.facts dd { margin-bottom: .45rem; }

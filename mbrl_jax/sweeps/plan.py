@@ -200,8 +200,13 @@ def plan_members(common: Common, sizes: dict[tuple[str, ...], tuple[int, int]]) 
     ]
 
 
-def train_command(python: str, common: Common, member: Member, workdir: Path) -> list[str]:
-    """The command that trains a member, to be repeated until it is done."""
+def train_command(
+    python: str, common: Common, member: Member, workdir: Path, more: Sequence[str] = ()
+) -> list[str]:
+    """The command that trains a member, to be repeated until it is done.
+
+    `more` are flags that change nothing of what is computed, and may be others another time.
+    """
     flags = [
         f"--experiment={common.experiment}",
         f"--workdir={workdir}",
@@ -213,7 +218,7 @@ def train_command(python: str, common: Common, member: Member, workdir: Path) ->
     flags += ["--debug"] if common.debug else []
     flags += [f"--set={setting}" for setting in (*common.settings, *member.settings)]
     flags += [f"--sweep_inside={setting}" for setting in common.inside]
-    return [python, "-m", "launch.train", *flags]
+    return [python, "-m", "launch.train", *flags, *more]
 
 
 # ------------------------------------------------------------------------------------ the manifest

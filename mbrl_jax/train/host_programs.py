@@ -21,7 +21,7 @@ from mbrl_jax.loops.phases import Due, Phase, exploration
 from mbrl_jax.loops.steps import Acting, Evaluation, TrainState
 from mbrl_jax.runs.checkpoint import template_like
 from mbrl_jax.train.compiled import ProgramsOfMembers
-from mbrl_jax.train.report import draws
+from mbrl_jax.train.report import draws, films_rendered
 from mbrl_jax.types import (
     AgentState,
     HostEnvironment,
@@ -94,7 +94,8 @@ class HostPrograms(ProgramsOfMembers):
         if lanes:
             programs["evaluate", False, 0.0, lanes] = self._evaluate_args(lanes, state.agent, keys)
         if draws(self.system):
-            programs[("predict",)] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
+            context = self._experiment.open_loop_context
+            programs["predict", context] = (state.agent, keys, self._steps(OPEN_LOOP_ROWS))
         return programs
 
     def temporaries(self) -> int:
@@ -188,18 +189,32 @@ class HostPrograms(ProgramsOfMembers):
         return seeds.gather(played, self.num_seeds)
 
     def film(self, agent: AgentState, keys: jax.Array, max_steps: int) -> list[play.Film]:
-        """A greedy episode of each seed: with the keys of an evaluation, its first one."""
-        act = self._evaluating(False, 1, agent, keys)
-        with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            return play.play_film(env, act, self._carry(1), max_steps)[: self.num_seeds]
+        """A greedy episode of each seed: with the keys of an evaluation, its first one.
 
-    def open_loop(self, agent: AgentState, keys: jax.Array):
-        """Open-loop predictions [S] for the pictures, on the host."""
+        Where no image is seen it shows what the environment renders, if it does.
+        """
+        act = self._evaluating(False, 1, agent, keys)
+        rendered = films_rendered(self.system.env)
+        with contextlib.closing(self._open(keys, 1, evaluation=True, rendered=rendered)) as env:
+            films = play.play_film(env, act, self._carry(1), max_steps, rendered)
+        return films[: self.num_seeds]
+
+    def open_loop(
+        self,
+        agent: AgentState,
+        keys: jax.Array,
+        context: int | None = None,
+        num_rows: int = OPEN_LOOP_ROWS,
+    ):
+        """Open-loop predictions [S] for the pictures, on the host; `context` rows are seen."""
         act = self._evaluating(True, 1, agent, keys)
         with contextlib.closing(self._open(keys, 1, evaluation=True)) as env:
-            played = play.play_rows(env, act, self._carry(1), OPEN_LOOP_ROWS)
-        rows = jax.tree.map(lambda x: x[:, 0], played)
-        predicted = self._compiled.call(("predict",), agent, keys, self._put(rows))
+            played = play.play_rows(env, act, self._carry(1), num_rows)
+        rows = self._put(jax.tree.map(lambda x: x[:, 0], played))
+        context = self._experiment.open_loop_context if context is None else context
+        # A program has a name for each shape that it is called with.
+        of_rows = () if num_rows == OPEN_LOOP_ROWS else (num_rows,)
+        predicted = self._compiled.call(("predict", context, *of_rows), agent, keys, rows)
         return seeds.gather(predicted, self.num_seeds)
 
     def quality(self, agent: AgentState, keys: jax.Array, measured: quality.Config):
@@ -219,9 +234,13 @@ class HostPrograms(ProgramsOfMembers):
 
     # ------------------------------------------------------------------------------------- lanes
 
-    def _open(self, keys: jax.Array, num_lanes: int, evaluation: bool = False) -> HostEnvironment:
+    def _open(
+        self, keys: jax.Array, num_lanes: int, evaluation: bool = False, rendered: bool = False
+    ) -> HostEnvironment:
         numbers = jax.jit(jax.vmap(lambda key: lane_seeds(named(key, "lanes"), num_lanes)))(keys)
-        return self.system.env.open(seeds.local(numbers), evaluation=evaluation)
+        env = self.system.env
+        opened = env.open_rendered if rendered else env.open
+        return opened(seeds.local(numbers), evaluation=evaluation)
 
     @staticmethod
     def _num_lanes(num_episodes: int) -> int:
@@ -256,8 +275,7 @@ class HostPrograms(ProgramsOfMembers):
             if kind == "evaluate":  # for so many lanes, which the shapes tell
                 return functools.partial(system.entry.evaluate, *options[:2])
             if kind == "predict":
-                context = self._experiment.open_loop_context
-                return functools.partial(system.entry.predict, context)
+                return functools.partial(system.entry.predict, options[0])
             if kind == "learn":
                 return functools.partial(system.entry.learn, options[0])
             if kind == "quality":

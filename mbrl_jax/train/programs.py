@@ -10,6 +10,7 @@ import numpy as np
 
 from mbrl_jax.envs import stepped
 from mbrl_jax.evaluate import quality
+from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS
 from mbrl_jax.experiment.experiment import Experiment, System
 from mbrl_jax.experiment.members import Members, systems
 from mbrl_jax.loops import host, play, seeds
@@ -61,7 +62,7 @@ class Programs(ProgramsOfMembers):
             limit = jax.ShapeDtypeStruct((), jnp.int32)
             self._compiled.begin(("evaluate", episodes, False), state.agent, keys, limit)
         if draws(self.system):
-            self._compiled.begin(("open_loop",), state.agent, keys)
+            self._compiled.begin(self._open_loop_name(), state.agent, keys)
 
     def _begin_chunk(self, chunk: tuple[Static, Cadence], state: TrainState, number) -> None:
         kind, pace = chunk
@@ -126,9 +127,20 @@ class Programs(ProgramsOfMembers):
         """A greedy episode of each seed, with what was seen."""
         return self._stepped.film(agent, keys, max_steps)
 
-    def open_loop(self, agent: AgentState, keys: jax.Array):
-        """Open-loop predictions [S] for the pictures, on the host."""
-        return seeds.gather(self._compiled.call(("open_loop",), agent, keys), self.num_seeds)
+    def open_loop(
+        self,
+        agent: AgentState,
+        keys: jax.Array,
+        context: int | None = None,
+        num_rows: int = OPEN_LOOP_ROWS,
+    ):
+        """Open-loop predictions [S] for the pictures, on the host; `context` rows are seen."""
+        name = self._open_loop_name(context, num_rows)
+        return seeds.gather(self._compiled.call(name, agent, keys), self.num_seeds)
+
+    def _open_loop_name(self, context: int | None = None, num_rows: int = OPEN_LOOP_ROWS) -> tuple:
+        context = self._experiment.open_loop_context if context is None else context
+        return "open_loop", context, num_rows
 
     def quality(self, agent: AgentState, keys: jax.Array, measured: quality.Config):
         """What the world model predicts, `quality.Predicted` [S, E], on the host."""
@@ -152,7 +164,7 @@ class Programs(ProgramsOfMembers):
 
         def of_member(system: System):
             if kind == "open_loop":
-                return functools.partial(open_loop_of_seed, self._experiment, system)
+                return functools.partial(open_loop_of_seed, system, *options)
             if kind == "quality":
                 parts = (system.env, system.agent, system.world_model, *options)
                 return functools.partial(quality.measure, *parts)

@@ -128,7 +128,9 @@ class Console:
             console=self.console,
             expand=True,
         )
-        self._task = self._bar.add_task("", total=self._total, completed=self._last)
+        where = f"step {self._last}/{self._total}  ETA {clock(None)}"
+        # Until something is done it moves by itself: compiling can take minutes.
+        self._task = self._bar.add_task(where, start=False, total=self._total, completed=self._last)
         self._below = text.Text()
         with live.Live(console.Group(self._bar, self._below), console=self.console):
             yield
@@ -143,7 +145,8 @@ class Console:
         where = f"step {step}/{self._total}  ETA {left}"
         speed, returns = self._speed(rows, seconds), _returns(rows)
         if self._bar is not None:
-            assert self._below is not None
+            assert self._below is not None and self._task is not None
+            self._bar.start_task(self._task)
             self._bar.update(self._task, completed=step, description=where)
             self._below.plain = f"{speed}\n{returns}"
         elif step >= self._next_line or step == self._total:
@@ -163,7 +166,7 @@ class Console:
         if self._bar is None:
             warn(sentence)
         else:
-            self.console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+            self.console.print(sentence, style="yellow", markup=False)
 
 
 def _returns(rows: list[dict[str, Any]]) -> str:

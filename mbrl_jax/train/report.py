@@ -1,6 +1,7 @@
 """What a finished run leaves beside its metrics: evaluation and pictures."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +9,30 @@ import jax
 import numpy as np
 
 from mbrl_jax.envs import atari
-from mbrl_jax.evaluate import scores
-from mbrl_jax.evaluate.open_loop import OPEN_LOOP_ROWS, OpenLoop, open_loop
-from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop, write_animation
+from mbrl_jax.evaluate import scores, views
+from mbrl_jax.evaluate.animations import write_animation, write_imagined
+from mbrl_jax.evaluate.open_loop import OpenLoop, open_loop
+from mbrl_jax.evaluate.plots import plot_learning_curve, plot_open_loop
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment, System, task_of, title_of
 from mbrl_jax.loops.steps import Evaluation
 from mbrl_jax.runs import files, layout
-from mbrl_jax.types import AgentState, Array, ArraySpec
+from mbrl_jax.types import AgentState, Array, ArraySpec, ObservationSpec, PyTree
 
 MAX_EXAMPLES = 4
 
 
 def draws(system: System) -> bool:
-    """Whether predictions of this system can be shown: the model decodes, into one array."""
-    return system.world_model.decode is not None and isinstance(
-        system.env.spec.observation, ArraySpec
-    )
+    """Whether predictions of this system can be shown: the model decodes."""
+    return system.world_model.decode is not None
 
 
 def require_drawn(system: System) -> None:
     """Raise ConfigError where a world model's predictions cannot be shown or measured."""
     if not draws(system):
         raise config.ConfigError(
-            "this world model does not predict observations as one array, so there is nothing to "
-            "draw or to measure"
+            "this world model does not predict observations, so there is nothing to draw or to "
+            "measure: train one with a decoder, such as model=drama"
         )
 
 
@@ -107,12 +107,15 @@ def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[
 
     Raises ConfigError where there is nothing to show, or nowhere to put it.
     """
-    path, seen = Path(path), experiment.env.make().spec.observation
-    if not isinstance(seen, ArraySpec) or len(seen.shape) < 2:
-        what = f"vectors of shape {seen.shape}" if isinstance(seen, ArraySpec) else "a dictionary"
+    path, env = Path(path), experiment.env.make()
+    seen = env.spec.observation
+    if not views.image_leaves(seen) and not films_rendered(env):
+        what = "a dictionary without images"
+        if isinstance(seen, ArraySpec):
+            what = f"vectors of shape {seen.shape}"
         raise config.ConfigError(
-            f"there is nothing to show: {task_of(experiment)} is seen as {what}, "
-            "and not as images or grids; leave out --gif"
+            f"there is nothing to show: {task_of(experiment)} is seen as {what}, and not as images "
+            "or grids, and renders no pictures; leave out --gif"
         )
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
         raise config.ConfigError(f"--gif={path} must end in .gif and lie in an existing directory")
@@ -121,54 +124,119 @@ def gif_paths(path: str | Path, experiment: Experiment, num_seeds: int) -> list[
     return [path.with_stem(f"{path.stem}_{seed}") for seed in range(num_seeds)]
 
 
-def write_film(path: Path, experiment: Experiment, frames: np.ndarray) -> None:
-    """Write what was seen, [F, *observation], as an animated GIF."""
-    if isinstance(experiment.env, atari.Config):  # of stacked frames, the newest
-        colour = atari.protocol_of(experiment.env).colour
-        frames = frames[..., -3 if colour else -1 :]
-    elif np.issubdtype(frames.dtype, np.integer):  # kinds of things, and not brightness
-        frames = frames / max(frames.max(), 1)
-    write_animation(frames, path)
+def films_rendered(env: Any) -> bool:
+    """Whether a film shows what the environment renders, because the agent sees no images."""
+    rendering = getattr(env, "open_rendered", None)
+    return rendering is not None and not views.image_leaves(env.spec.observation)
+
+
+def write_film(path: Path, experiment: Experiment, frames: PyTree) -> None:
+    """Write what was seen or rendered, [F, *observation], as an animated GIF.
+
+    Several images of an observation stand beside each other.
+    """
+    images = views.image_leaves(experiment.env.make().spec.observation)
+    if not images:
+        write_animation(frames, path)
+        return
+    reels = [_in_brightness(newest(experiment, views.leaf_of(frames, name))) for name in images]
+    write_animation(reels[0] if len(reels) == 1 else reels, path)
+
+
+def _in_brightness(frames: np.ndarray) -> np.ndarray:
+    """Integers that are no pixels are kinds of things: [F, …] in [0, 1]."""
+    is_pixels = frames.dtype == np.uint8 and frames.shape[-1] in (1, 3)
+    if is_pixels or not np.issubdtype(frames.dtype, np.integer):
+        return frames
+    return frames / max(frames.max(), 1)
+
+
+def newest(experiment: Experiment, frames: Any) -> np.ndarray:
+    """Of Atari's stacked frames [..., C], the newest; any others as they are."""
+    if not isinstance(experiment.env, atari.Config):
+        return frames
+    return frames[..., -3 if atari.protocol_of(experiment.env).colour else -1 :]
 
 
 def open_loop_of_seed(
-    experiment: Experiment, system: System, agent: AgentState, key: jax.Array
+    system: System, context: int, rows: int, agent: AgentState, key: jax.Array
 ) -> OpenLoop:
     """What the pictures show of one seed; run under `over_seeds`."""
-    context = experiment.open_loop_context
-    horizon = OPEN_LOOP_ROWS - context
+    horizon = rows - context
     return open_loop(system.env, system.agent, system.world_model, context, horizon, agent, key)
 
 
 def write_pictures(
-    path: Path, experiment: Experiment, predictions: OpenLoop | None, rows: list[dict[str, Any]]
+    path: Path,
+    experiment: Experiment,
+    spec: ObservationSpec,
+    predictions: OpenLoop | None,
+    rows: list[dict[str, Any]],
 ) -> list[Path]:
     """Write `learning_curve.png` and, of predictions [S], `open_loop.png`; returns their paths."""
     curve, strips = path / "learning_curve.png", path / layout.OPEN_LOOP
     plot_learning_curve(rows, curve, title_of(experiment))
     if predictions is None:
         return [curve]
-    write_open_loop(strips, experiment, predictions)
+    write_open_loop(strips, experiment, spec, predictions)
     return [curve, strips]
 
 
 def write_open_loop(
-    path: Path, experiment: Experiment, predictions: OpenLoop, when: str = ""
+    path: Path,
+    experiment: Experiment,
+    spec: ObservationSpec,
+    predictions: OpenLoop,
+    when: str = "",
 ) -> None:
     """Write predictions [S] of the first seeds as a PNG; `when` stands behind the name."""
-    examples = [
-        _example(jax.tree.map(lambda x, i=i: x[i], predictions), experiment.open_loop_context)
-        for i in range(min(len(predictions.real), MAX_EXAMPLES))
-    ]
+    several = len(predictions.is_first) > 1
+    examples = []
+    for i in range(min(len(predictions.is_first), MAX_EXAMPLES)):
+        for example in examples_of(experiment, spec, _of_seed(predictions, i)):
+            names = [f"seed {i}"] * several + [example["leaf"]] * bool(example["leaf"])
+            examples.append({**example, "name": "\n".join(names)})
     title = f"{title_of(experiment)}{when}: prediction without observations"
     plot_open_loop(examples, path, title)
 
 
-def _example(prediction: OpenLoop, context: int) -> dict[str, Any]:
-    """Cut at the end of the episode, and bring integers to the model's scale."""
+def examples_of(
+    experiment: Experiment,
+    spec: ObservationSpec,
+    prediction: OpenLoop,
+    context: int | None = None,
+) -> list[dict[str, Any]]:
+    """What `plot_open_loop` takes, of one seed: an example for each image, or one of a vector.
+
+    It is cut where the episode ends. `context`: rows that were seen; by default the experiment's.
+    """
+    first = experiment.open_loop_context if context is None else context
     seams = np.flatnonzero(prediction.is_first[1:]) + 1
-    stop = max(int(seams[0]) if len(seams) else len(prediction.is_first), context + 1)
-    real = prediction.real[:stop]
-    if real.dtype == np.uint8:
-        real = real.astype(np.float32) / 255.0
-    return {"real": real, "predicted": prediction.predicted[:stop], "first_imagined": context}
+    stop = max(int(seams[0]) if len(seams) else len(prediction.is_first), first + 1)
+    both = [
+        {name: newest(experiment, x[:stop]) for name, x in views.views(spec, tree).items()}
+        for tree in (prediction.real, prediction.predicted)
+    ]
+    told = {"first_imagined": first, "dimensions": views.dimension_names(spec)}
+    return [
+        {"real": real, "predicted": both[1][leaf], "leaf": leaf, **told}
+        for leaf, real in both[0].items()
+    ]
+
+
+def _of_seed(predictions: OpenLoop, seed: int) -> OpenLoop:
+    return jax.tree.map(lambda x: x[seed], predictions)
+
+
+def write_imagined_episodes(
+    path: Path,
+    experiment: Experiment,
+    spec: ObservationSpec,
+    predictions: Sequence[OpenLoop],
+    context: int,
+    milliseconds: int,
+    when: str = "",
+) -> None:
+    """Write predictions, each of one seed, beside what was real as a GIF, one after the other."""
+    episodes = [examples_of(experiment, spec, one, context) for one in predictions]
+    write_imagined(episodes, path, f"{title_of(experiment)}{when}", milliseconds)

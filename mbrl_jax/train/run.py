@@ -277,7 +277,8 @@ def _finish(
     rows, pictures = read_metrics(path), []
     if runtime.is_first_process():
         write_evaluation(path, experiment, evaluation)
-        pictures = write_pictures(path, experiment, predictions, rows)
+        spec = programs.system.env.spec.observation
+        pictures = write_pictures(path, experiment, spec, predictions, rows)
     frozen_at = seeds.gather(state.agent.frozen_at, programs.num_seeds).tolist()
     found = {seed: frozen["metric"] for seed, frozen in meta["frozen"].items()}
     updates = int(sum(row.get("count/updates") or 0 for row in rows)) // programs.num_seeds

@@ -19,6 +19,17 @@ def plain_console() -> Any:
     return Console(markup=False, emoji=False)
 
 
+def print_sentence(console: Any, sentence: str, *before: tuple[str, str]) -> None:
+    """A sentence: a terminal would break it within words, and files keep it as one line.
+
+    `before` are words with their style that stand in front of it.
+    """
+    from rich.text import Text
+
+    line = Text.assemble(*before, shown(sentence))
+    console.print(line, soft_wrap=not console.is_terminal, highlight=False)
+
+
 def _evaluation_columns(evaluation, i: int) -> tuple[str, str]:
     """(mean ± standard error, finished / all) of the greedy episodes of seed i."""
     returns, finished = evaluation.episode_return[i], evaluation.finished[i]
@@ -51,7 +62,7 @@ def print_table(result: Any, directory: Any, flags: Sequence[str] = ()) -> None:
     console = plain_console()
     console.print(table)
     for line in nothing_done(result):
-        console.print(line, soft_wrap=True, highlight=False)
+        print_sentence(console, line)
     for picture in result.pictures:
         console.print(shown(picture), soft_wrap=True, highlight=False)
     command = shlex.join((f"--workdir={directory}", *flags))
@@ -82,7 +93,7 @@ def print_evaluation(
     console = plain_console()
     console.print(table)
     for line in _notes(evaluation, normalised, protocol):
-        console.print(shown(line), soft_wrap=True, highlight=False)
+        print_sentence(console, line)
 
 
 def _notes(evaluation, normalised: dict[str, Any] | None, protocol: str) -> list[str]:
@@ -192,7 +203,7 @@ def print_plan(console: Any, plan: preflight.Plan) -> None:
             "compiling and evaluating come on top"
         )
     for line in lines:
-        console.print(shown(line), soft_wrap=True, highlight=False)
+        print_sentence(console, line)
 
 
 def in_words(hours: float) -> str:
@@ -208,8 +219,7 @@ def print_findings(findings: Any, name: str) -> None:
     console = plain_console()
     styles = {"error": "bold red", "warning": "yellow", "ok": "green"}
     for severity, topic, sentence in findings:
-        console.print(f"{severity:8}", style=styles[severity], end="")
-        console.print(shown(f"{topic}: {sentence}"), soft_wrap=True, highlight=False)
+        print_sentence(console, f"{topic}: {sentence}", (f"{severity:8}", styles[severity]))
     severities = [severity for severity, _, _ in findings]
     errors, warnings, fine = (severities.count(kind) for kind in styles)
     console.print(

@@ -10,6 +10,7 @@ import numpy as np
 
 from mbrl_jax.envs.spec import require_observation
 from mbrl_jax.evaluate import quality
+from mbrl_jax.evaluate.animations import ROW_MILLISECONDS
 from mbrl_jax.experiment import config
 from mbrl_jax.experiment.experiment import Experiment, System, build, with_settings
 from mbrl_jax.keys import named
@@ -19,7 +20,13 @@ from mbrl_jax.runs import circumstances, restore, workdir
 from mbrl_jax.train.host_programs import HostPrograms
 from mbrl_jax.train.programs import Programs, make_programs
 from mbrl_jax.train.progress import warn
-from mbrl_jax.train.report import gif_paths, require_drawn, write_film, write_open_loop
+from mbrl_jax.train.report import (
+    gif_paths,
+    require_drawn,
+    write_film,
+    write_imagined_episodes,
+    write_open_loop,
+)
 from mbrl_jax.types import AgentState, PyTree
 
 PROTOCOLS = ("clean", "published")  # of an evaluation
@@ -109,8 +116,8 @@ def film_seeds(
     Args:
       path: of the GIF; of several seeds, seed i goes to NAME_i.gif.
 
-    Returns (where it lies, what it shows) of each seed. Raises ConfigError where observations are
-    vectors, or the path cannot be written.
+    Returns (where it lies, what it shows) of each seed: images that the agent sees, else what the
+    environment renders. Raises ConfigError where there is neither, or the path cannot be written.
     """
     paths = gif_paths(path, experiment, programs.num_seeds)
     films = programs.film(agent, keys_of(keys, "evaluate"), experiment.eval_max_steps)
@@ -253,8 +260,52 @@ def draw_open_loop(directory: str | Path, picture: str | Path, which: str = "new
     saved, programs, keys, restored = _restored(directory, which)
     require_drawn(programs.system)
     predictions = programs.open_loop(restored.state.agent, keys_of(keys, "open_loop"))
-    step = restored.iteration * saved.experiment.num_envs
-    write_open_loop(Path(picture), saved.experiment, predictions, f", step {step}")
+    step, spec = restored.iteration * saved.experiment.num_envs, programs.system.env.spec
+    when = f", step {step}"
+    write_open_loop(Path(picture), saved.experiment, spec.observation, predictions, when)
+    return step
+
+
+class Imagined(NamedTuple):
+    """What an animation of real beside imagined shows."""
+
+    episodes: int = 3  # one after the other, of the run's seeds in turn
+    context: int | None = None  # rows that the model sees; None: the experiment's
+    rows: int = 40  # of an episode at most, those seen included
+    milliseconds: int = ROW_MILLISECONDS  # that a row lasts
+
+
+def animate_open_loop(
+    directory: str | Path,
+    picture: str | Path,
+    which: str = "newest",
+    told: Imagined | None = None,
+) -> int:
+    """Write real episodes beside what the model imagines of them as a GIF; returns the step.
+
+    Args and errors as for `draw_open_loop`, and ConfigError where `told` leaves nothing to imagine.
+    """
+    told = told or Imagined()
+    if min(told.episodes, told.milliseconds) < 1:
+        raise config.ConfigError("there is nothing to show: give at least 1 episode and 1 ms a row")
+    saved, programs, keys, restored = _restored(directory, which)
+    require_drawn(programs.system)
+    experiment, agent = saved.experiment, restored.state.agent
+    context = experiment.open_loop_context if told.context is None else told.context
+    if not 1 <= context < told.rows:
+        raise config.ConfigError(
+            f"of {told.rows} rows the model cannot see {context} and imagine the rest: give a "
+            "--context of at least 1 and more --rows than that"
+        )
+    shown: list[Any] = []
+    while len(shown) < told.episodes:
+        turn = keys_of(keys, f"imagined_{len(shown)}")
+        found = programs.open_loop(agent, turn, context, told.rows)
+        shown += [jax.tree.map(lambda x, i=i: x[i], found) for i in range(programs.num_seeds)]
+    step, spec = restored.iteration * experiment.num_envs, programs.system.env.spec
+    del shown[told.episodes :]
+    parts = (shown, context, told.milliseconds, f", step {step:,}")
+    write_imagined_episodes(Path(picture), experiment, spec.observation, *parts)
     return step
 
 

@@ -382,6 +382,7 @@ class HostEnvironment(NamedTuple):
     send: Callable  # (actions [S, N]): begin to step; the caller can work meanwhile
     receive: Callable  # () -> Timestep [S, N] that the actions led to
     close: Callable  # ()
+    render: Callable | None = None  # () -> uint8 [S, N, H, W, 3]: pictures of the newest rows
 
 
 class HostEnvironments(NamedTuple):
@@ -391,3 +392,4 @@ class HostEnvironments(NamedTuple):
     # (lane seeds [S, N]: integers in 0 … 2^31 - 1, *, evaluation: bool) -> HostEnvironment;
     # in evaluation rewards are raw, and nothing but the end of an episode ends it
     open: Callable
+    open_rendered: Callable | None = None  # the same, where its lanes `render`

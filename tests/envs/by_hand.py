@@ -41,6 +41,30 @@ class Walk(gymnasium.Env):
         }
 
 
+class Painted(gymnasium.Env):
+    """Counts steps; its picture is as bright as the count."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self._count = render_mode, 0
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._count = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self._count += int(action)
+        return np.full(2, self._count, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        assert self.render_mode == "rgb_array"
+        return np.full((5, 7, 3), self._count, np.uint8)
+
+
 def rows(env, seed, actions):
     """Rows of our convention: of `actions`, the one after a last row is ignored."""
     observation, _ = env.reset(seed=int(seed))

@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import drama_catch
 from mbrl_jax.envs.doctor import check
 from mbrl_jax.envs.spec import example_observation, flat_observation, from_flat, make_environment
-from mbrl_jax.experiment.experiment import build
+from mbrl_jax.evaluate import quality
+from mbrl_jax.experiment import config
+from mbrl_jax.experiment.experiment import build, with_settings
 from mbrl_jax.runs.metrics import read_metrics
+from mbrl_jax.train import trained
 from mbrl_jax.train.run import run
-from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, Environment
+from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, DiscreteSpec, Environment
 from tests import small
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -90,4 +94,59 @@ def test_an_ensemble_learns_from_all_leaves_and_extras_are_summed(tmp_path):
     assert all(0 <= row["episode/right"] <= LENGTH for row in rows)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert sorted(found["extras"]) == ["cost", "right"] and found["finished"] == [2, 2]
-    assert not (tmp_path / "open_loop.png").exists()  # a dictionary is no picture
+    assert (tmp_path / "open_loop.png").is_file()  # of vectors: curves
+    measured = quality.Config(lanes=2, rows=12, context=1, horizon=2, starts=4)
+    (first, _) = trained.measure_quality(tmp_path, measured=measured)["seeds"]
+    assert first["reconstruction"] == pytest.approx(0.0, abs=1e-9)
+    assert all(error >= 0 for error in first["observation"])
+    trained.animate_open_loop(tmp_path, tmp_path / "x.gif", told=trained.Imagined(1, rows=8))
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == LENGTH + 1
+    with pytest.raises(config.ConfigError, match="a dictionary without images, .* no pictures"):
+        trained.film_run(tmp_path, tmp_path / "play.gif")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cameras:
+    """A dot that moves to the right, seen by two cameras of different kinds, and a number."""
+
+    name: str = "cameras"
+
+    def make(self) -> Environment:
+        def see(place):
+            dot = jnp.zeros((5, 5)).at[2, place % 5].set(1.0)
+            wide = jnp.repeat((255 * dot).astype(jnp.uint8)[..., None], 3, axis=-1)
+            return {"near": dot, "wide": wide, "speed": jnp.ones(1)}
+
+        def reset(key):
+            place = jax.random.randint(key, (), 0, 3)
+            return (place, jnp.int32(0)), see(place)
+
+        def step(key, state, action):
+            place, t = state[0] + action, state[1] + 1
+            return (place, t), see(place), action.astype(jnp.float32), False, t == LENGTH, {}
+
+        return make_environment(DiscreteSpec(2), reset, step)
+
+
+@pytest.mark.slow
+def test_all_cameras_are_drawn_measured_and_filmed(tmp_path):
+    base = with_settings(
+        small.catch(),
+        ["model.encoder=auto", "model.decoder=auto", "model.reconstruction=auto"],
+    )
+    experiment = dataclasses.replace(base, env=Cameras(), eval_max_steps=20)
+    path = tmp_path / "run"
+    run(experiment, path)
+    with Image.open(path / "open_loop.png") as strips:
+        assert strips.height > 500  # three rows of each camera
+    trained.animate_open_loop(path, tmp_path / "x.gif", told=trained.Imagined(1, rows=5))
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 5 and gif.height > 400  # one camera below the other
+    (film,) = trained.film_run(path, tmp_path / "play.gif")
+    assert film.frames["wide"].shape == (LENGTH + 1, 5, 5, 3)
+    with Image.open(tmp_path / "play.gif") as gif:
+        assert gif.size == (190 + 4 + 190, 190)  # beside each other
+    measured = quality.Config(lanes=2, rows=12, context=1, horizon=2, starts=4)
+    (found,) = trained.measure_quality(path, measured=measured)["seeds"]
+    assert 0 < found["reconstruction"] < 1  # bytes are compared as numbers in [0, 1]

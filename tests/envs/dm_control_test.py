@@ -94,6 +94,27 @@ def test_pixels_are_those_of_the_suite():
     _assert_same(_play(config, actions), "cartpole-swingup", actions, _picture, repeat=2)
 
 
+@needs_egl
+@pytest.mark.parametrize("processes", [True, False])
+def test_a_film_of_states_shows_what_the_task_renders(processes):
+    config = dm_control.Config("cartpole-swingup", processes=processes)
+    seeds, side = np.array([[3, 4, 5]]), 192
+    lanes = config.make().open_rendered(seeds, evaluation=True)
+    lanes.reset(None)
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, 1, 3, 1)).astype(np.float32)
+    for action in actions:
+        lanes.send(action)
+        lanes.receive()
+    pictures = lanes.render()
+    lanes.close()
+    assert pictures.shape == (1, 3, side, side, 3) and pictures.dtype == np.uint8
+    env = suite.load("cartpole", "swingup", task_kwargs={"random": 4})
+    env.reset()
+    for action in actions:
+        env.step(action[0, 1])
+    np.testing.assert_array_equal(pictures[0, 1], env.physics.render(side, side, camera_id=0))
+
+
 def test_lanes_have_processes_of_their_own():
     actions = _actions(5, 1)
     rows = [_play(make("cartpole-swingup"), actions) for make in (HERE, dm_control.Config)]

@@ -18,6 +18,7 @@ from mbrl_jax.envs.processes.spaces import action_adaptor, observation_adaptor
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment.annotations import sources_of
 from mbrl_jax.experiment.experiment import with_settings
+from mbrl_jax.loops import play
 from mbrl_jax.runs import circumstances
 from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, DiscreteSpec, MultiDiscreteSpec
 from tests import small
@@ -57,6 +58,27 @@ def test_processes_share_lanes_that_do_not_come_out_even():
         found.append(rows)
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert any(row.is_terminal.any() for row in found[0])
+
+
+def _forward(carry, timestep, step):
+    return carry, np.ones(timestep.reward.shape, np.int32)
+
+
+def test_lanes_render_where_the_environment_can_be_asked_to():
+    bare.register("Painted-v0", by_hand.Painted, max_episode_steps=9)
+    made = HERE("Painted-v0").make()
+    lanes = made.open_rendered(np.array([[3], [4]]), evaluation=True)
+    (film, _) = play.play_film(lanes, _forward, None, max_steps=3, rendered=True)
+    assert film.frames.shape == (4, 5, 7, 3) and film.frames[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert made.open(np.array([[3]]), evaluation=True).reset(None).observation.shape == (1, 1, 2)
+    assert HERE("tests.envs.by_hand:Walk").make().open_rendered is None
+
+
+def test_what_cannot_be_rendered_says_why():
+    lanes = HERE("CartPole-v1").make().open(np.array([[3]]), evaluation=True)
+    broken = lanes._replace(render=lambda: 1 / 0)
+    with pytest.raises(ConfigError, match="gives no pictures here .division by zero.: install"):
+        play.play_film(broken, _forward, None, 3, rendered=True)
 
 
 @pytest.mark.parametrize("processes", [True, False])

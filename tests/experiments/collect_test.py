@@ -14,6 +14,7 @@ from mbrl_jax.experiment.members import Members
 from mbrl_jax.sweeps import plan
 from tests.report import runs
 
+ROOT = Path(__file__).resolve().parents[2]
 ABLATIONS = (("model.core=gru",), ("behaviour.rewards=shifted",), ("model.core=mamba",))
 
 
@@ -233,3 +234,17 @@ def test_a_recorded_row_with_settings_is_drawn_anew_from_its_table(tmp_path):
     command += ["--redraw=breakout_settings", f"--folder={tmp_path}"]
     subprocess.run(command, check=True, cwd=rows.FOLDER.parents[1], timeout=120)
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_drawn_anew_as_vectors_too_with_its_baselines(tmp_path):
+    (tmp_path / "catch.csv").write_text(
+        "run_seed,seed,step,env_steps,episode/return,episode/count\n"
+        + "".join(f"{run},0,{step},{step},{step / 9},2\n" for run in (0, 1) for step in (3, 6, 9))
+    )
+    command = [sys.executable, "-m", "experiments.results.collect", f"--folder={tmp_path}"]
+    command += ["--redraw=catch", "--name=catch", "--title=A title", "--baseline=random=-0.6"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "catch.png").read_bytes().startswith(b"\x89PNG")
+    words = (tmp_path / "catch.svg").read_text()
+    assert all(word in words for word in ("A title", "random -0.6", "mean of 2 seeds"))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.runs import restore
@@ -86,12 +87,34 @@ def test_where_training_replaces_all_checkpoints_the_new_one_serves(
     assert trained.draw_open_loop(finished, tmp_path / "strip.png") == STEPS  # its own number
 
 
+def test_real_beside_imagined_is_an_animation_of_the_seeds_in_turn(finished, tmp_path):
+    before = state_of(finished)
+    told = trained.Imagined(episodes=3, context=2, rows=7, milliseconds=120)
+    assert trained.animate_open_loop(finished, tmp_path / "x.gif", told=told) == STEPS
+    with Image.open(tmp_path / "x.gif") as gif:
+        lasting = []
+        for t in range(gif.n_frames):
+            gif.seek(t)
+            lasting.append(gif.info["duration"])
+    # Rows 0, 1 are seen; row 1 and the last one stand for four rows' time.
+    assert lasting == [120, 480, 120, 120, 120, 120, 480] * 3
+    assert state_of(finished) == before
+
+
+def test_an_animation_needs_rows_to_imagine(finished, tmp_path):
+    for told in (trained.Imagined(context=8, rows=8), trained.Imagined(rows=1)):
+        with pytest.raises(ConfigError, match="give a --context of at least 1 and more --rows"):
+            trained.animate_open_loop(finished, tmp_path / "x.gif", told=told)
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         ([], "--workdir is missing"),
         (["--workdir=x"], "--out is missing"),
-        (["--workdir=x", "--out=strip.gif"], "must end in .png"),
+        (["--workdir=x", "--out=strip.gif"], "must end in .png and lie in an existing directory;"),
+        (["--workdir=x", "--gif=strip.png"], "must end in .gif"),
+        (["--workdir=x", "--out=strip.png", "--rows=9"], "--rows is of the animation: give --gif"),
         (["--workdir=x", "--out=no/such/strip.png"], "existing directory"),
         (["--workdir=tests", "--out=/tmp/strip.png"], "tests holds no run"),
     ],
@@ -105,8 +128,10 @@ def test_what_users_get_wrong_is_one_sentence(flags, sentence):
 
 
 def test_the_command_draws(finished, tmp_path):
-    out = tmp_path / "a b.png"
+    out, gif = tmp_path / "a b.png", tmp_path / "a b.gif"
     command = [sys.executable, "-m", "launch.open_loop", f"--workdir={finished}", f"--out={out}"]
+    command += [f"--gif={gif}", "--episodes=1", "--rows=5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"step {STEPS}: {out}\n" and out.stat().st_size > 1000
+    assert done.stdout == f"step {STEPS}: {out}\nstep {STEPS}: {gif}\n"
+    assert out.stat().st_size > 1000 and gif.read_bytes().startswith(b"GIF89a")

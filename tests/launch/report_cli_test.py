@@ -46,9 +46,19 @@ def test_a_sweep_is_reported(tmp_path):
     done, waiting = plan(tmp_path, "model.core=gru", "model.core=s5")
     runs.write(tmp_path / done.name, runs.catch(*done.settings), [1.0, 0.0], greedy=[1.0, 0.0])
     out = tmp_path / "report.html"
-    found = call(f"--sweep={tmp_path}", f"--out={out}")
+    drawn = tmp_path / "figures"
+    found = call(
+        f"--sweep={tmp_path}", f"--out={out}", f"--figures={drawn}", "--baseline=random=-0.6"
+    )
     assert found.returncode == 0, found.stderr
-    assert f"# Sweep {tmp_path.name}" in found.stdout.replace("\\", "")
+    assert f"# Sweep {tmp_path.name} on Catch-bsuite" in found.stdout.replace("\\", "")
+    names = sorted(path.name for path in drawn.iterdir())
+    assert names == [
+        f"0{i}_{name}_Catch-bsuite.{kind}"
+        for i, name in enumerate(("scores_on", "learning_curves_of"))
+        for kind in ("png", "svg")
+    ]
+    assert "random -0.6" in (drawn / names[1]).read_text()
     assert "2 runs: 1 finished, 1 not begun." in found.stdout
     page = out.read_text()
     assert "plan of the sweep" in page and waiting.name in page
@@ -59,6 +69,7 @@ REFUSED = {
     "give one of --workdirs and --sweep; see --help": [],
     "give one of --workdirs and --sweep": ["--workdirs=a", "--sweep=b"],
     "--workdirs: there is no directory no such": ["--workdirs=no such"],
+    "--baseline=PPO is not of the form NAME=VALUE": ["--workdirs=no such", "--baseline=PPO"],
     "no such holds no sweep: there is no sweep.json in it": ["--sweep=no such"],
 }
 # All in one process: most of the time of such a command goes into importing jax.

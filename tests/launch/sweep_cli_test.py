@@ -47,6 +47,7 @@ REFUSED = {
     "--gpus goes with --executor=slurm only": [CATCH, "--gpus=1"],
     "--time='soon': write minutes": [CATCH, "--executor=slurm", "--time=soon"],
     "the sweep sets array itself": [CATCH, "--executor=slurm", "--slurm=array=0-9"],
+    "--mirror=wandbb: there is no such mirror": [CATCH, "--mirror=wandbb"],
     "holds no sweep": ["--status"],
 }
 # All in one process: most of the time of such a command goes into importing jax.
@@ -91,11 +92,15 @@ def test_a_dry_run_shows_the_commands_and_leaves_nothing(tmp_path):
     file = tmp_path / "members"
     file.write_text("model.core=gru  # small\nmodel.core=s5 behaviour.horizon=5\n")
     flags = (CATCH, f"--file={file}", "--grid=behaviour.entropy=1e-2,2e-2", "--debug")
+    flags += ("--mirror=tests.mirrors.nowhere", "--allow_oversize")
     done = _sweep(tmp_path / "root", *flags, "--dry_run")
     assert done.returncode == 0, done.stderr
     commands = [line for line in done.stdout.splitlines() if "launch.train" in line]
     assert len(commands) == 4
     assert "model.core=s5,behaviour.horizon=5,behaviour.entropy=2e-2" in commands[3]
+    # What changes nothing of the results is handed on too.
+    handed = "--mirror=tests.mirrors.nowhere --allow_oversize"
+    assert all(command.endswith(handed) for command in commands)
     assert not (tmp_path / "root").exists()
 
 

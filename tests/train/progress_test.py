@@ -47,6 +47,37 @@ def test_a_terminal_shows_bar_time_and_every_return_at_any_width(monkeypatch, wi
     assert last[2].split() == ["return", *(f"{-0.125 * (seed + 1):.3g}" for seed in range(SEEDS))]
 
 
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_before_the_first_chunk_a_terminal_says_where_the_run_is(monkeypatch, width):
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(monkeypatch, width, True, []))
+    assert re.search(rf"━{{{width - 40},}}.* step 0/{small.catch().steps}  ETA –", text)
+
+
+def test_what_a_run_takes_is_broken_between_words_on_a_terminal_and_is_a_line_elsewhere():
+    experiment = small.catch()
+    plan = types.SimpleNamespace(
+        experiment=experiment,
+        parameters={"world model": 111_586, "behaviour": 20_930},
+        num_seeds=8,
+        of_seed=3_770_000,
+        state=3_770_000,
+        replay=2_110_000,
+        temporaries=None,
+        most_seeds=None,
+        hours=None,
+        memory=types.SimpleNamespace(free=None),
+        more=lambda: "without what an update takes for itself",
+    )
+    lines = {}
+    for terminal in (True, False):
+        file = io.StringIO()
+        tables.print_plan(RichConsole(file=file, force_terminal=terminal, width=80), plan)
+        lines[terminal] = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).splitlines()
+    assert len(lines[False]) == 2 and max(map(len, lines[True])) <= 80
+    words = " ".join(line.strip() for line in lines[True])
+    assert words == " ".join(lines[False])  # no word is cut in two
+
+
 def test_elsewhere_the_same_is_a_line(monkeypatch):
     text = shown(monkeypatch, 80, False, [(4, 0, 2.0), (small.catch().steps, 2, 1.0)])
     lines = [line for line in text.splitlines() if line.startswith("step")]

@@ -13,6 +13,8 @@ RENDERING = (
     "MUJOCO_GL=osmesa or glfw, before the program starts"
 )
 
+FILM_SIDE = 192  # pixels of a film of what is seen as states
+
 
 def choose_renderer() -> None:
     """Where there is no display MuJoCo renders with EGL, unless MUJOCO_GL says otherwise.
@@ -71,6 +73,10 @@ class Task(gymnasium.Env):
         truncated = step.last() and not terminated
         return self._observe(step.observation), total, terminated, truncated, {}
 
+    def render(self):
+        """A picture to be looked at, which nobody learns from."""
+        return self._picture(max(self._size, FILM_SIDE))
+
     def close(self):
         """Free the renderer."""
         self._env.close()
@@ -78,7 +84,10 @@ class Task(gymnasium.Env):
     def _observe(self, observation: Any) -> Any:
         if not self._pixels:
             return {name: np.asarray(x, np.float64) for name, x in observation.items()}
+        return self._picture(self._size)
+
+    def _picture(self, side: int) -> np.ndarray:
         try:
-            return self._env.physics.render(self._size, self._size, camera_id=self._camera)
+            return self._env.physics.render(side, side, camera_id=self._camera)
         except Exception as error:  # each renderer raises what it likes
             raise RuntimeError(f"MuJoCo cannot render here ({error}): {RENDERING}") from error

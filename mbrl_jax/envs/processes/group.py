@@ -36,6 +36,10 @@ class Group(gymnasium.Env):
         self._seen, reward, terminated, truncated, _ = self._lanes.step(action)
         return self._seen, reward, terminated, truncated, {}
 
+    def render(self):
+        """Pictures [n, H, W, 3] of the lanes."""
+        return np.asarray(self._lanes.call("render"))
+
     def close(self):
         """Close the lanes."""
         self._lanes.close()

@@ -40,7 +40,7 @@ def open_lanes(
       processes: one for each core, which share the lanes; else all are stepped here in turn.
     """
     lanes = _Lanes(makes, spec, observe, to_env, lane_seeds, processes)
-    return HostEnvironment(lanes.reset, lanes.send, lanes.receive, lanes.close)
+    return HostEnvironment(lanes.reset, lanes.send, lanes.receive, lanes.close, lanes.render)
 
 
 class _Lanes:
@@ -86,6 +86,12 @@ class _Lanes:
         reward = reward.astype(np.float32)
         self._now = Timestep(self._seen(raw), reward, is_first, is_last, terminated)
         return self._shaped(self._now)
+
+    def render(self) -> np.ndarray:
+        """Pictures of all lanes, where the environments were made to give them."""
+        pictures = np.asarray(self._env.call("render"))
+        flat = pictures.reshape((-1,) + pictures.shape[-3:])[: self._count]
+        return flat.reshape(self._shape + flat.shape[1:])
 
     def close(self) -> None:
         """End the processes."""
