@@ -54,4 +54,6 @@ COSTLY = (
     "ssm/ssd/turns_test.py::test_turns_give_what_the_recurrence_gives[2 lanes at a time",
     "ssm/ssd/turns_test.py::test_seeds_and_what_they_share[2 lanes at a time",
     "ssm/ssd/turns_test.py::test_entries_rebuild_the_state_after_any_row[2 lanes at a time",
+    # Stepping, the doctor's draws and rows of dictionaries are tested by part.
+    "dictionary_actions_test.py::test_lanes_on_the_host_and_the_rows_that_they_leave",
 )
