@@ -22,6 +22,7 @@ from mbrl_jax.types import (
     Array,
     ArraySpec,
     BoundModel,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     EnvSpec,
@@ -57,6 +58,12 @@ def require_mask(spec: EnvSpec) -> None:
         return
     assert isinstance(spec.observation, DictSpec)
     found, sizes = dict(spec.observation.leaves)[NAME], _sizes(spec.action)
+    if isinstance(spec.action, DictActionSpec):
+        raise ValueError(
+            f"a leaf {NAME!r} speaks of one discrete action, and here is a dictionary of "
+            f"{', '.join(name for name, _ in spec.action.leaves)}: write the choices as one "
+            "MultiDiscreteSpec, or give the leaf another name to have it seen and not obeyed"
+        )
     if not sizes:
         raise ValueError(f"a leaf {NAME!r} is for discrete actions, and here are {spec.action}")
     if found != ArraySpec((sum(sizes),), "bool"):

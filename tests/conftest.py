@@ -18,8 +18,9 @@ from mbrl_jax.train import runtime, trained
 from mbrl_jax.train.compiled import Compiled
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
-from tests.costly import COSTLY
+from tests.costly import COSTLY, stale
 
+TESTS = Path(__file__).parent
 CACHE = Path("~/.cache/mbrl_jax/tests").expanduser()
 
 
@@ -39,11 +40,19 @@ MOST_MAPS = 40_000
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
-def pytest_collection_modifyitems(items):
-    """Mark the costly cases."""
+def pytest_collection_modifyitems(session, config, items):
+    """Mark the costly cases; of a whole suite keep those that are there no more."""
     for item in items:
         if any(f"/{name}" in item.nodeid for name in COSTLY):
             item.add_marker(pytest.mark.slow)
+    # What `-m` and `-k` take away is still here.
+    chosen = {Path(arg).resolve() for arg in config.args}
+    left_out = any(map(config.getoption, ("ignore", "ignore_glob", "deselect")))
+    if chosen & {TESTS, TESTS.parent} and not left_out and not session.testsfailed:
+        config.stash[STALE] = stale(COSTLY, (item.nodeid for item in items))
+
+
+STALE = pytest.StashKey[list[str]]()  # costly cases that no test has; of a whole suite alone
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,6 +4,8 @@ Whole tests carry the marker `slow` themselves; these are cases of tests that st
 subject has a cheaper one beside them. Each takes 5 to 40 CPU-seconds. `-m slow` runs them all.
 """
 
+from collections.abc import Iterable, Sequence
+
 COSTLY = (
     # Of three cores and two learners, Mamba-2 stays with both.
     "authors_test.py::test_drama_gives_the_numbers_of_its_authors[Mamba, updates]",
@@ -54,4 +56,14 @@ COSTLY = (
     "ssm/ssd/turns_test.py::test_turns_give_what_the_recurrence_gives[2 lanes at a time",
     "ssm/ssd/turns_test.py::test_seeds_and_what_they_share[2 lanes at a time",
     "ssm/ssd/turns_test.py::test_entries_rebuild_the_state_after_any_row[2 lanes at a time",
+    # Stepping, the doctor's draws and rows of dictionaries are tested by part.
+    "dictionary_actions_test.py::test_lanes_on_the_host_and_the_rows_that_they_leave",
 )
+
+
+def stale(names: Sequence[str], nodeids: Iterable[str]) -> list[str]:
+    """Those of `names` that are part of no node id: they mark nothing any more."""
+    left = list(names)
+    for nodeid in nodeids:
+        left = [name for name in left if f"/{name}" not in nodeid]
+    return left

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import STALE
+from tests.costly import stale
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mbrl_jax"
 # Whoever reads or writes something, looks at a clock or at the machine, or starts threads. All
@@ -209,3 +212,12 @@ def test_the_top_level_holds_what_was_agreed():
     hidden = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", "runs"}
     found = {path.name for path in ROOT.iterdir() if not path.name.endswith(".egg-info")}
     assert found - hidden == agreed
+
+
+def test_costly_cases_are_there(request):
+    """A renamed test would be slow again, unseen. What is told here is of the whole suite alone."""
+    left = request.config.stash.get(STALE, [])
+    assert not left, f"tests/costly.py names what no test is called: {', '.join(left)}"
+    ids = ["tests/a/one_test.py::test_x[1]", "tests/two_test.py::test_y"]
+    named = ("one_test.py::test_x", "one_test.py::test_x[2]", "wo_test.py::test_y")
+    assert stale(named, ids) == ["one_test.py::test_x[2]", "wo_test.py::test_y"]

@@ -48,6 +48,14 @@ def test_laprop_keeps_a_changing_learning_rate_inside_the_momentum():
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, 0.99999])
+def test_laprops_correction_is_that_of_float64(decay):
+    steps = np.arange(1, 20_001)
+    wanted = 1 - np.float64(decay) ** steps
+    found = jax.jit(lambda k: optim._share_seen(decay, k))(jnp.asarray(steps, jnp.int32))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_laprop_survives_gradients_that_are_zero():
     np.testing.assert_array_equal(_trace(optim.laprop(0.01), np.zeros(3)), np.ones(3))
 

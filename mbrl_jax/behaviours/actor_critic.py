@@ -26,13 +26,13 @@ from mbrl_jax.behaviours.actors import (
     policy,
     take_in,
 )
+from mbrl_jax.envs.spec import is_real
 from mbrl_jax.networks import running
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import orthogonal
 from mbrl_jax.types import (
     Array,
     Behaviour,
-    BoundedSpec,
     BoundModel,
     EnvSpec,
     Key,
@@ -134,7 +134,7 @@ class Config:
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError for a gradient that cannot flow."""
-    if config.gradient == "dynamics" and not isinstance(spec.action, BoundedSpec):
+    if config.gradient == "dynamics" and not is_real(spec.action):
         raise ValueError(
             f"gradient=dynamics flows through real-valued actions, and here are {spec.action}: use "
             "behaviour.gradient=reinforce"

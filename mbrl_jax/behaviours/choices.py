@@ -3,9 +3,11 @@
 What is drawn is a *choice*, of which the log-probability is known; the environment and the model
 get the action that is made of it. Discrete choices are actions; where some are not allowed, their
 distribution is one over the others (`legal`). A bounded normal's choice may lie outside of [-1, 1]
-and is clipped; a tanh-normal's is the number before tanh.
+and is clipped; a tanh-normal's is the number before tanh. Parts of a dictionary of actions are
+drawn independently of each other, from numbers of one net.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -19,6 +21,7 @@ from mbrl_jax.types import (
     ActionSpec,
     Array,
     BoundedSpec,
+    DictActionSpec,
     DiscreteSpec,
     Key,
     MultiDiscreteSpec,
@@ -36,12 +39,12 @@ class Choices(NamedTuple):
     size: int  # numbers that the actor's net gives
     # (raw [..., size]) -> distribution; of discrete choices (raw, mask [..., size] or None)
     read: Callable[..., PyTree]
-    sample: Callable[[Key, PyTree], Array]  # (key, distribution) -> choice; single stream
-    mode: Callable[[PyTree], Array]  # (distribution) -> choice
-    log_prob: Callable[[PyTree, Array], Array]  # (distribution, choice) -> [...]
+    sample: Callable[[Key, PyTree], PyTree]  # (key, distribution) -> choice; single stream
+    mode: Callable[[PyTree], PyTree]  # (distribution) -> choice
+    log_prob: Callable[[PyTree, PyTree], Array]  # (distribution, choice) -> [...]
     # (distribution, choice) -> [...]: its gradient is that of the entropy
-    entropy: Callable[[PyTree, Array], Array]
-    action: Callable[[Array], Array] = lambda choice: choice  # what the environment gets
+    entropy: Callable[[PyTree, PyTree], Array]
+    action: Callable[[PyTree], PyTree] = lambda choice: choice  # what the environment gets
 
 
 def choices_of(spec: ActionSpec, real: Real = "bounded_normal") -> Choices:
@@ -50,6 +53,8 @@ def choices_of(spec: ActionSpec, real: Real = "bounded_normal") -> Choices:
         return _discrete(spec.num_actions)
     if isinstance(spec, MultiDiscreteSpec):
         return _multi_discrete(spec.num_actions)
+    if isinstance(spec, DictActionSpec):
+        return _product({name: choices_of(leaf, real) for name, leaf in spec.leaves})
     assert isinstance(spec, BoundedSpec)
     return (_bounded_normal if real == "bounded_normal" else _tanh_normal)(spec.size)
 
@@ -163,3 +168,43 @@ def _tanh_normal(size: int) -> Choices:
 
     mode = lambda normal: normal.mean  # noqa: E731
     return Choices(2 * size, read, _sample, mode, log_prob, entropy, jnp.tanh)
+
+
+# ---------------------------------------------------------------------------------- dictionaries
+
+
+def _product(parts: dict[str, Choices]) -> Choices:
+    """Distributions, choices and actions by name; their numbers stand one behind the other.
+
+    The parts are independent: log-probabilities and entropies are sums.
+    """
+    bounds = list(itertools.accumulate(part.size for part in parts.values()))[:-1]
+
+    def read(raw):
+        pieces = jnp.split(raw, bounds, axis=-1)
+        return {name: parts[name].read(x) for name, x in zip(parts, pieces, strict=True)}
+
+    def sample(key, distribution):
+        keys = jax.random.split(key, len(parts))
+        return {
+            name: part.sample(k, distribution[name])
+            for k, (name, part) in zip(keys, parts.items(), strict=True)
+        }
+
+    def log_prob(distribution, choice):
+        each = [part.log_prob(distribution[n], choice[n]) for n, part in parts.items()]
+        return jnp.stack(each).sum(axis=0)
+
+    def entropy(distribution, choice):
+        each = [part.entropy(distribution[n], choice[n]) for n, part in parts.items()]
+        return jnp.stack(each).sum(axis=0)
+
+    return Choices(
+        sum(part.size for part in parts.values()),
+        read,
+        sample,
+        mode=lambda distribution: {n: part.mode(distribution[n]) for n, part in parts.items()},
+        log_prob=log_prob,
+        entropy=entropy,
+        action=lambda choice: {n: part.action(choice[n]) for n, part in parts.items()},
+    )

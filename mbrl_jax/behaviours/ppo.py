@@ -70,7 +70,7 @@ class Rows(NamedTuple):
     """What optimiser steps learn from; with leading [R] rows of an epoch or a minibatch."""
 
     features: Array  # [F]
-    action: Array  # []
+    action: PyTree  # [] choices
     old_log_prob: Array  # [] of the action when it was imagined
     targets: Targets  # []
     mask: Any = None  # [A] of what was allowed; None: everything
@@ -187,7 +187,7 @@ def update(
 
 def _minibatches(rows: Rows, key: Key, num_minibatches: int) -> Rows:
     """Rows [R] in random order as [num_minibatches, R / num_minibatches]; all of them in order."""
-    num_rows = len(rows.action)
+    num_rows = len(rows.old_log_prob)
     if num_rows % num_minibatches:
         raise ValueError(
             f"num_minibatches={num_minibatches} does not divide the {num_rows} imagined rows "

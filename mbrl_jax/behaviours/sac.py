@@ -104,7 +104,8 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Binds the functions of this file to a config and an environment."""
     if not isinstance(spec.action, BoundedSpec):
         raise ValueError(  # noqa: TRY004
-            f"Soft actor-critic needs bounded real actions, not {spec.action}."
+            f"Soft actor-critic needs bounded real actions, not {spec.action}: use "
+            "behaviour=actor_critic"
         )
     config.validate()
     is_set = isinstance(config.diversity, int | float) and config.diversity != 0

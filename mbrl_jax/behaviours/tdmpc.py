@@ -145,7 +145,8 @@ def make_parts(config: Config, spec: EnvSpec) -> Parts:
     """Nets and optimisers; raises ValueError as `make` does."""
     if not isinstance(spec.action, BoundedSpec):
         raise ValueError(  # noqa: TRY004
-            f"behaviour=tdmpc needs bounded real actions, not {spec.action}"
+            f"behaviour=tdmpc needs bounded real actions, not {spec.action}: use "
+            "behaviour=planning or behaviour=actor_critic"
         )
     mlp = functools.partial(NormedMlp, width=config.width, layers=config.layers)
     critic = mlp(config.num_bins, zero_output=True, dropout=config.dropout)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mbrl_jax.datasets import files
 from mbrl_jax.datasets.rows import by_name, fit_action, fit_number, fit_observation
-from mbrl_jax.types import EnvSpec, PyTree, Step, Timestep
+from mbrl_jax.types import DictActionSpec, EnvSpec, PyTree, Step, Timestep
 
 TRUE_LAST = files.METADATA + "true_last"  # in files that this package wrote
 
@@ -38,6 +38,12 @@ class Steps(NamedTuple):
     extras: dict[str, np.ndarray]  # arrive with s', as the reward does
 
 
+_NO_DICTIONARY = (
+    "{path}: flat files hold one array of actions, and here they are a dictionary: take the "
+    "workdir of a run instead, whose log of rows has all of them"
+)
+
+
 def to_rows(steps: Steps, spec: EnvSpec, bounds: tuple, path: Path) -> Step:
     """Rows [R, …] of steps [T, …]; an episode of k transitions has k + 1 rows.
 
@@ -49,6 +55,8 @@ def to_rows(steps: Steps, spec: EnvSpec, bounds: tuple, path: Path) -> Step:
 
     Raises ValueError where they do not fit, or hold no transition.
     """
+    if isinstance(spec.action, DictActionSpec):
+        raise ValueError(_NO_DICTIONARY.format(path=path))
     source, is_extra = _sources(steps)
     if not len(source):
         raise ValueError(f"{path} holds no transition")
@@ -217,6 +225,8 @@ def save_hdf5(rows: Step, path: str | Path, **metadata: Any) -> None:
 def _save(rows: Step, path: str | Path, metadata: dict[str, Any], hdf5: bool) -> None:
     if (Path(path).suffix == ".npz") == hdf5:
         raise ValueError(f"{path}: an .npz file ends in .npz, and an HDF5 file does not")
+    if isinstance(rows.action, dict):
+        raise ValueError(_NO_DICTIONARY.format(path=path))
     arrays = _columns(jax.tree.map(np.asarray, rows))
     described = {files.METADATA + name: np.asarray(value) for name, value in metadata.items()}
     files.write(path, arrays | described | {TRUE_LAST: np.asarray(True)}, hdf5)

@@ -10,6 +10,7 @@ import numpy as np
 from mbrl_jax.types import (
     ActionSpec,
     ArraySpec,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     MultiDiscreteSpec,
@@ -111,7 +112,7 @@ def fit_observation(value: PyTree, spec: ObservationSpec, path: Path) -> PyTree:
     return _fit(value, spec, "observations", path)
 
 
-def fit_action(value: np.ndarray, spec: ActionSpec, bounds: tuple, path: Path) -> np.ndarray:
+def fit_action(value: PyTree, spec: ActionSpec, bounds: tuple, path: Path) -> PyTree:
     """Actions [R, …] as the replay stores them: int32, or float32 in [-1, 1].
 
     Args:
@@ -122,6 +123,8 @@ def fit_action(value: np.ndarray, spec: ActionSpec, bounds: tuple, path: Path) -
 
     Raises ValueError where they do not fit.
     """
+    if isinstance(spec, DictActionSpec):
+        return {name: fit_action(value[name], leaf, bounds, path) for name, leaf in spec.leaves}
     if isinstance(spec, DiscreteSpec | MultiDiscreteSpec):
         shape = () if isinstance(spec, DiscreteSpec) else (len(spec.num_actions),)
         value = _fit(value, ArraySpec(shape, "int32"), "actions", path)

@@ -16,6 +16,7 @@ from mbrl_jax.datasets.rows import (
     fit_observation,
     from_lanes,
 )
+from mbrl_jax.envs.spec import action_tree
 from mbrl_jax.runs import checkpoint, host_arrays, replay_log, restore
 from mbrl_jax.runs.layout import CHECKPOINTS, iteration_of
 from mbrl_jax.types import EnvSpec, Step, Timestep
@@ -129,4 +130,4 @@ def _shape(spec: EnvSpec) -> Step:
     observation = by_name(spec.observation, lambda leaf: np.zeros(()))
     zero: Any = np.zeros(())
     timestep = Timestep(observation, zero, zero, zero, zero, dict.fromkeys(spec.extras, zero))
-    return Step(timestep, zero)
+    return Step(timestep, jax.tree.map(lambda leaf: zero, action_tree(spec.action)))

@@ -19,6 +19,8 @@ from mbrl_jax.types import (
     ActionSpec,
     Array,
     ArraySpec,
+    BoundedSpec,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     Environment,
@@ -26,67 +28,104 @@ from mbrl_jax.types import (
     Key,
     MultiDiscreteSpec,
     ObservationSpec,
+    OneActionSpec,
     PyTree,
     Step,
     Timestep,
 )
 
 
+def action_tree(spec: ActionSpec) -> PyTree:
+    """Specs of the parts, in the structure of an action: a dict, or the spec itself."""
+    return dict(spec.leaves) if isinstance(spec, DictActionSpec) else spec
+
+
+def is_real(spec: ActionSpec) -> bool:
+    """Whether all numbers of an action are real ones, so that gradients flow through them."""
+    return all(isinstance(leaf, BoundedSpec) for leaf in jax.tree.leaves(action_tree(spec)))
+
+
 def action_size(spec: ActionSpec) -> int:
     """Length of an action written as a vector."""
-    if isinstance(spec, MultiDiscreteSpec):
-        return sum(spec.num_actions)
-    return spec.num_actions if isinstance(spec, DiscreteSpec) else spec.size
+    return sum(map(_size, jax.tree.leaves(action_tree(spec))))
 
 
-def action_vector(spec: ActionSpec, action: Array) -> Array:
+def _size(leaf: OneActionSpec) -> int:
+    if isinstance(leaf, MultiDiscreteSpec):
+        return sum(leaf.num_actions)
+    return leaf.num_actions if isinstance(leaf, DiscreteSpec) else leaf.size
+
+
+def action_vector(spec: ActionSpec, action: PyTree) -> Array:
     """One-hot [..., A] of discrete actions [...]; bounded actions [..., A] as they are.
 
-    Of several discrete choices [..., k] the one-hot vectors stand one behind the other.
+    Of several discrete choices [..., k] the one-hot vectors stand one behind the other, and so do
+    the vectors of a dictionary, in the order of its names.
     """
-    if isinstance(spec, MultiDiscreteSpec):
-        chex.assert_axis_dimension(action, -1, len(spec.num_actions))
+    vectors = jax.tree.leaves(jax.tree.map(_vector, action_tree(spec), action))
+    return vectors[0] if len(vectors) == 1 else jnp.concatenate(vectors, axis=-1)
+
+
+def _vector(leaf: OneActionSpec, action: Array) -> Array:
+    if isinstance(leaf, MultiDiscreteSpec):
+        chex.assert_axis_dimension(action, -1, len(leaf.num_actions))
         choices = [
             jax.nn.one_hot(action[..., i], num, dtype=jnp.float32)
-            for i, num in enumerate(spec.num_actions)
+            for i, num in enumerate(leaf.num_actions)
         ]
         return jnp.concatenate(choices, axis=-1)
-    if isinstance(spec, DiscreteSpec):
+    if isinstance(leaf, DiscreteSpec):
         chex.assert_type(action, int)
-        return jax.nn.one_hot(action, spec.num_actions, dtype=jnp.float32)
-    chex.assert_axis_dimension(action, -1, spec.size)
+        return jax.nn.one_hot(action, leaf.num_actions, dtype=jnp.float32)
+    chex.assert_axis_dimension(action, -1, leaf.size)
     return action
 
 
-def action_of_vector(spec: ActionSpec, vector: Array) -> Array:
+def action_of_vector(spec: ActionSpec, vector: Array) -> PyTree:
     """An action of any vector [A]: undoes `action_vector`, and takes the largest of each choice."""
-    if isinstance(spec, MultiDiscreteSpec):
-        bounds = list(itertools.accumulate(spec.num_actions))[:-1]
+    leaves, structure = jax.tree.flatten(action_tree(spec))
+    pieces = jnp.split(vector, list(itertools.accumulate(map(_size, leaves)))[:-1])
+    return jax.tree.unflatten(structure, map(_of_vector, leaves, pieces))
+
+
+def _of_vector(leaf: OneActionSpec, vector: Array) -> Array:
+    if isinstance(leaf, MultiDiscreteSpec):
+        bounds = list(itertools.accumulate(leaf.num_actions))[:-1]
         return jnp.stack([jnp.argmax(x) for x in jnp.split(vector, bounds)]).astype(jnp.int32)
-    if isinstance(spec, DiscreteSpec):
+    if isinstance(leaf, DiscreteSpec):
         return jnp.argmax(vector).astype(jnp.int32)
     return vector
 
 
-def zero_action(spec: ActionSpec) -> Array:
+def zero_action(spec: ActionSpec) -> PyTree:
     """The action that stands before the first one."""
-    if isinstance(spec, MultiDiscreteSpec):
-        return jnp.zeros((len(spec.num_actions),), jnp.int32)
-    if isinstance(spec, DiscreteSpec):
+    return jax.tree.map(_zero, action_tree(spec))
+
+
+def _zero(leaf: OneActionSpec) -> Array:
+    if isinstance(leaf, MultiDiscreteSpec):
+        return jnp.zeros((len(leaf.num_actions),), jnp.int32)
+    if isinstance(leaf, DiscreteSpec):
         return jnp.zeros((), jnp.int32)
-    return jnp.zeros((spec.size,), jnp.float32)
+    return jnp.zeros((leaf.size,), jnp.float32)
 
 
-def random_action(spec: ActionSpec, key: Key, mask: Array | None = None) -> Array:
+def random_action(spec: ActionSpec, key: Key, mask: Array | None = None) -> PyTree:
     """A uniform action, among those that a mask [A] allows."""
     if mask is not None:
         return legal.uniform(spec, key, mask)
-    if isinstance(spec, MultiDiscreteSpec):
-        shape = (len(spec.num_actions),)
-        return jax.random.randint(key, shape, 0, jnp.asarray(spec.num_actions))
-    if isinstance(spec, DiscreteSpec):
-        return jax.random.randint(key, (), 0, spec.num_actions)
-    return jax.random.uniform(key, (spec.size,), minval=-1.0, maxval=1.0)
+    leaves, structure = jax.tree.flatten(action_tree(spec))
+    keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(structure, map(_random, leaves, keys))
+
+
+def _random(leaf: OneActionSpec, key: Key) -> Array:
+    if isinstance(leaf, MultiDiscreteSpec):
+        shape = (len(leaf.num_actions),)
+        return jax.random.randint(key, shape, 0, jnp.asarray(leaf.num_actions))
+    if isinstance(leaf, DiscreteSpec):
+        return jax.random.randint(key, (), 0, leaf.num_actions)
+    return jax.random.uniform(key, (leaf.size,), minval=-1.0, maxval=1.0)
 
 
 # ----------------------------------------------------------------------------------- observations
@@ -170,9 +209,12 @@ def require_sized(spec: EnvSpec) -> None:
                 f"the environment's observation {name + ' ' * bool(name)}has the shape "
                 f"{leaf.shape}, which holds no number: there is nothing to learn from"
             )
-    choices = getattr(spec.action, "num_actions", None) or (action_size(spec.action),)
-    if min(choices if isinstance(choices, tuple) else (choices,)) < 1:
-        raise ValueError(f"the environment's action is {spec.action}: there is nothing to choose")
+    for part in jax.tree.leaves(action_tree(spec.action)):
+        choices = getattr(part, "num_actions", None) or (_size(part),)
+        if min(choices if isinstance(choices, tuple) else (choices,)) < 1:
+            raise ValueError(
+                f"the environment's action is {spec.action}: there is nothing to choose"
+            )
 
 
 def require_observation(spec: EnvSpec, observation: PyTree) -> None:

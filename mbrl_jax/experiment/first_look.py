@@ -50,16 +50,13 @@ def _bounded_kinds(experiment: Experiment) -> list[tuple[str, str, list[str]]]:
     """(path, kind, kinds without bounds) of decoders whose mean lies in [0, 1]."""
     found = []
     for path, value in config.parts_of(experiment):
+        owner: Any = type(value)
         kind = getattr(value, FIELD, None)
         if kind in ("bernoulli", "sigmoid"):
-            kinds = choices(hints_of(_type_of(value))[FIELD])
+            kinds = choices(hints_of(owner)[FIELD])
             others = [other for other in kinds if other in ("symlog", "squared")]
             found.append((f"{path}.{FIELD}", str(kind), others))
     return found
-
-
-def _type_of(value: Any) -> Any:
-    return type(value)
 
 
 @functools.lru_cache(maxsize=16)

@@ -23,7 +23,14 @@ from mbrl_jax.errors import ConfigError
 from mbrl_jax.export import loader
 from mbrl_jax.runs import files
 from mbrl_jax.train.trained import TrainedPolicy, restore_policy
-from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec, MultiDiscreteSpec
+from mbrl_jax.types import (
+    ActionSpec,
+    ArraySpec,
+    DictActionSpec,
+    DiscreteSpec,
+    EnvSpec,
+    MultiDiscreteSpec,
+)
 
 README = """\
 # A policy of mbrl_jax: {name} on {task}, seed {seed}, step {step}
@@ -155,15 +162,19 @@ def _described(spec: EnvSpec) -> dict[str, Any]:
         seen = leaf(observation)
     else:  # JAX flattens dicts by their sorted names
         seen = {name: leaf(x) for name, x in sorted(observation.leaves)}
-    taken: dict[str, Any]
+    return {"observation": seen, "action": _described_action(action)}
+
+
+def _described_action(action: ActionSpec) -> dict[str, Any]:
+    if isinstance(action, DictActionSpec):
+        leaves = {name: _described_action(leaf) for name, leaf in action.leaves}
+        return {"kind": "dictionary", "leaves": leaves}
     if isinstance(action, DiscreteSpec):
-        taken = {"kind": "discrete", "num_actions": action.num_actions, "dtype": "int32"}
-    elif isinstance(action, MultiDiscreteSpec):
-        taken = {"kind": "multi_discrete", "num_actions": action.num_actions, "dtype": "int32"}
-    else:
-        taken = {"kind": "bounded", "low": -1.0, "high": 1.0, "shape": [action.size]}
-        taken["dtype"] = "float32"
-    return {"observation": seen, "action": taken}
+        return {"kind": "discrete", "num_actions": action.num_actions, "dtype": "int32"}
+    if isinstance(action, MultiDiscreteSpec):
+        return {"kind": "multi_discrete", "num_actions": action.num_actions, "dtype": "int32"}
+    taken = {"kind": "bounded", "low": -1.0, "high": 1.0, "shape": [action.size]}
+    return taken | {"dtype": "float32"}
 
 
 def _readme(

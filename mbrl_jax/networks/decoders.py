@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mbrl_jax.networks.convolution import transposed_convolution
-from mbrl_jax.networks.encoders import net_for, require_array, require_image
+from mbrl_jax.networks.encoders import by_leaf, require_array, require_image
 from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
-from mbrl_jax.types import Array, ArraySpec, DictSpec, ObservationSpec, bounded
+from mbrl_jax.types import Array, ArraySpec, ObservationSpec, bounded
 
 
 class DenseDecoder(nn.Module):
@@ -132,9 +132,4 @@ class Auto:
 
     def make(self, spec: ObservationSpec) -> nn.Module:
         """Build the module; of a single array it is that of the config that was chosen."""
-        if isinstance(spec, DictSpec):
-            return TreeDecoder({name: self._one(leaf, name) for name, leaf in spec.leaves})
-        return self._one(spec)
-
-    def _one(self, leaf: ArraySpec, name: str = "") -> nn.Module:
-        return getattr(self, net_for(leaf, name)).make(leaf)
+        return by_leaf(self, spec, TreeDecoder)

@@ -7,7 +7,8 @@ give, one behind the other.
 
 import dataclasses
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -130,12 +131,20 @@ class Auto:
 
     def make(self, spec: ObservationSpec) -> nn.Module:
         """Build the module; of a single array it is that of the config that was chosen."""
-        if isinstance(spec, DictSpec):
-            return TreeEncoder({name: self._one(leaf, name) for name, leaf in spec.leaves})
-        return self._one(spec)
+        return by_leaf(self, spec, TreeEncoder)
 
-    def _one(self, leaf: ArraySpec, name: str = "") -> nn.Module:
-        return getattr(self, net_for(leaf, name)).make(leaf)
+
+def by_leaf(config: Any, spec: ObservationSpec, tree: Callable[[dict], nn.Module]) -> nn.Module:
+    """The net of each leaf, from the field of `config` that `net_for` names.
+
+    Args:
+      config: with the configs `image`, `grid` and `dense`.
+      spec: of the observations.
+      tree: makes one module of those of a dictionary, by name.
+    """
+    if isinstance(spec, ArraySpec):
+        return getattr(config, net_for(spec)).make(spec)
+    return tree({n: getattr(config, net_for(leaf, n)).make(leaf) for n, leaf in spec.leaves})
 
 
 def net_for(leaf: ArraySpec, name: str = "") -> Literal["image", "grid", "dense"]:

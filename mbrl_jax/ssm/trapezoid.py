@@ -77,8 +77,7 @@ def trapezoid_stream(
     Returns:
       y [T, H, P] float32, the state after the last row, and `TrapezoidEntries`.
 
-    Raises:
-      ValueError: shapes, dtype of `reset`, `chunk_size` or `method` are wrong.
+    Raises ValueError where shapes, dtype of `reset`, `chunk_size` or `method` are wrong.
     """
     _check(v, dt, rate, mix, k, q, D, reset, state)
     wide = jnp.promote_types(v.dtype, jnp.float32)
@@ -104,9 +103,9 @@ def trapezoid_stream(
         chunk_size=chunk_size,
         method=method,
     )
-    own = D.astype(wide) - ahead * (k * q).sum(axis=-1)  # [T, H]
+    y += (D.astype(wide) - ahead * (k * q).sum(axis=-1))[..., None] * v  # a row's own, [T, H]
     kept = TrapezoidEntries(entries, k, v, ahead)
-    return y + own[..., None] * v, trapezoid_state_at(kept, len(v) - 1), kept
+    return y, trapezoid_state_at(kept, len(v) - 1), kept
 
 
 def trapezoid_state_at(entries: TrapezoidEntries, t: Array | int) -> TrapezoidState:

@@ -18,6 +18,7 @@ from mbrl_jax.types import (
     Behaviour,
     BoundedSpec,
     BoundModel,
+    DictActionSpec,
     DiscreteSpec,
     EnvSpec,
     Key,
@@ -245,6 +246,8 @@ def _check_named_update(case: _Case, name: str) -> None:
 
 def is_action(spec: ActionSpec, action: PyTree) -> bool:
     """Whether all actions of a stack lie in the range that the spec gives."""
+    if isinstance(spec, DictActionSpec):
+        return all(is_action(leaf, action[name]) for name, leaf in spec.leaves)
     found = np.asarray(action)
     if isinstance(spec, DiscreteSpec | MultiDiscreteSpec):
         return bool(((found >= 0) & (found < np.asarray(spec.num_actions))).all())

@@ -15,6 +15,7 @@ from mbrl_jax.types import (
     ActionSpec,
     Array,
     BoundedSpec,
+    DictActionSpec,
     EnvSpec,
     Key,
     PyTree,
@@ -196,7 +197,9 @@ def _coded(spec: EnvSpec, number: Array) -> Step:
     return Step(timestep, _coded_action(spec.action, index))
 
 
-def _coded_action(spec: ActionSpec, index: Array) -> Array:
+def _coded_action(spec: ActionSpec, index: Array) -> PyTree:
+    if isinstance(spec, DictActionSpec):
+        return {name: _coded_action(leaf, index) for name, leaf in spec.leaves}
     example = zero_action(spec)
     shape = (*index.shape, *example.shape)
     if isinstance(spec, BoundedSpec):

@@ -319,8 +319,9 @@ class HostPrograms(ProgramsOfMembers):
 
     def _steps(self, length: int) -> Step:
         """Template of rows [S, T]."""
-        action = zero_action(self.system.env.spec.action)
-        shape = (self._rows, length) + action.shape
-        return Step(
-            self._timesteps(length), self._template(jax.ShapeDtypeStruct(shape, action.dtype))
+        lead = self._rows, length
+        action = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(lead + x.shape, x.dtype),
+            zero_action(self.system.env.spec.action),
         )
+        return Step(self._timesteps(length), self._template(action))

@@ -59,11 +59,13 @@ from mbrl_jax.types.specs import (
     ActionSpec,
     ArraySpec,
     BoundedSpec,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     EnvSpec,
     MultiDiscreteSpec,
     ObservationSpec,
+    OneActionSpec,
 )
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "BoundModel",
     "BoundedSpec",
     "Derived",
+    "DictActionSpec",
     "DictSpec",
     "DiscreteSpec",
     "EnvSpec",
@@ -99,6 +102,7 @@ __all__ = [
     "ObservationSpec",
     "Observe",
     "ObserveSequence",
+    "OneActionSpec",
     "Prediction",
     "PyTree",
     "Range",

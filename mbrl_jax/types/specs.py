@@ -43,8 +43,32 @@ class BoundedSpec:
     size: int
 
 
+OneActionSpec = DiscreteSpec | MultiDiscreteSpec | BoundedSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class DictActionSpec:
+    """Several actions at once, in the order of their names; the action is a dict.
+
+    Raises ValueError without actions, for a name that stands twice, and for dictionaries inside.
+    """
+
+    leaves: tuple[tuple[str, OneActionSpec], ...]
+
+    def __post_init__(self):
+        if len({name for name, _ in self.leaves}) != max(1, len(self.leaves)):
+            raise ValueError("a DictActionSpec needs at least one action, each with its own name")
+        if nested := [name for name, leaf in self.leaves if not isinstance(leaf, OneActionSpec)]:
+            raise ValueError(
+                f"action {nested[0]!r} is no DiscreteSpec, MultiDiscreteSpec or BoundedSpec: write "
+                "a dictionary without others inside"
+            )
+        # The order in which jax flattens dictionaries.
+        object.__setattr__(self, "leaves", tuple(sorted(self.leaves, key=lambda leaf: leaf[0])))
+
+
 ObservationSpec = ArraySpec | DictSpec
-ActionSpec = DiscreteSpec | MultiDiscreteSpec | BoundedSpec
+ActionSpec = OneActionSpec | DictActionSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mbrl_jax.types import (
     ArraySpec,
     BoundedSpec,
     BoundModel,
+    DictActionSpec,
     DiscreteSpec,
     EnvSpec,
     MultiDiscreteSpec,
@@ -29,6 +30,9 @@ KINDS = {
     "multi_discrete": choices_of(MultiDiscreteSpec((2, 3))),
     "bounded_normal": choices_of(BoundedSpec(2), "bounded_normal"),
     "tanh_normal": choices_of(BoundedSpec(2), "tanh_normal"),
+    "dictionary": choices_of(
+        DictActionSpec((("move", DiscreteSpec(3)), ("force", BoundedSpec(1)))), "tanh_normal"
+    ),
 }
 
 
@@ -100,7 +104,11 @@ def test_leading_axes_are_kept(name):
     found = jax.vmap(jax.vmap(choices.sample))(keys, distribution)
     assert choices.log_prob(distribution, found).shape == (4, 5)
     assert choices.entropy(distribution, found).shape == (4, 5)
-    assert choices.mode(distribution).shape == choices.action(found).shape == found.shape
+    shapes = [
+        jax.tree.map(jnp.shape, x)
+        for x in (choices.mode(distribution), choices.action(found), found)
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 # ---------------------------------------------------------------------------- learned in a model

@@ -65,6 +65,30 @@ class Painted(gymnasium.Env):
         return np.full((5, 7, 3), self._count, np.uint8)
 
 
+class Arms(gymnasium.Env):
+    """Actions are a dictionary with a tuple in it; it shows what arrived, and has no end."""
+
+    def __init__(self):
+        self.observation_space = spaces.Box(-10, 10, (5,), np.float32)
+        force = spaces.Box(0, 10, (2,), np.float32)
+        self.action_space = spaces.Dict(
+            {
+                "move": spaces.MultiDiscrete([2, 4]),
+                "arms": spaces.Tuple((force, spaces.Discrete(3, start=-1))),
+            }
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.random(5, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        force, side = action["arms"]
+        seen = np.concatenate([action["move"], force, [side]]).astype(np.float32)
+        return seen, 1.0, False, False, {}
+
+
 def rows(env, seed, actions):
     """Rows of our convention: of `actions`, the one after a last row is ignored."""
     observation, _ = env.reset(seed=int(seed))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import os
 import signal
 import sys
@@ -20,7 +21,14 @@ from mbrl_jax.experiment.annotations import sources_of
 from mbrl_jax.experiment.experiment import with_settings
 from mbrl_jax.loops import play
 from mbrl_jax.runs import circumstances
-from mbrl_jax.types import ArraySpec, BoundedSpec, DictSpec, DiscreteSpec, MultiDiscreteSpec
+from mbrl_jax.types import (
+    ArraySpec,
+    BoundedSpec,
+    DictActionSpec,
+    DictSpec,
+    DiscreteSpec,
+    MultiDiscreteSpec,
+)
 from tests import small
 from tests.envs import by_hand
 
@@ -140,6 +148,31 @@ def test_a_function_of_ones_own_with_every_kind_of_space():
     assert ends[:, 1].any() and (ends[:, 0] & ~ends[:, 1]).any()
 
 
+@pytest.mark.parametrize("processes", [True, False])
+def test_dictionaries_of_actions_arrive_as_they_were_chosen(processes):
+    config = gymnasium.Config("tests.envs.by_hand:Arms", processes=processes)
+    spec = config.make().spec.action
+    assert spec == DictActionSpec(
+        (
+            ("arms.0", BoundedSpec(2)),
+            ("arms.1", DiscreteSpec(3)),
+            ("move", MultiDiscreteSpec((2, 4))),
+        )
+    )
+    rng, lead = np.random.default_rng(0), (12, 2, 2)
+    actions = {
+        "arms.0": rng.uniform(-1.2, 1.2, (*lead, 2)).astype(np.float32),
+        "arms.1": rng.integers(0, 3, lead),
+        "move": rng.integers(0, (2, 4), (*lead, 2)),
+    }
+    found = _play(config, [jax.tree.map(operator.itemgetter(t), actions) for t in range(lead[0])])
+    for seed, lane in np.ndindex(2, 2):
+        mine = _lane(found, seed, lane)
+        move, force, side = (actions[n][:, seed, lane] for n in ("move", "arms.0", "arms.1"))
+        arrived = np.concatenate([move, 5 * np.clip(force, -1, 1) + 5, side[:, None] - 1], axis=1)
+        np.testing.assert_allclose([x.observation for x in mine[1:]], arrived, atol=1e-6)
+
+
 def test_leaves_can_be_chosen():
     whole = HERE("tests.envs.by_hand:Walk")
     image = HERE("tests.envs.by_hand:Walk", leaves=("both.0",)).make()
@@ -206,13 +239,15 @@ def test_observations_without_a_counterpart_are_refused(space, sentence):
 @pytest.mark.parametrize(
     ("space", "sentence"),
     [
-        (spaces.Dict({"a": spaces.Discrete(2)}), "a Dict as action.*ActionWrapper"),
+        (spaces.Text(5), "a Text as action.*ActionWrapper"),
+        (spaces.Dict({"a": spaces.Tuple([spaces.Text(5)])}), "a Text as action"),
+        (spaces.Tuple([]), "an empty Tuple"),
         (spaces.Box(0, 3, (2,), np.int32), "a Box as action"),
         (spaces.Box(-np.inf, np.inf, (2,)), "actions without bounds"),
     ],
 )
 def test_actions_without_a_counterpart_are_refused(space, sentence):
-    with pytest.raises(ValueError, match=f"it takes {sentence}"):
+    with pytest.raises(ValueError, match=f"it (.part 'a.0'. )?takes {sentence}"):
         action_adaptor(space, "it")
 
 

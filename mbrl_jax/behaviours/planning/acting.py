@@ -14,12 +14,11 @@ import jax.numpy as jnp
 
 from mbrl_jax import legal
 from mbrl_jax.behaviours.planning import cem, plans
-from mbrl_jax.envs.spec import action_of_vector, action_size
+from mbrl_jax.envs.spec import action_of_vector, action_size, is_real
 from mbrl_jax.keys import named
 from mbrl_jax.types import (
     Array,
     Behaviour,
-    BoundedSpec,
     BoundModel,
     EnvSpec,
     Key,
@@ -51,7 +50,7 @@ class Planning:
 def make(config: Planning, spec: EnvSpec) -> Behaviour:
     """Bind a planner to actions; raises ValueError where it cannot plan them."""
     planner = config.planner.make(action_size(spec.action))
-    if planner.differentiates and not isinstance(spec.action, BoundedSpec):
+    if planner.differentiates and not is_real(spec.action):
         raise ValueError(
             f"planner=gradient climbs by real-valued actions, and here are {spec.action}: use "
             "behaviour.planner=cem"

@@ -18,6 +18,7 @@ from mbrl_jax.envs.doctor.rows import Finding, error, ok, reason, warning
 from mbrl_jax.types import (
     ArraySpec,
     BoundedSpec,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     Environment,
@@ -117,6 +118,13 @@ def _check_observation_spec(spec: Any) -> list[Finding]:
 
 
 def _check_action_spec(spec: Any) -> list[Finding]:
+    if isinstance(spec, DictActionSpec):
+        found = {name: _check_action_spec(leaf) for name, leaf in spec.leaves}
+        return [
+            one._replace(sentence=f"{name}: {one.sentence}")
+            for name, findings in found.items()
+            for one in findings
+        ]
     if isinstance(spec, DiscreteSpec):
         size, what = spec.num_actions, "discrete actions"
     elif isinstance(spec, MultiDiscreteSpec):
@@ -124,7 +132,13 @@ def _check_action_spec(spec: Any) -> list[Finding]:
     elif isinstance(spec, BoundedSpec):
         size, what = spec.size, "numbers between -1 and 1 as action"
     else:
-        return [error("action", f"its action is {spec!r}: use a DiscreteSpec or a BoundedSpec")]
+        return [
+            error(
+                "action",
+                f"its action is {spec!r}: use a DiscreteSpec or a BoundedSpec, "
+                "or a DictActionSpec of some",
+            )
+        ]
     if not isinstance(size, int | np.integer) or size < 1:
         return [error("action", f"there are {size} {what}: at least one is needed")]
     if isinstance(spec, DiscreteSpec) and size == 1:

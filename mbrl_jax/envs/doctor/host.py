@@ -25,12 +25,14 @@ from mbrl_jax.envs.doctor.rows import (
     reason,
     warning,
 )
+from mbrl_jax.envs.spec import action_tree
 from mbrl_jax.types import (
     DiscreteSpec,
     EnvSpec,
     HostEnvironment,
     HostEnvironments,
     MultiDiscreteSpec,
+    PyTree,
     Timestep,
 )
 
@@ -114,23 +116,27 @@ def _rollout(env: HostEnvironments, seeds: np.ndarray, seed: int, steps: int) ->
     return _Rollout(jax.tree.map(lambda *x: np.stack(x), *copies), kept)
 
 
-def _step(lanes: HostEnvironment, actions: np.ndarray) -> Timestep:
+def _step(lanes: HostEnvironment, actions: PyTree) -> Timestep:
     lanes.send(actions)
     return lanes.receive()
 
 
-def _actions(spec: EnvSpec, seed: int) -> Callable[[Timestep], np.ndarray]:
+def _actions(spec: EnvSpec, seed: int) -> Callable[[Timestep], PyTree]:
     """Draws uniform actions [S, N], among those that a row [S, N] allows."""
     rng = np.random.default_rng(seed)
     action = spec.action
     if legal.is_masked(spec):
         return lambda row: legal.draw(action, rng, row)
-    if isinstance(action, DiscreteSpec):
-        return lambda _: rng.integers(0, action.num_actions, SHAPE, dtype=np.int32)
-    if isinstance(action, MultiDiscreteSpec):
-        shape = (*SHAPE, len(action.num_actions))
-        return lambda _: rng.integers(0, action.num_actions, shape, dtype=np.int32)
-    return lambda _: rng.uniform(-1, 1, (*SHAPE, action.size)).astype(np.float32)
+
+    def draw(leaf):
+        if isinstance(leaf, DiscreteSpec):
+            return rng.integers(0, leaf.num_actions, SHAPE, dtype=np.int32)
+        if isinstance(leaf, MultiDiscreteSpec):
+            shape = (*SHAPE, len(leaf.num_actions))
+            return rng.integers(0, leaf.num_actions, shape, dtype=np.int32)
+        return rng.uniform(-1, 1, (*SHAPE, leaf.size)).astype(np.float32)
+
+    return lambda _: jax.tree.map(draw, action_tree(action))
 
 
 def _require_shapes(spec: EnvSpec, row: Timestep) -> None:

@@ -12,10 +12,12 @@ from mbrl_jax.types import (
     ActionSpec,
     ArraySpec,
     BoundedSpec,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     MultiDiscreteSpec,
     ObservationSpec,
+    OneActionSpec,
 )
 
 _ENDLESS = 1e9  # bounds from here on say that there is none
@@ -79,7 +81,11 @@ def _walk(space: Any, path: tuple[str | int, ...]):
         for key, inner in items:
             yield from _walk(inner, (*path, key))
     else:
-        yield ".".join(map(str, path)), (path, space)
+        yield _name(path), (path, space)
+
+
+def _name(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
 
 
 def _look_up(raw: Any, path: tuple[str | int, ...]) -> np.ndarray:
@@ -115,8 +121,33 @@ def _leaf(who: str, name: str, path: tuple[str | int, ...], space: Any) -> _Leaf
 def action_adaptor(space: Any, who: str) -> tuple[ActionSpec, Callable]:
     """(our action spec, function from our actions [n, …] to Gymnasium's).
 
-    Raises ValueError for actions that are neither choices nor one bounded array.
+    Dictionaries and tuples become one dictionary, named as those of observations.
+
+    Raises ValueError for actions that are neither choices nor bounded arrays, nor made of those.
     """
+    spaces = _spaces()
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return _one_action(space, who)
+    parts = {
+        name: _one_action(leaf, f"{who} (part {name!r})") for name, (_, leaf) in _walk(space, ())
+    }
+    if not parts:
+        raise ValueError(f"{who} takes an empty {type(space).__name__}: there is nothing to choose")
+
+    def build(inner, path, actions):
+        if isinstance(inner, spaces.Dict):
+            return {key: build(x, (*path, key), actions) for key, x in inner.items()}
+        if isinstance(inner, spaces.Tuple):
+            return tuple(build(x, (*path, i), actions) for i, x in enumerate(inner))
+        name = _name(path)
+        return parts[name][1](actions[name])
+
+    spec = DictActionSpec(tuple((name, leaf) for name, (leaf, _) in parts.items()))
+    return spec, lambda actions: build(space, (), actions)
+
+
+def _one_action(space: Any, who: str) -> tuple[OneActionSpec, Callable]:
+    """`action_adaptor` of what is no dictionary."""
     spaces = _spaces()
     if isinstance(space, spaces.Discrete):
         return DiscreteSpec(int(space.n)), lambda x: np.asarray(x, np.int64) + space.start
@@ -129,8 +160,8 @@ def action_adaptor(space: Any, who: str) -> tuple[ActionSpec, Callable]:
     if not isinstance(space, spaces.Box) or space.dtype.kind != "f":
         raise ValueError(
             f"{who} takes a {type(space).__name__} as action ({space}): choices (Discrete, "
-            "MultiDiscrete) or one Box of real numbers can be chosen; wrap it with a "
-            "gymnasium.ActionWrapper"
+            "MultiDiscrete), a Box of real numbers, or a Dict or Tuple of these can be chosen; "
+            "wrap it with a gymnasium.ActionWrapper"
         )
     low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
     if max(np.abs(low).max(), np.abs(high).max()) >= _ENDLESS:

@@ -24,7 +24,7 @@ def open_lanes(
     makes: Sequence[Callable[[], Any]],
     spec: EnvSpec,
     observe: Callable[[Any], PyTree],
-    to_env: Callable[[np.ndarray], np.ndarray],
+    to_env: Callable[[PyTree], Any],
     lane_seeds: np.ndarray,
     *,
     processes: bool,
@@ -70,12 +70,13 @@ class _Lanes:
             self._now = jax.tree.map(lambda new, old: _choose(chosen, new, old), fresh, now)
         return self._shaped(self._now)
 
-    def send(self, actions: np.ndarray) -> None:
+    def send(self, actions: PyTree) -> None:
         """Begin to step all lanes; without processes they wait for `receive`."""
-        flat = np.asarray(actions)
-        self._actions = self._to_env(flat.reshape((-1,) + flat.shape[2:]))
+        flat = jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + np.shape(x)[2:]), actions)
+        self._actions = self._to_env(flat)
         if self._groups:
-            self._env.step_async(_grouped(self._actions, self._groups))
+            grouped = functools.partial(_grouped, groups=self._groups)
+            self._env.step_async(jax.tree.map(grouped, self._actions))
 
     def receive(self) -> Timestep:
         """Wait for the rows that the actions led to."""
