@@ -134,12 +134,17 @@ class Config:
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
     """Bind the functions of this module; raises ValueError for a gradient that cannot flow."""
+    require_gradient(config, spec)
+    return bind_parts(make_parts(config, spec), update)
+
+
+def require_gradient(config: Config, spec: EnvSpec) -> None:
+    """Raise ValueError for a gradient through the model that actions do not let through."""
     if config.gradient == "dynamics" and not is_real(spec.action):
         raise ValueError(
             f"gradient=dynamics flows through real-valued actions, and here are {spec.action}: use "
             "behaviour.gradient=reinforce"
         )
-    return bind_parts(make_parts(config, spec), update)
 
 
 def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts:
@@ -307,14 +312,22 @@ def loss_and_targets(
     return total, (targets, stats, metrics)
 
 
-def _loss_through(
+def loss_through(
     parts: Parts, state: LearnerState, key: Key, model: BoundModel, starts: Starts, params: PyTree
-) -> tuple[Array, tuple[Stats, Metrics]]:
-    """The loss of rollouts that are imagined with `params`, whose gradient flows through them."""
-    acted, dreamed = imagine(parts, state._replace(params=params), key, model, starts)
-    stats, imagined = jax.lax.stop_gradient((acted.stats, dreamed))
-    total, (_, stats, metrics) = loss_and_targets(parts, params, stats, imagined, dreamed)
-    return total, (stats, metrics)
+) -> tuple[Array, tuple[Targets, Stats, Metrics]]:
+    """The loss of rollouts that are imagined with `params`, whose gradient flows through them.
+
+    Into the model's own parameters and the starts it does not go on.
+    """
+
+    def loss_of(params):
+        acted, dreamed = imagine(parts, state._replace(params=params), key, model, starts)
+        stats, imagined = jax.lax.stop_gradient((acted.stats, dreamed))
+        return loss_and_targets(parts, params, stats, imagined, dreamed)
+
+    # What the model's functions hold is made an argument: nothing else could stop at it.
+    pure, held = jax.closure_convert(loss_of, params)
+    return pure(params, *jax.lax.stop_gradient(held))
 
 
 def mask_before(parts: Parts, imagined: Imagined) -> Array | None:
@@ -344,8 +357,8 @@ def update(
     """Imagine from M starts and take one optimiser step."""
     del batch, iteration  # imagined data only, no schedule
     if parts.config.gradient == "dynamics":
-        through = functools.partial(_loss_through, parts, state, key, model, starts)
-        grads, (stats, metrics) = jax.grad(through, has_aux=True)(state.params)
+        through = functools.partial(loss_through, parts, state, key, model, starts)
+        grads, (_, stats, metrics) = jax.grad(through, has_aux=True)(state.params)
     else:
         state, imagined = imagine(parts, state, key, model, starts)
         gradient = jax.value_and_grad(functools.partial(loss, parts), has_aux=True)

@@ -66,7 +66,8 @@ class Config(actor_critic.Config):
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
-    """Bind the functions; raises ValueError for a merged seam."""
+    """Bind the functions; raises ValueError for a merged seam, or a gradient that cannot flow."""
+    actor_critic.require_gradient(config, spec)
     if spec.seam == "merged":
         raise ValueError(
             "dreamer learns from the last row of every episode, which a merged seam leaves out; "
@@ -107,7 +108,9 @@ def representation_loss(
 ) -> tuple[Array, tuple[Stats, Metrics]]:
     """Actor and critic loss [] from the last K of the first L rows of windows [B, L+1].
 
-    Imagination and its loss stop at the latents; the loss on replayed rows goes on into them.
+    Imagination and its loss stop at the latents; the loss on replayed rows goes on into them. With
+    `gradient=dynamics` (DreamerV2's) the actor's gradient goes through the model, whose parameters
+    it leaves alone.
     Raises ValueError where a window has fewer than K rows.
     """
     windows, length = batch.timestep.reward.shape[0], batch.timestep.reward.shape[1] - 1
@@ -122,10 +125,15 @@ def representation_loss(
     weight = 1.0 - timestep.is_terminal.reshape(-1).astype(jnp.float32)
     starts = jax.lax.stop_gradient(Starts(flat, weight))
     policy = LearnerState(jax.lax.stop_gradient(params), stats, ())
-    acted, imagined = actor_critic.imagine(parts, policy, key, model, starts)
-    total, (targets, stats, metrics) = actor_critic.loss_and_targets(
-        parts, params, acted.stats, jax.lax.stop_gradient(imagined)
-    )
+    if parts.config.gradient == "dynamics":
+        total, (targets, stats, metrics) = actor_critic.loss_through(
+            parts, policy, key, model, starts, params
+        )
+    else:
+        acted, imagined = actor_critic.imagine(parts, policy, key, model, starts)
+        total, (targets, stats, metrics) = actor_critic.loss_and_targets(
+            parts, params, acted.stats, jax.lax.stop_gradient(imagined)
+        )
     imagined_return = targets.live[:, 0].reshape(windows, num_rows)
     features = jax.vmap(jax.vmap(model.features))(latents)
     replayed = replay_loss(parts, params, stats, features, timestep, imagined_return)

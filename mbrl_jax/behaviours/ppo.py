@@ -78,7 +78,12 @@ class Rows(NamedTuple):
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> Behaviour:
-    """Bind the functions of this module."""
+    """Bind the functions of this module; raises ValueError for a gradient that it has not."""
+    if config.gradient == "dynamics":
+        raise ValueError(
+            "ppo learns by the probability of what it drew, and gradient=dynamics goes through the "
+            "model: use behaviour=actor_critic, or behaviour.gradient=reinforce"
+        )
     parts = actor_critic.make_parts(config, spec, config.epochs * config.num_minibatches)
     return actor_critic.bind_parts(parts, update)
 

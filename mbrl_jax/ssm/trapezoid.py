@@ -83,8 +83,7 @@ def trapezoid_stream(
     wide = jnp.promote_types(v.dtype, jnp.float32)
     v, dt, rate, mix, k, q = (x.astype(wide) for x in (v, dt, rate, mix, k, q))
     entering = (1.0 - mix) * dt  # of the row before
-    if reset is not None:
-        # Chosen, not multiplied by 0: what was before a reset may be NaN.
+    if reset is not None:  # chosen, not multiplied by 0: what was before a reset may be NaN
         entering = jnp.where(reset[:, None], 0.0, entering)
     ahead = jnp.concatenate([entering[1:], jnp.zeros_like(entering[:1])])
     before = None
