@@ -65,7 +65,10 @@ def require_mask(spec: EnvSpec) -> None:
             "MultiDiscreteSpec, or give the leaf another name to have it seen and not obeyed"
         )
     if not sizes:
-        raise ValueError(f"a leaf {NAME!r} is for discrete actions, and here are {spec.action}")
+        raise ValueError(
+            f"a leaf {NAME!r} is for discrete actions, and here are {spec.action}: give it another "
+            "name, or write all choices as one MultiDiscreteSpec"
+        )
     if found != ArraySpec((sum(sizes),), "bool"):
         raise ValueError(
             f"the observation's leaf {NAME!r} is {found.dtype}{list(found.shape)}, and for "

@@ -9,6 +9,7 @@ import pytest
 
 from mbrl_jax import legal
 from mbrl_jax.behaviours import actor_critic, choices, ppo
+from mbrl_jax.envs.doctor.examine import check_spec
 from mbrl_jax.envs.spec import first_timestep, random_action
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config, first_look
@@ -22,6 +23,7 @@ from mbrl_jax.types import (
     ArraySpec,
     BoundedSpec,
     BoundModel,
+    DictActionSpec,
     DictSpec,
     DiscreteSpec,
     EnvSpec,
@@ -120,11 +122,13 @@ def test_of_what_is_expected_the_most_probable_option_stays_allowed():
         (_spec(DiscreteSpec(3), 3, "int8"), r"is int8\[3\].* has to be bool\[3\]"),
         (_spec(TWO, 2), r"has to be bool\[5\]"),
         (_spec(BoundedSpec(2), 2), "is for discrete actions"),
+        (_spec(DictActionSpec((("pick", DiscreteSpec(2)),)), 2), "as one MultiDiscreteSpec"),
     ],
 )
 def test_a_mask_that_does_not_fit_the_actions_is_refused(spec, sentence):
     with pytest.raises(ValueError, match=sentence):
         legal.require_mask(spec)
+    assert [f.topic for f in check_spec(spec) if f.severity == "error"] == ["action"]
 
 
 def test_a_mask_is_never_an_image():

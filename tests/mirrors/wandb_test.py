@@ -144,7 +144,7 @@ SETTINGS = [
 
 def run_to_the_end(*flags):
     done = subprocess.run(
-        command(*flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+        command(*flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
 
@@ -167,7 +167,7 @@ def kill_after(path, iteration, ours, *, with_rows):
         command(path, *SETTINGS), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
     )
     before = len(mirrored(path, ours)[0]) if path.exists() else 0
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while (checkpoint.latest_iteration(path) or 0) < iteration or (
         with_rows and len(mirrored(path, ours)[0]) == before
     ):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mbrl_jax import legal
 from mbrl_jax.envs.doctor import functions, host, rows
 from mbrl_jax.envs.doctor.rows import Finding, error, ok, reason, warning
 from mbrl_jax.types import (
@@ -87,7 +88,16 @@ def check_spec(spec: Any) -> list[Finding]:
         return [
             error("spaces", "its spec cannot be hashed: write the shape as a tuple of integers")
         ]
-    return [*_check_observation_spec(spec.observation), *_check_action_spec(spec.action)]
+    found = [*_check_observation_spec(spec.observation), *_check_action_spec(spec.action)]
+    return found if count_errors(found) else [*found, *_check_mask(spec)]
+
+
+def _check_mask(spec: EnvSpec) -> list[Finding]:
+    try:
+        legal.require_mask(spec)
+    except ValueError as caught:
+        return [error("action", str(caught))]
+    return []
 
 
 def _check_observation_spec(spec: Any) -> list[Finding]:
