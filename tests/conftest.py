@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import resource
 from pathlib import Path
 
 import jax
@@ -37,6 +38,7 @@ def pytest_configure(config):
 # Linux gives a process 65,530 memory maps, a compiled program takes several, and XLA dies of a
 # segmentation fault where none is left.
 MOST_MAPS = 40_000
+most_bytes = [6 * 2**30]  # of memory: two workers had 18 GB at the end of the suite
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
@@ -59,12 +61,21 @@ STALE = pytest.StashKey[list[str]]()  # costly cases that no test has; of a whol
 def programs_forgotten():
     """Behind a module, compiled programs are given up where they take much of the process."""
     yield
+    gc.collect()  # what is frozen below is never looked through again, and so never given up
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
-        gc.unfreeze()
-        jax.clear_caches()
-        gc.collect()
+    if maps.exists():
+        many = maps.read_bytes().count(b"\n") > MOST_MAPS
+        if many or _bytes() > most_bytes[0]:
+            gc.unfreeze()
+            jax.clear_caches()
+            gc.collect()
+            most_bytes[0] = max(most_bytes[0], int(1.3 * _bytes()))  # not behind every module
     gc.freeze()  # what is cached by now need not be looked through time after time
+
+
+def _bytes() -> int:
+    """Memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.fixture(scope="module")
