@@ -7,9 +7,10 @@
     cpu_minutes   that one of these runs takes
     measures      {measure: what was recorded of it}
 
-A measure is "training" (mean episode return over the last fifth of the steps), "whole" (over all
-steps: how fast it was learned), "greedy" (mean of the greedy episodes after it), or the name of a
-metric such as "model/reconstruction" (its mean over the rows of the last fifth).
+A measure is "training" (mean episode return over the last fifth of the steps), "last_tenth" (over
+the last tenth), "whole" (over all steps: how fast it was learned), "greedy" (mean of the greedy
+episodes after it), or the name of a metric such as "model/reconstruction" (its mean over the rows
+of the last fifth).
 What was recorded is one score for each member of each run:
 
     {"csv": FILE}             rows beside this file, with run_seed, seed and step
@@ -28,11 +29,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mbrl_jax.errors import ConfigError
-from mbrl_jax.runs.metrics import last_fifth, mean_return, read_metrics
+from mbrl_jax.runs.metrics import mean_return, read_metrics
 
 FOLDER = Path(__file__).resolve().parent
 TABLE = FOLDER / "rows.jsonl"
 TRAINING, WHOLE, GREEDY = "training", "whole", "greedy"
+SHARES = {TRAINING: 0.2, "last_tenth": 0.1, WHOLE: 1.0}  # of the steps, from the end
 COLUMNS = (  # of a table of rows
     *("run_seed", "seed", "step", "env_steps", "episode/return", "episode/count"),
     *("model/reconstruction", "model/kl"),
@@ -170,10 +172,8 @@ def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
 
 def measured(name: str, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """The score of each member by rows of metrics; None where there is nothing to measure."""
-    if name == TRAINING:
-        return last_fifth(rows)
-    if name == WHOLE:
-        return mean_return(rows)
+    if name in SHARES:
+        return mean_return(rows, SHARES[name])
     begin = 0.8 * max((row["step"] for row in rows), default=0)
     values: dict[int, list[float]] = {}
     for row in rows:

@@ -5,7 +5,6 @@ those of its code (misc/optimizers/cem.py).
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +39,7 @@ class Config:
 
     def make(self, size: int) -> Planner:
         """The record for actions of `size` numbers."""
-        self.validate()
-        return Planner(
-            self.horizon,
-            self.num_proposals,
-            initial=lambda: jnp.zeros((self.horizon, size)),
-            plan=functools.partial(plan, self),
-            shifted=plans.shifted_mean,
-            action=plans.first_of_mean,
-            explore=plans.first_of_mean,
-        )
+        return plans.from_mean(self, size, plan, plans.first_of_mean, plans.first_of_mean)
 
 
 def plan(config: Config, key: Key, mean: Array, score: Score, proposals: Array) -> Plan:

@@ -6,7 +6,6 @@ Reference: Henaff, Whitney & LeCun 2017, https://arxiv.org/abs/1705.07177
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +33,8 @@ class Config:
 
     def make(self, size: int) -> Planner:
         """The record for actions of `size` numbers."""
-        self.validate()
-        return Planner(
-            self.horizon,
-            self.num_proposals,
-            initial=lambda: jnp.zeros((self.horizon, size)),
-            plan=functools.partial(plan, self),
-            shifted=plans.shifted_mean,
-            action=plans.first_of_best,
-            explore=plans.first_of_best,
-            differentiates=True,
-        )
+        best = plans.first_of_best
+        return plans.from_mean(self, size, plan, best, best, differentiates=True)
 
 
 def plan(config: Config, key: Key, mean: Array, score: Score, proposals: Array) -> Plan:

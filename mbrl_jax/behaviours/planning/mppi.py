@@ -38,16 +38,8 @@ class Config:
 
     def make(self, size: int) -> Planner:
         """The record for actions of `size` numbers."""
-        self.validate()
-        return Planner(
-            self.horizon,
-            self.num_proposals,
-            initial=lambda: jnp.zeros((self.horizon, size)),
-            plan=functools.partial(plan, self),
-            shifted=plans.shifted_mean,
-            action=plans.first_of_mean,
-            explore=functools.partial(plans.drawn_action, noise=1.0),
-        )
+        noisy = functools.partial(plans.drawn_action, noise=1.0)
+        return plans.from_mean(self, size, plan, plans.first_of_mean, noisy)
 
 
 def plan(config: Config, key: Key, mean: Array, score: Score, proposals: Array) -> Plan:

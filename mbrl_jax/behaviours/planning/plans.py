@@ -6,7 +6,7 @@ A planner sees sequences [N, H, A] of numbers in [-1, 1] and how well each score
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +156,32 @@ def shifted_mean(key: Key, found: Plan) -> Array:
     """The mean [H, A] one action later."""
     del key
     return later(found.mean)
+
+
+def from_mean(
+    config: Any, size: int, plan: Callable, action: Callable, explore: Callable, **more: bool
+) -> Planner:
+    """A planner for actions of `size` numbers that remembers the mean [H, A] of its last plan.
+
+    Args:
+      config: has `horizon`, `num_proposals` and `validate`, and is what `plan` takes first.
+      size: A.
+      plan: (config, key, mean, score, proposals) -> Plan.
+      action: as in the record.
+      explore: as in the record.
+      more: fields of the record.
+    """
+    config.validate()
+    return Planner(
+        config.horizon,
+        config.num_proposals,
+        initial=lambda: jnp.zeros((config.horizon, size)),
+        plan=functools.partial(plan, config),
+        shifted=shifted_mean,
+        action=action,
+        explore=explore,
+        **more,
+    )
 
 
 def require_elites(num_samples: int, num_proposals: int, num_elites: int) -> None:
