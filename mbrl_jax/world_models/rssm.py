@@ -14,18 +14,17 @@ going on is predicted without γ, as everywhere here; the published head learns 
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, legal, masks, optim
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.envs.spec import (
     action_size,
     action_vector,
-    example_observation,
     zero_action,
 )
 from mbrl_jax.keys import named
@@ -33,7 +32,6 @@ from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.networks.block_gru import RMS_EPS, BlockGru
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import fan_in_truncated
-from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.networks.reconstruction import Kind
 from mbrl_jax.types import (
     Array,
@@ -52,8 +50,7 @@ from mbrl_jax.types import (
     part,
     switch,
 )
-
-BINS: distributions.Bins = "symexp"  # of rewards
+from mbrl_jax.world_models import readouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +70,7 @@ class Config:
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
     num_bins: int = bounded(255, low=2)
+    bins: distributions.Bins = "symexp"  # of rewards
     reconstruction: Kind = "symlog"
     unimix: float = number(0.01, low=0, high=1)
     # Nats below which the KL of a row has no gradient. On small tasks a step carries less than one
@@ -152,7 +150,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     )
     functions = (
         *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
-        *(predict, features, decode, loss, apply),
+        *(predict, features, decode, loss, readouts.apply),
     )
     return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
 
@@ -165,27 +163,21 @@ def init(parts: Parts, key: Key) -> LearnerState:
     latent = initial_latent(parts)
     seen = _concatenated(latent)
     action = jnp.zeros((action_size(parts.spec.action),))
-    observation = jax.tree.map(
-        lambda x: x[None].astype(jnp.float32), example_observation(parts.spec.observation)
-    )
-    encoder = parts.encoder.init(named(key, "encoder"), observation, True)
-    token = parts.encoder.apply(encoder, observation, False)[0]
-    decoder = parts.decoder.init(named(key, "decoder"), seen[None], True)
-    arguments = {
-        "gru": (latent.deter, (latent.stoch, action)),
-        "prior": (latent.deter,),
-        "posterior": (jnp.concatenate([latent.deter, token]),),
-        "reward": (seen,),
-        "termination": (seen,),
-    }
-    params = {
-        name: getattr(parts, name).init(named(key, name), *args)["params"]
-        for name, args in arguments.items()
-    }
-    params |= {"encoder": encoder["params"], "decoder": decoder["params"]}
-    seen_so_far = {"encoder": encoder, "decoder": decoder}
-    stats = {name: tree.get("batch_stats", {}) for name, tree in seen_so_far.items()}
-    return LearnerState(params, stats, parts.optimiser.init(params))
+
+    def inner(token):
+        arguments = {
+            "gru": (latent.deter, (latent.stoch, action)),
+            "prior": (latent.deter,),
+            "posterior": (jnp.concatenate([latent.deter, token[0]]),),
+            "reward": (seen,),
+            "termination": (seen,),
+        }
+        return {
+            name: getattr(parts, name).init(named(key, name), *args)["params"]
+            for name, args in arguments.items()
+        }
+
+    return readouts.init(parts, functools.partial(named, key), seen[None], inner)
 
 
 def initial_latent(parts: Parts) -> Latent:
@@ -207,15 +199,7 @@ def _concatenated(latent: Latent) -> Array:
 
 def _categoricals(parts: Parts, params: PyTree, name: str, x: Array) -> Array:
     """Log-probabilities [..., groups, classes] of "prior" or "posterior"."""
-    logits = _call(parts, params, name, x)
-    shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
-    return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
-
-
-def _encode(parts: Parts, params: PyTree, stats: PyTree, observation: PyTree, train: bool):
-    """Tokens [..., E], and the new statistics of the encoder."""
-    x = reconstruction.to_input(parts.config.reconstruction, parts.spec.observation, observation)
-    return apply_with_stats(parts.encoder, params["encoder"], stats["encoder"], x, train)
+    return readouts.categoricals(parts, _call(parts, params, name, x))
 
 
 def _advance(parts: Parts, params: PyTree, latent: Latent, action: Array) -> Array:
@@ -237,7 +221,7 @@ def _filter(
     deter, stoch, action = (jnp.where(is_first, 0.0, x) for x in past)
     deter = _advance(parts, params, Latent(deter, stoch), action)
     log_probs = _categoricals(parts, params, "posterior", jnp.concatenate([deter, token], axis=-1))
-    stoch = distributions.sample_one_hot(key, log_probs).reshape(-1)
+    stoch = readouts.sample(key, log_probs)
     return Latent(deter, stoch), log_probs
 
 
@@ -270,7 +254,7 @@ def observe(
     prev_action: PyTree,
 ) -> Latent:
     """Filter one real row; `is_first` forgets latent and action."""
-    token, _ = _encode(parts, state.params, state.stats, timestep.observation, False)
+    token, _ = readouts.encode(parts, state.params, state.stats, timestep.observation, False)
     return _filter(parts, state.params, key, latent, token, timestep.is_first, prev_action)[0]
 
 
@@ -283,7 +267,9 @@ def observe_sequence(
     trajectory: Trajectory,
 ) -> Latent:
     """Latents [T] of rows [T], continuing `latent`; row t samples with split(key, T)[t]."""
-    tokens, _ = _encode(parts, state.params, state.stats, trajectory.timestep.observation, False)
+    tokens, _ = readouts.encode(
+        parts, state.params, state.stats, trajectory.timestep.observation, False
+    )
     return _filter_rows(parts, state.params, key, (latent, prev_action), tokens, trajectory)[0]
 
 
@@ -299,18 +285,13 @@ def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action:
     vector = action_vector(parts.spec.action, action)
     deter = _advance(parts, state.params, latent, vector)
     log_probs = _categoricals(parts, state.params, "prior", deter)
-    return Latent(deter, distributions.sample_one_hot(key, log_probs).reshape(-1))
+    return Latent(deter, readouts.sample(key, log_probs))
 
 
 def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
     """Reward and discount that arrived with this latent; undefined for a first row."""
     seen = _concatenated(latent)
-    reward = _call(parts, state.params, "reward", seen)
-    logit = _call(parts, state.params, "termination", seen)[..., 0]
-    extras = {}
-    if legal.is_masked(parts.spec):
-        extras = {legal.NAME: decode(parts, state, latent)[legal.NAME]}
-    return Prediction(distributions.two_hot_mean(reward, BINS), jax.nn.sigmoid(-logit), extras)
+    return readouts.predict(parts, state, seen, seen)
 
 
 def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
@@ -321,9 +302,7 @@ def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
 
 def decode(parts: Parts, state: LearnerState, latent: Latent) -> PyTree:
     """Mean of the observation; bytes as numbers in [0, 1]."""
-    params, stats = state.params["decoder"], state.stats["decoder"]
-    raw, _ = apply_with_stats(parts.decoder, params, stats, _concatenated(latent), False)
-    return reconstruction.mean(parts.config.reconstruction, parts.spec.observation, raw)
+    return readouts.decode(parts, state, _concatenated(latent))
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -338,51 +317,24 @@ def loss(
     """
     batch = masks.clean_rows(batch)
     config, timestep = parts.config, batch.timestep
-    tokens, encoder_stats = _encode(parts, params, stats, timestep.observation, True)
+    tokens, encoder_stats = readouts.encode(parts, params, stats, timestep.observation, True)
     start = initial_latent(parts), zero_action(parts.spec.action)
     filter_rows = functools.partial(_filter_rows, parts, params)
     keys = jax.random.split(key, tokens.shape[0])
     latents, posterior = jax.vmap(filter_rows, (0, None, 0, 0))(keys, start, tokens, batch)
     seen = _concatenated(latents)
-    raw, decoder_stats = apply_with_stats(
-        parts.decoder, params["decoder"], stats["decoder"], seen, True
-    )
     led_to = (~timestep.is_first).at[:, 0].set(False)
     if config.unled == "counted":
         led_to = jnp.ones_like(led_to)
 
     prior = _categoricals(parts, params, "prior", latents.deter)
-    dynamics, representation, kl = distributions.free_kl_losses(
-        posterior, prior, led_to, config.free_nats
+    kl = distributions.free_kl_losses(posterior, prior, led_to, config.free_nats)
+    reconstruction_loss, decoder_stats = readouts.reconstruct(
+        parts, params, stats, seen, timestep.observation
     )
-    reward = distributions.two_hot_loss(_call(parts, params, "reward", seen), timestep.reward, BINS)
-    terminal = distributions.bernoulli_nll(
-        _call(parts, params, "termination", seen)[..., 0],
-        timestep.is_terminal.astype(jnp.float32),
-    )
-    terms = {
-        "reconstruction": reconstruction.loss(
-            config.reconstruction,
-            parts.spec.observation,
-            raw,
-            timestep.observation,
-        ),
-        "reward": config.reward_scale * masks.masked_mean(reward, led_to),
-        "termination": masks.masked_mean(terminal, led_to),
-        "dynamics": config.dynamics_scale * dynamics,
-        "representation": config.representation_scale * representation,
-    }
-    total = cast(Array, sum(terms.values()))
-    entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
-    values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
-    metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    terms = {"reconstruction": reconstruction_loss}
+    mean = functools.partial(masks.masked_mean, mask=led_to)
+    terms |= readouts.arrivals(parts, params, seen, timestep, mean)
+    total, metrics = readouts.total(parts, terms, kl, posterior)
     entries = jax.tree.map(lambda x: x[:, :-1], latents)
     return total, (entries, {"encoder": encoder_stats, "decoder": decoder_stats}, metrics)
-
-
-def apply(
-    parts: Parts, state: LearnerState, grads: PyTree, stats: PyTree
-) -> tuple[LearnerState, Array]:
-    """One optimiser step; with the norm [] of the gradients."""
-    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
-    return LearnerState(params, stats, opt), norm

@@ -15,11 +15,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax import distributions, legal, masks, optim
+from mbrl_jax import distributions, masks, optim
 from mbrl_jax.cores import mamba2
-from mbrl_jax.envs.spec import example_observation
 from mbrl_jax.networks import decoders, encoders, reconstruction
-from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.networks.reconstruction import Kind
 from mbrl_jax.types import (
     Array,
@@ -38,6 +36,7 @@ from mbrl_jax.types import (
     part,
     switch,
 )
+from mbrl_jax.world_models import readouts
 from mbrl_jax.world_models.drama import nets
 from mbrl_jax.world_models.drama.nets import Parts
 
@@ -55,6 +54,7 @@ class Config:
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
     num_bins: int = bounded(255, low=2)
+    bins: distributions.Bins = "symlog"  # of rewards
     # How the decoder is scored, and what the encoder reads: `networks.reconstruction`.
     reconstruction: Kind = "sigmoid"
     zero_reward_output: bool = False
@@ -127,7 +127,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     parts = nets.make_parts(config, spec)
     functions = (
         *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
-        *(predict, features, decode, loss, apply),
+        *(predict, features, decode, loss, readouts.apply),
     )
     return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
 
@@ -138,28 +138,19 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
 def init(parts: Parts, key: Key) -> LearnerState:
     """Fresh parameters, running statistics and optimiser state."""
     keys = dict(zip(parts._fields, jax.random.split(key, len(parts)), strict=True))
-    size = parts.config.groups * parts.config.classes
-    output, z = jnp.zeros((parts.core.width,)), jnp.zeros((1, size))
-    observation = jax.tree.map(
-        lambda x: x[None].astype(jnp.float32), example_observation(parts.spec.observation)
-    )
-    encoder = parts.encoder.init(keys["encoder"], observation, True)
-    encoded = jax.eval_shape(lambda v: parts.encoder.apply(v, observation, False), encoder)
-    decoder = parts.decoder.init(keys["decoder"], z, True)
-    params = {
-        "encoder": encoder["params"],
-        "posterior": parts.posterior.init(keys["posterior"], jnp.zeros(encoded.shape))["params"],
-        "core": parts.core.init(keys["core"]),
-        "prior": parts.prior.init(keys["prior"], output)["params"],
-        "reward": parts.reward.init(keys["reward"], output)["params"],
-        "termination": parts.termination.init(keys["termination"], output)["params"],
-        "decoder": decoder["params"],
-    }
-    stats = {
-        "encoder": encoder.get("batch_stats", {}),
-        "decoder": decoder.get("batch_stats", {}),
-    }
-    return LearnerState(params, stats, parts.optimiser.init(params))
+    fresh = initial_latent(parts)
+
+    def inner(token):
+        inputs = {
+            "posterior": token,
+            "prior": fresh.output,
+            "reward": fresh.output,
+            "termination": fresh.output,
+        }
+        nets = {n: getattr(parts, n).init(keys[n], x)["params"] for n, x in inputs.items()}
+        return {"core": parts.core.init(keys["core"]), **nets}
+
+    return readouts.init(parts, keys.__getitem__, fresh.sample[None], inner)
 
 
 def initial_latent(parts: Parts) -> Latent:
@@ -187,10 +178,8 @@ def observe(
         (fresh.carry, fresh.output),
         (carry, output),
     )
-    log_probs, _ = nets.posterior(
-        parts, state.params, state.stats["encoder"], timestep.observation, False
-    )
-    return Latent(carry, output, nets.sample(key, log_probs))
+    log_probs, _ = nets.posterior(parts, state.params, state.stats, timestep.observation, False)
+    return Latent(carry, output, readouts.sample(key, log_probs))
 
 
 def _resets(parts: Parts, rows: Trajectory) -> Array:
@@ -211,10 +200,8 @@ def observe_sequence(
 ) -> Entries:
     """Filter rows [T] in parallel, continuing `latent`; row t samples with split(key, T)[t]."""
     timestep, resets = trajectory.timestep, _resets(parts, trajectory)
-    log_probs, _ = nets.posterior(
-        parts, state.params, state.stats["encoder"], timestep.observation, False
-    )
-    samples = jax.vmap(nets.sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
+    log_probs, _ = nets.posterior(parts, state.params, state.stats, timestep.observation, False)
+    samples = jax.vmap(readouts.sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
     carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
     xs = nets.core_input(parts, samples, trajectory.action)
     _, outputs, core = parts.core.unroll(state.params["core"], carry, xs, resets)
@@ -251,13 +238,7 @@ def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action:
 
 def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
     """Reward and discount that arrived with this latent; undefined for a first row."""
-    params = state.params
-    reward = parts.reward.apply({"params": params["reward"]}, latent.output)
-    logit = parts.termination.apply({"params": params["termination"]}, latent.output)[..., 0]
-    extras = {}
-    if legal.is_masked(parts.spec):
-        extras = {legal.NAME: decode(parts, state, latent)[legal.NAME]}
-    return Prediction(distributions.two_hot_mean(reward), jax.nn.sigmoid(-logit), extras)
+    return readouts.predict(parts, state, latent.output, latent.sample)
 
 
 def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
@@ -268,10 +249,7 @@ def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
 
 def decode(parts: Parts, state: LearnerState, latent: Latent) -> PyTree:
     """Mean of the observation as floats; bytes as numbers in [0, 1]."""
-    raw, _ = apply_with_stats(
-        parts.decoder, state.params["decoder"], state.stats["decoder"], latent.sample, False
-    )
-    return reconstruction.mean(parts.config.reconstruction, parts.spec.observation, raw)
+    return readouts.decode(parts, state, latent.sample)
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -293,12 +271,10 @@ def loss(
     seen, num_seen = timestep.observation, length
     if config.last_row == "arrival":
         seen, num_seen = jax.tree.map(lambda x: x[:, :-1], seen), length - 1
-    posterior, encoder_stats = nets.posterior(parts, params, stats["encoder"], seen, True)
+    posterior, encoder_stats = nets.posterior(parts, params, stats, seen, True)
     keys = jax.vmap(lambda k: jax.random.split(k, num_seen))(jax.random.split(key, windows))
-    samples = jax.vmap(jax.vmap(nets.sample))(keys, posterior)
-    raw, decoder_stats = apply_with_stats(
-        parts.decoder, params["decoder"], stats["decoder"], samples, True
-    )
+    samples = jax.vmap(jax.vmap(readouts.sample))(keys, posterior)
+    reconstruction_loss, decoder_stats = readouts.reconstruct(parts, params, stats, samples, seen)
 
     past = jax.tree.map(lambda x: x[:, : length - 1], (samples, batch.action, resets))
     inputs = nets.core_input(parts, *past[:2])
@@ -307,39 +283,21 @@ def loss(
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
     arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
 
-    def masked_mean(x):
+    def mean(x):
         return (x * arrived).sum() / jnp.maximum(arrived.sum(), 1.0)
 
-    reward_logits = parts.reward.apply({"params": params["reward"]}, outputs)
-    terminal_logit = parts.termination.apply({"params": params["termination"]}, outputs)[..., 0]
-    terminal = timestep.is_terminal[:, 1:].astype(jnp.float32)
-    dynamics, representation, kl = distributions.kl_losses(
+    terms = {"reconstruction": reconstruction_loss}
+    led_to = jax.tree.map(lambda x: x[:, 1:], timestep._replace(observation=()))
+    # Before the prior: gradients of `outputs` are summed in the order in which it is read.
+    terms |= readouts.arrivals(parts, params, outputs, led_to, mean)
+    kl = distributions.kl_losses(
         posterior[:, 1:],
         nets.prior(parts, params, outputs[:, : num_seen - 1]),
         1.0 - resets[:, 1:num_seen].astype(jnp.float32),
         config.free_nats,
     )
-    reward = masked_mean(distributions.two_hot_loss(reward_logits, timestep.reward[:, 1:]))
-    terms = {
-        "reconstruction": nets.reconstruction_loss(parts, raw, seen),
-        "reward": config.reward_scale * reward,
-        "termination": masked_mean(distributions.bernoulli_nll(terminal_logit, terminal)),
-        "dynamics": config.dynamics_scale * dynamics,
-        "representation": config.representation_scale * representation,
-    }
-    total = sum(terms.values())
-    entropy = distributions.categorical_entropy(posterior).sum(axis=-1).mean()
-    values = {"loss": total, **terms, "kl": kl, "posterior_entropy": entropy}
-    metrics = {f"model/{name}": (value, jnp.ones(())) for name, value in values.items()}
+    total, metrics = readouts.total(parts, terms, kl, posterior)
     fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts))
     entries = Entries(core, outputs, past[0], past[2], fresh)
     stats = {"encoder": encoder_stats, "decoder": decoder_stats}
     return total, (entries, stats, metrics)
-
-
-def apply(
-    parts: Parts, state: LearnerState, grads: PyTree, stats: PyTree
-) -> tuple[LearnerState, Array]:
-    """One optimiser step; with the norm [] of the gradients."""
-    params, opt, norm = optim.apply_gradients(parts.optimiser, grads, state.opt, state.params)
-    return LearnerState(params, stats, opt), norm

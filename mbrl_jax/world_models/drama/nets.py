@@ -14,11 +14,10 @@ from flax import linen as nn
 from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector
 from mbrl_jax.keys import named
-from mbrl_jax.networks import reconstruction
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
-from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.types import Array, EnvSpec, Key, PyTree, SequenceCore
+from mbrl_jax.world_models import readouts
 
 
 class Parts(NamedTuple):
@@ -77,38 +76,24 @@ class _PosteriorHead(nn.Module):
         return nn.Dense(self.size, kernel_init=init, bias_init=init)(x)
 
 
-def _categoricals(parts: Parts, logits: Array) -> Array:
-    """[..., groups · classes] -> log-probabilities [..., groups, classes]."""
-    shape = logits.shape[:-1] + (parts.config.groups, parts.config.classes)
-    return distributions.unimix_log_probs(logits.reshape(shape), parts.config.unimix)
-
-
 def posterior(
     parts: Parts, params: PyTree, stats: PyTree, observation: PyTree, train: bool
 ) -> tuple[Array, PyTree]:
     """Log-probabilities [..., groups, classes] of q(z | o), and the new encoder statistics."""
-    kind, spec = parts.config.reconstruction, parts.spec.observation
-    x = reconstruction.to_input(kind, spec, observation)
-    encoded, stats = apply_with_stats(parts.encoder, params["encoder"], stats, x, train)
-    return _categoricals(parts, parts.posterior.apply({"params": params["posterior"]}, encoded)), (
-        stats
-    )
+    encoded, stats = readouts.encode(parts, params, stats, observation, train)
+    logits = parts.posterior.apply({"params": params["posterior"]}, encoded)
+    return readouts.categoricals(parts, logits), stats
 
 
 def prior(parts: Parts, params: PyTree, outputs: Array) -> Array:
     """Log-probabilities [..., groups, classes] of p(z_{t+1} | d_t)."""
-    return _categoricals(parts, parts.prior.apply({"params": params["prior"]}, outputs))
-
-
-def sample(key: Key, log_probs: Array) -> Array:
-    """One row: [groups, classes] -> [groups · classes]."""
-    return distributions.sample_one_hot(key, log_probs).reshape(-1)
+    return readouts.categoricals(parts, parts.prior.apply({"params": params["prior"]}, outputs))
 
 
 def imagined_sample(parts: Parts, key: Key, log_probs: Array) -> Array:
     """One imagined row, [groups, classes] -> [groups · classes]; rounded for an integer buffer."""
     if not parts.config.integer_buffer:
-        return sample(key, log_probs)
+        return readouts.sample(key, log_probs)
     return distributions.sample_rounded(key, log_probs).reshape(-1)
 
 
@@ -150,9 +135,3 @@ def training_pass(
     keys = jax.random.split(named(key, "dropout"), len(resets))
     run = jax.vmap(functools.partial(noisy, params["core"]), (0, None, 0, 0))
     return run(keys, None, inputs, resets)[1:]
-
-
-def reconstruction_loss(parts: Parts, raw: PyTree, observation: PyTree) -> Array:
-    """Summed over the observation, mean over all rows: []."""
-    kind = parts.config.reconstruction
-    return reconstruction.loss(kind, parts.spec.observation, raw, observation)
