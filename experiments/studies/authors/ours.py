@@ -22,10 +22,11 @@ from mbrl_jax.behaviours import actor_critic, ppo
 from mbrl_jax.experiment.config import flatten, override
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.keys import named
-from mbrl_jax.networks import reconstruction, running
+from mbrl_jax.networks import running
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.replay import samplers
 from mbrl_jax.types import DiscreteSpec, EnvSpec, Key, LearnerState, Step, Timestep, bind
+from mbrl_jax.world_models import readouts
 from mbrl_jax.world_models.drama import nets, published
 from mbrl_jax.world_models.drama.published_files import load_published
 
@@ -138,16 +139,10 @@ def trajectory(rows: Windows, arrival: bool = False) -> Step:
 def _pass(parts: nets.Parts, state: LearnerState, key: Key, batch: Step, train: bool) -> tuple:
     params, frame = state.params, batch.timestep.observation
     num, length = batch.timestep.reward.shape
-    encoded, encoder_stats = apply_with_stats(
-        parts.encoder,
-        params["encoder"],
-        state.stats["encoder"],
-        reconstruction.to_input(parts.config.reconstruction, parts.spec.observation, frame),
-        train,
-    )
-    posterior, _ = nets.posterior(parts, params, state.stats["encoder"], frame, train)
+    encoded, encoder_stats = readouts.encode(parts, params, state.stats, frame, train)
+    posterior, _ = nets.posterior(parts, params, state.stats, frame, train)
     keys = jax.vmap(lambda k: jax.random.split(k, length))(jax.random.split(key, num))
-    samples = jax.vmap(jax.vmap(nets.sample))(keys, posterior)
+    samples = jax.vmap(jax.vmap(readouts.sample))(keys, posterior)
     raw, decoder_stats = apply_with_stats(
         parts.decoder, params["decoder"], state.stats["decoder"], samples, train
     )

@@ -14,7 +14,7 @@ import pytest
 from mbrl_jax import optim, testing
 from mbrl_jax.cores import gru, mamba, storm
 from mbrl_jax.envs.spec import zero_action
-from mbrl_jax.networks import decoders, encoders
+from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
 from tests.world_models.followed import assert_followed, imagined
@@ -70,8 +70,7 @@ def test_published_parameters_of_the_other_backbones_golden(core, own, expected)
 
 
 def _reconstruction_loss(config, raw, observation):
-    parts = drama.nets.make_parts(config, EnvSpec(IMAGE, DiscreteSpec(2)))
-    return drama.nets.reconstruction_loss(parts, raw, observation)
+    return reconstruction.loss(config.reconstruction, IMAGE, raw, observation)
 
 
 @pytest.fixture(scope="module")
