@@ -337,8 +337,8 @@ def test_symlog_reaches_what_the_encoder_reads_and_what_is_drawn(tiny_drama, tin
     parts = {kind: model.loss.args[0] for kind, model in models.items()}
     seen = jnp.array([-3e3, 0.0, 20.0])
     squeezed = jnp.sign(seen) * jnp.log1p(jnp.abs(seen))
-    expected = drama.nets.posterior(parts["squared"], state.params, {}, squeezed, False)[0]
-    found = drama.nets.posterior(parts["symlog"], state.params, {}, seen, False)[0]
+    expected = drama.nets.posterior(parts["squared"], state.params, state.stats, squeezed, False)[0]
+    found = drama.nets.posterior(parts["symlog"], state.params, state.stats, seen, False)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     latent = models["squared"].initial_latent()
     latent = latent._replace(sample=latent.sample.at[0].set(5.0))

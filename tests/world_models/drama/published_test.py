@@ -113,7 +113,7 @@ def test_encoder_and_posterior():
     checkpoint, (config, spec, state) = _case("Mamba2")
     parts = nets.make_parts(config, spec)
     frames = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-    encode = jax.jit(lambda s, x: nets.posterior(parts, s.params, s.stats["encoder"], x, False))
+    encode = jax.jit(lambda s, x: nets.posterior(parts, s.params, s.stats, x, False))
     expected = layout.posterior(checkpoint, frames.transpose(0, 3, 1, 2) / 255.0)
     _close(encode(state, frames)[0], expected, "posterior")
 

@@ -99,7 +99,7 @@ def test_4_batches_move_the_norms_statistics_and_acting_reads_them(model, state,
     assert all(jax.tree.leaves(moved)) and set(moved) == {"encoder", "decoder"}
     parts, frames = model.observe.args[0], batch.timestep.observation[0]
     acting = jax.jit(
-        lambda stats: nets.posterior(parts, state.params, stats["encoder"], frames, False)
+        lambda stats: nets.posterior(parts, state.params, stats, frames, False)
     )
     (before, kept), (after, _) = acting(state.stats), acting(trained.stats)
     assert not np.allclose(before, after)
