@@ -75,11 +75,13 @@ def _share_seen(decay: float, count: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Clip by global norm, then LaProp or Adam with linear warm-up to a constant rate."""
+    """Clip, then LaProp or Adam with linear warm-up to a constant rate."""
 
     name: Literal["laprop", "adam"] = "laprop"
     learning_rate: float = number(4e-5, low=0)
     clip_norm: float = number(1000.0, above=0)
+    # each tensor's gradient to so many times the norm of the tensor itself; 0: not
+    clip_ratio: float = bounded(0.0, low=0)
     warmup: int = bounded(1000, low=0)  # update k uses rate · min(1, k / warmup), k from 1
     b1: float = bounded(0.9, low=0, below=1)
     b2: float = bounded(0.999, low=0, below=1)
@@ -112,7 +114,10 @@ class Config:
             rule(rate, b1=self.b1, b2=self.b2, eps=self.eps),
             decay_weights(self.weight_decay),
         )
-        return in_float32(flat_if_small(chain))
+        chain = flat_if_small(chain)
+        if self.clip_ratio:  # outside of the one vector, where tensors are still apart
+            chain = optax.chain(clip_by_ratio(self.clip_ratio), chain)
+        return in_float32(chain)
 
 
 def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -200,6 +205,22 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         del params
         scale = max_norm / jnp.maximum(global_norm(updates), max_norm)
         return jax.tree.map(lambda g: g * scale, updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def clip_by_ratio(most: float, least_norm: float = 1e-3) -> optax.GradientTransformation:
+    """Adaptive gradient clipping tensor by tensor: ‖g‖ ≤ most · max(least_norm, ‖p‖).
+
+    As DreamerV3's code has it; arXiv 2102.06171 takes norms of rows instead.
+    """
+
+    def update(updates, state, params=None):
+        def one(g, p):
+            bound = most * jnp.maximum(least_norm, jnp.linalg.norm(p.ravel()))
+            return g / jnp.maximum(1.0, jnp.linalg.norm(g.ravel()) / bound)
+
+        return jax.tree.map(one, updates, params), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 

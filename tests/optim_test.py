@@ -180,3 +180,28 @@ def test_leaves_get_the_same_steps_in_one_vector_as_alone(limit, monkeypatch):
         expected = optax.apply_updates(expected, updates)
     for name, leaf in expected.items():
         np.testing.assert_allclose(params[name], leaf, rtol=1e-6)
+
+
+def test_a_tensor_s_gradient_is_clipped_by_the_norm_of_the_tensor():
+    """‖g‖ is at most 0.5 ‖p‖, tensor by tensor, and of a tensor of zeros at most 0.5 · 1e-3."""
+    params = {"long": jnp.array([3.0, 4.0]), "short": jnp.zeros(2), "fine": jnp.array([10.0])}
+    grads = {
+        "long": jnp.array([0.0, 50.0]),
+        "short": jnp.array([1.0, 0.0]),
+        "fine": jnp.array([2.0]),
+    }
+    clipped, _ = optim.clip_by_ratio(0.5).update(grads, (), params)
+    np.testing.assert_allclose(clipped["long"], [0.0, 2.5], rtol=1e-6)
+    np.testing.assert_allclose(clipped["short"], [5e-4, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(clipped["fine"], grads["fine"])
+
+
+def test_the_ratio_holds_before_tensors_become_one_vector():
+    """Adam's first moment after a step is (1 - b1) times the clipped gradient of each tensor."""
+    config = optim.Config("adam", 1e-3, clip_norm=1e9, clip_ratio=0.5, warmup=0, eps=1e-8)
+    params = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([8.0])}
+    optimiser = config.make()
+    grads = {"a": jnp.array([0.0, 50.0]), "b": jnp.array([1.0])}
+    _, state = optimiser.update(grads, optimiser.init(params), params)
+    moments = [x for x in jax.tree.leaves(state) if x.shape == (3,)]
+    assert any(np.allclose(x, [0.0, 0.25, 0.1]) for x in moments)

@@ -229,6 +229,8 @@ def make_targets(
     weight = jnp.ones_like(live)
     if config.weigh_reached:
         weight = jax.lax.stop_gradient(jax.vmap(returns.survival)(reached, imagined.weight))
+    if parts.discounted_weights:
+        weight = weight * config.gamma ** jnp.arange(weight.shape[1])
     return Targets(advantage, live, slow, weight), stats._replace(low=low, high=high)
 
 

@@ -37,6 +37,7 @@ class Parts(NamedTuple):
     quantile: Callable[[Array, float], Array] = returns.order_statistic
     # what the second term of the critic pulls to: the λ-returns of its slow copy, or its values
     slow_targets: Literal["returns", "values"] = "returns"
+    discounted_weights: bool = False  # of imagined steps: times γᵏ after k of them
     # prediction [...] -> mask [..., A] of what is allowed; None: everything always is
     allowed: Callable[[Prediction], Array] | None = None
 

@@ -7,10 +7,8 @@ through their features it shapes the world model. So there is no update here: `a
 one gradient of the world model's loss and of `representation_loss`. The critic has symexp bins, its
 second term pulls to the slow critic's own value and not to returns, and percentiles interpolate.
 
-As the code published in 2024, with two exceptions. The weights of imagined steps are products of
-predicted discounts without γ, from 1 - is_terminal of the start on. Of a real-valued action the
-model imagines what it leads to when clipped to [-1, 1], as in the environment; the published one
-scales it down.
+As the code published in 2024 with `discounted_weights`; without, the weights of imagined steps are
+products of predicted discounts without γ, from 1 - is_terminal of the start on.
 """
 
 import dataclasses
@@ -42,6 +40,7 @@ from mbrl_jax.types import (
     bounded,
     cached_make,
     number,
+    switch,
 )
 
 
@@ -54,6 +53,14 @@ class Config(actor_critic.Config):
     output_gain: float = bounded(0.01, low=0)  # of the actor; the critic begins at exactly 0
     gamma: float = number(1.0 - 1.0 / 333.0, low=0, high=1)
     bins: distributions.Bins = "symexp"  # of the critic
+    discounted_weights: bool = switch(
+        False,
+        published=True,
+        better=False,
+        why="what an imagined step weighs: the probability of getting there, or that times γᵏ "
+        "after k steps, so that late steps count less in the losses (the published head of ends "
+        "learns γ too)",
+    )
     # K newest rows of each window to imagine from and to learn on; 0: all
     last_rows: int = bounded(0, low=0)
     replay_scale: float = number(0.3, low=0)  # of the critic's loss on replayed rows
@@ -86,6 +93,7 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
         bins=config.bins,
         quantile=jnp.quantile,
         slow_targets="values",
+        discounted_weights=config.discounted_weights,
     )
     functions: dict[str, Callable] = {
         "init": actor_critic.init,

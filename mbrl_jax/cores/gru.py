@@ -59,16 +59,18 @@ class GruMixer(nn.Module):
         return h, hs, hs
 
 
-def _initial_carry(width: int) -> Array:
+def initial_carry(width: int) -> Array:
+    """h [width] before the first row."""
     return jnp.zeros((width,))
 
 
-def _carry_at(entries: Array, t: Array) -> Array:
+def carry_at(entries: Array, t: Array) -> Array:
+    """h after t + 1 rows; entries [T, width] hold it for each."""
     return jax.lax.dynamic_index_in_dim(entries, t, keepdims=False)
 
 
 def mixer(config: Config) -> stack.Mixer:
     """The GRU layer."""
     return stack.Mixer(
-        GruMixer(config.width), functools.partial(_initial_carry, config.width), _carry_at
+        GruMixer(config.width), functools.partial(initial_carry, config.width), carry_at
     )

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mbrl_jax.networks.convolution import transposed_convolution
-from mbrl_jax.networks.encoders import by_leaf, require_array, require_image
+from mbrl_jax.networks.encoders import FORMS, Form, by_leaf, require_array, require_image
 from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
+from mbrl_jax.networks.pooled import PooledDecoder, smallest
 from mbrl_jax.types import Array, ArraySpec, ObservationSpec, bounded
 
 
@@ -25,6 +26,7 @@ class DenseDecoder(nn.Module):
     width: int
     layers: int
     shape: tuple[int, ...]
+    form: Form = "drama"
 
     @nn.compact
     def __call__(self, z, train: bool):
@@ -32,7 +34,8 @@ class DenseDecoder(nn.Module):
         size = 1
         for side in self.shape:
             size *= side
-        flat = Mlp(size, self.width, self.layers)(z)
+        init, eps = FORMS[self.form]
+        flat = Mlp(size, self.width, self.layers, init, init, eps=eps)(z)
         return flat.reshape(z.shape[:-1] + self.shape)
 
 
@@ -42,11 +45,12 @@ class Dense:
 
     width: int = bounded(128, low=1)
     layers: int = bounded(1, low=0)
+    form: Form = "drama"
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module for one observation spec; raises ValueError for a dictionary."""
         require_array(spec)
-        return DenseDecoder(self.width, self.layers, spec.shape)
+        return DenseDecoder(self.width, self.layers, spec.shape, self.form)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,31 @@ class Image64:
         require_image(spec)
         widths = tuple(self.depth * m for m in reversed(self.multipliers))
         return ImageDecoder(widths, spec.shape[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+    """DreamerV3's for images of any sides (`networks.pooled`); its output wants a sigmoid."""
+
+    depth: int = bounded(16, low=1)
+    multipliers: tuple[int, ...] = bounded((2, 3, 4, 4), low=1)
+    units: int = bounded(256, low=1)
+    # how many numbers of the latent, from the first on, are the deterministic state
+    deter: int = bounded(2048, low=0)
+    blocks: int = bounded(8, low=1)
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module; raises ValueError for sizes that do not fit."""
+        require_array(spec)
+        small = smallest(spec, len(self.multipliers))
+        widths = tuple(self.depth * m for m in reversed(self.multipliers))
+        if self.deter % self.blocks or widths[0] % self.blocks:
+            raise ValueError(
+                f"decoder.blocks={self.blocks} must divide decoder.deter={self.deter} and the "
+                f"{widths[0]} channels of the smallest map"
+            )
+        channels = spec.shape[-1]
+        return PooledDecoder(widths, small, channels, self.units, self.deter, self.blocks)
 
 
 class TreeDecoder(nn.Module):

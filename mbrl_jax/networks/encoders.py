@@ -14,13 +14,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mbrl_jax import legal
+from mbrl_jax.networks import block_gru
 from mbrl_jax.networks.convolution import convolution
 from mbrl_jax.networks.grid import LEAST_SIDE, GridEncoder, require_grid
 from mbrl_jax.networks.heads import RMS_EPS
-from mbrl_jax.networks.initializers import glorot_truncated
+from mbrl_jax.networks.initializers import fan_in_truncated, glorot_truncated
 from mbrl_jax.networks.normed_convolution import layer
 from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, activate
+from mbrl_jax.networks.pooled import PooledEncoder, smallest
 from mbrl_jax.types import Array, ArraySpec, DictSpec, ObservationSpec, PyTree, bounded
+
+# Whose initial weights and eps of norms an MLP has.
+Form = Literal["drama", "dreamerv3"]
+FORMS = {"drama": (glorot_truncated, RMS_EPS), "dreamerv3": (fan_in_truncated(), block_gru.RMS_EPS)}
 
 
 class DenseEncoder(nn.Module):
@@ -29,14 +35,16 @@ class DenseEncoder(nn.Module):
     width: int
     layers: int
     rank: int
+    form: Form = "drama"
 
     @nn.compact
     def __call__(self, x, train: bool):
         del train
         x = x.reshape(x.shape[: x.ndim - self.rank] + (-1,))
+        init, eps = FORMS[self.form]
         for _ in range(self.layers):
-            x = nn.Dense(self.width, kernel_init=glorot_truncated)(x)
-            x = nn.silu(nn.RMSNorm(epsilon=RMS_EPS)(x))
+            x = nn.Dense(self.width, kernel_init=init)(x)
+            x = nn.silu(nn.RMSNorm(epsilon=eps)(x))
         return x
 
 
@@ -46,11 +54,12 @@ class Dense:
 
     width: int = bounded(128, low=1)
     layers: int = bounded(1, low=0)
+    form: Form = "drama"
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module for one observation spec; raises ValueError for a dictionary."""
         require_array(spec)
-        return DenseEncoder(self.width, self.layers, len(spec.shape))
+        return DenseEncoder(self.width, self.layers, len(spec.shape), self.form)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +117,20 @@ class Image64:
         """Build the module; raises ValueError for observations that are no 64×64 images."""
         require_image(spec)
         return ImageEncoder(tuple(self.depth * m for m in self.multipliers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooled:
+    """DreamerV3's for images of any sides (`networks.pooled`)."""
+
+    depth: int = bounded(16, low=1)
+    multipliers: tuple[int, ...] = bounded((2, 3, 4, 4), low=1)
+
+    def make(self, spec: ArraySpec) -> nn.Module:
+        """Build the module; raises ValueError for what cannot be halved so many times."""
+        require_array(spec)
+        smallest(spec, len(self.multipliers))
+        return PooledEncoder(tuple(self.depth * m for m in self.multipliers))
 
 
 class TreeEncoder(nn.Module):

@@ -65,8 +65,8 @@ class Config:
     gru_layers: int = bounded(1, low=1)
     prior_layers: int = bounded(2, low=0)
     posterior_layers: int = bounded(1, low=0)
-    encoder: Any = part("mbrl_jax.networks.encoders", encoders.Dense(256, 3))
-    decoder: Any = part("mbrl_jax.networks.decoders", decoders.Dense(256, 3))
+    encoder: Any = part("mbrl_jax.networks.encoders", encoders.Dense(256, 3, "dreamerv3"))
+    decoder: Any = part("mbrl_jax.networks.decoders", decoders.Dense(256, 3, "dreamerv3"))
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
     num_bins: int = bounded(255, low=2)
@@ -93,6 +93,12 @@ class Config:
         """Raise ValueError for sizes that do not fit."""
         if self.deter % self.blocks:
             raise ValueError(f"model.blocks={self.blocks} must divide model.deter={self.deter}")
+        read = getattr(self.decoder, "deter", self.deter)
+        if read not in (0, self.deter):
+            raise ValueError(
+                f"model.decoder.deter={read} must be model.deter={self.deter}, whose numbers it "
+                "reads first, or 0 for a decoder that does not tell them from the others"
+            )
 
     def make(self, spec: EnvSpec) -> WorldModel:
         """Build the record for one environment."""

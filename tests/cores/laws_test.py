@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from mbrl_jax import testing
-from mbrl_jax.cores import gru, mamba, mamba2, mamba3, memoryless, s4, s5, storm, transformer
+from mbrl_jax.cores import (
+    block_gru,
+    gru,
+    mamba,
+    mamba2,
+    mamba3,
+    memoryless,
+    s4,
+    s5,
+    storm,
+    transformer,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -15,6 +26,7 @@ CORES = {
     "mamba3": mamba3.Config(width=8, layers=1, state_size=4, head_size=4, chunk_size=4),
     "mamba": mamba.Config(width=8, layers=1, state_size=3, chunk_size=4),
     "gru": gru.Config(width=8, layers=2),
+    "block_gru": block_gru.Config(width=8, layers=1, hidden=4, blocks=2),
     "memoryless": memoryless.Config(width=8),
     "s4": s4.Config(width=8, layers=1),
     "s5": s5.Config(width=8, layers=1),
