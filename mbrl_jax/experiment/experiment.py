@@ -58,7 +58,7 @@ class Experiment:
     # rows that the report's open-loop prediction may see
     open_loop_context: int = bounded(1, low=1, high=OPEN_LOOP_ROWS - 1)
     debug: tuple[str, ...] = ()  # assignments that `--debug` makes beside shorter phases
-    # what `--set` assigns beside a part that it exchanges: ("model.core=storm", assignments)
+    # what `--set` assigns beside a part or a number: ("model.core=storm", assignments)
     with_parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
@@ -199,9 +199,9 @@ def with_settings(experiment: Experiment, assignments: Sequence[str]) -> Experim
 
 
 def has_part(experiment: Experiment, assignment: str) -> bool:
-    """Whether the part that "path=name" names stands there."""
+    """Whether the part, or the number, that "path=name" names stands there."""
     path, _, name = assignment.partition("=")
-    return config.flatten(experiment).get(path) == name
+    return str(config.flatten(experiment).get(path)) == name
 
 
 def with_steps(experiment: Experiment, steps: int) -> Experiment:

@@ -6,10 +6,10 @@ the cell runs all the same: the first state is gru(0, 0, 0), not a learned one.
 
 Kept from the published code: block-diagonal cell, 1 % of uniform probability in posterior *and*
 prior, straight-through samples, free nats row by row, rewards as two-hot over symexp bins whose
-untrained prediction is exactly 0. Not here yet: its own image encoder and decoder and its size
-presets (images can use those of `networks`), stored latents to begin windows with
-(`replay_context`: here each begins from zeros), adaptive gradient clipping. The probability of
-going on is predicted without γ, as everywhere here; the published head learns γ (1 - terminal).
+untrained prediction is exactly 0. Its networks for images are `Pooled`, its sizes stand in
+`rssm_sizes`. Not here yet: stored latents to begin windows with (`replay_context`: here each begins
+from zeros). The probability of going on is predicted without γ, as everywhere here; the published
+head learns γ (1 - terminal).
 """
 
 import dataclasses
