@@ -50,6 +50,21 @@ class Config:
         why="rows of the episode that are seen anew for each action; 0 remembers all of it, in the "
         "core's state, and costs one step",
     )
+    boundaries: Literal["reset", "ignored"] = switch(
+        "reset",
+        published="reset",
+        better="reset",
+        why="where an episode begins, the rows that are seen anew: those of the one before are "
+        "forgotten, or stay among them; ignored is STORM's, and its first actions are not random",
+    )
+
+    def validate(self) -> None:
+        """Raise ValueError for boundaries that only remembered rows can ignore."""
+        if self.boundaries == "ignored" and not self.rows:
+            raise ValueError(
+                "boundaries=ignored keeps rows of the episode before, and rows=0 remembers none: "
+                "use rows=16, or boundaries=reset"
+            )
 
 
 class Window(NamedTuple):
@@ -68,6 +83,13 @@ def empty(config: Config, spec: EnvSpec, initial_latent: PyTree) -> PyTree:
     return Window(rows, jnp.zeros((), jnp.int32))
 
 
+def begins(config: Config, memory: PyTree, timestep: Timestep) -> Array:
+    """Whether [] nothing is remembered before this row: then nothing is expected of it either."""
+    if config.boundaries == "reset":
+        return timestep.is_first
+    return memory.count == 0
+
+
 def see(
     config: Config,
     spec: EnvSpec,
@@ -79,7 +101,7 @@ def see(
 ) -> tuple[PyTree, PyTree]:
     """Take in one row: (memory, latent to act on).
 
-    With `latent="prior"` the latent means nothing on a first row: nothing leads there.
+    With `latent="prior"` the latent means nothing where nothing leads: see `begins`.
     """
     watch = _see_rows if config.rows else _see_step
     return watch(config, spec, model, key, memory, prev_action, timestep)
@@ -100,7 +122,8 @@ def _see_rows(config, spec, model, key, window, prev_action, timestep):
     if config.latent == "prior":
         before = _latent_of(spec, model, named(key, "observe"), rows, newest)
         latent = model.imagine(named(key, "expect"), before, prev_action)
-    window = _push(rows, jnp.where(timestep.is_first, 0, count), timestep, prev_action)
+    kept = jnp.where(begins(config, window, timestep), 0, count)
+    window = _push(rows, kept, timestep, prev_action)
     if config.latent == "posterior":
         last = window.count - 1
         latent = _latent_of(spec, model, named(key, "observe"), window.rows, last)

@@ -83,8 +83,10 @@ def _rows(first=(0, 4)):
 
 def _expected(rows, t, config):
     """The latent to act on at row t, by the definition."""
-    begin = max(i for i in range(t + 1) if rows[i].timestep.is_first)
     newest = t if config.latent == "posterior" else t - 1
+    begin = max(i for i in range(t + 1) if rows[i].timestep.is_first)
+    if config.boundaries == "ignored":
+        begin = 0
     if config.rows:
         begin = max(begin, newest - config.rows + 1)
     past = 0.0
@@ -108,6 +110,53 @@ def test_the_latent_is_that_of_the_rows_that_are_remembered(latent, rows):
         if latent == "posterior" or not row.timestep.is_first:
             np.testing.assert_allclose(got, _expected(episode, t, config), rtol=1e-5)
         action = row.action
+
+
+def _with_seams_ignored():
+    """The model, in windows of which nothing but the first row begins anything."""
+
+    def observe_sequence(state, key, latent, prev_action, rows):
+        first = jnp.zeros_like(rows.timestep.is_first).at[0].set(rows.timestep.is_first[0])
+        rows = rows._replace(timestep=rows.timestep._replace(is_first=first))
+        return _observe_sequence(state, key, latent, prev_action, rows)
+
+    return MODEL._replace(observe_sequence=observe_sequence)
+
+
+@pytest.mark.parametrize("latent", ["posterior", "prior"])
+@pytest.mark.parametrize("rows", [3, 16])
+def test_rows_of_the_episode_before_are_remembered_where_boundaries_are_ignored(latent, rows):
+    config, model = acting.Config(latent, rows, "ignored"), _with_seams_ignored()
+    bound = bind(model, LearnerState((), (), ()))
+    see = jax.jit(functools.partial(acting.see, config, SPEC, bound, jax.random.key(0)))
+    episodes = list(_rows())
+    memory, action = acting.empty(config, SPEC, model.initial_latent()), jnp.int32(0)
+    for t, row in enumerate(episodes):
+        assert bool(acting.begins(config, memory, row.timestep)) == (t == 0)
+        memory, got = see(memory, action, row.timestep)
+        if latent == "posterior" or t > 0:
+            np.testing.assert_allclose(got, _expected(episodes, t, config), rtol=1e-5)
+        action = row.action
+
+
+@pytest.mark.parametrize("boundaries", ["reset", "ignored"])
+def test_the_first_action_of_a_later_episode_is_random_only_where_rows_are_forgotten(boundaries):
+    settings = apart.Config(acting=acting.Config("prior", 3, boundaries))
+    made = settings.make(SPEC, _with_seams_ignored(), BEHAVIOUR, None)
+    state, rows = made.init(jax.random.key(0)), list(_rows())
+
+    @jax.jit
+    def first_actions(key):
+        carry, chosen = made.initial_carry(), []
+        for row in rows[:5]:  # the row with number 4 begins an episode
+            carry, action = made.act(state, key, carry, row.timestep, explore=True)
+            chosen.append(action)
+            carry = carry._replace(prev_action=row.action)
+        return chosen[0], chosen[4]
+
+    begun, later = jax.vmap(first_actions)(jax.random.split(jax.random.key(1), 40))
+    assert len(set(begun.tolist())) == 5  # nothing is known before the first of all
+    assert len(set(later.tolist())) == (5 if boundaries == "reset" else 1)
 
 
 def _act_on_features(state, key, carry, latent, model, *, explore):
@@ -174,3 +223,5 @@ def test_contexts_of_their_own_begin_one_expected_step_behind_their_last_row():
 def test_wrong_settings_are_named():
     with pytest.raises(ConfigError, match="acting.rows=-1"):
         validate(apart.Config(acting=acting.Config(rows=-1)))
+    with pytest.raises(ConfigError, match="acting: boundaries=ignored .* use rows=16"):
+        validate(apart.Config(acting=acting.Config(boundaries="ignored")))

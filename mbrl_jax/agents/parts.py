@@ -167,7 +167,8 @@ def act(
     )
     if config.latent == "prior":
         blind = random_action(parts.spec.action, named(key, "blind"), legal.of(timestep))
-        action = jax.tree.map(lambda b, a: jnp.where(timestep.is_first, b, a), blind, action)
+        begins = acting.begins(config, carry.memory, timestep)
+        action = jax.tree.map(lambda b, a: jnp.where(begins, b, a), blind, action)
     return AgentCarry(memory, action, behaviour_carry, carry.record), action
 
 

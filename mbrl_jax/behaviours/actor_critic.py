@@ -28,7 +28,7 @@ from mbrl_jax.behaviours.actors import (
 )
 from mbrl_jax.envs.spec import is_real
 from mbrl_jax.networks import running
-from mbrl_jax.networks.heads import Mlp
+from mbrl_jax.networks.heads import Hidden, Mlp
 from mbrl_jax.networks.initializers import orthogonal
 from mbrl_jax.types import (
     Array,
@@ -56,13 +56,14 @@ class Config:
     actor_width: int = bounded(256, low=1)
     critic_width: int = bounded(512, low=1)
     layers: int = bounded(3, low=0)
+    hidden: Hidden = "rms_silu"  # what they are, of actor and critic
     num_bins: int = bounded(255, low=2)
     # distribution of real-valued actions: DreamerV3's, or a normal behind tanh
     real_actions: choices.Real = "bounded_normal"
     # how the actor learns of returns: by the probability of what it drew, or through the model
     gradient: Literal["reinforce", "dynamics"] = "reinforce"
-    # of actor and critic; 0 starts from the uniform policy exactly
-    output_gain: float = bounded(0.001, low=0)
+    # of actor and critic; 0 starts from the uniform policy exactly, None as `hidden` layers start
+    output_gain: float | None = bounded(0.001, low=0)
     gamma: float = number(0.985, low=0, high=1)
     lambda_: float = number(0.95, low=0, high=1)
     entropy: float = number(3e-4, low=0)
@@ -150,11 +151,13 @@ def require_gradient(config: Config, spec: EnvSpec) -> None:
 def make_parts(config: Config, spec: EnvSpec, steps_of_update: int = 1) -> Parts:
     """Nets and optimiser for an update of so many optimiser steps."""
     made = choices.choices_of(spec.action, config.real_actions)
+    gain = config.output_gain
     mlp = functools.partial(
         Mlp,
         layers=config.layers,
-        hidden_init=orthogonal(2**0.5),
-        output_init=orthogonal(config.output_gain),
+        hidden=config.hidden,
+        hidden_init=orthogonal(2**0.5) if config.hidden == "rms_silu" else None,
+        output_init=None if gain is None else orthogonal(gain),
     )
     return Parts(
         config,

@@ -50,7 +50,8 @@ class Config(actor_critic.Config):
 
     horizon: int = bounded(15, low=1)
     critic_width: int = bounded(256, low=1)
-    output_gain: float = bounded(0.01, low=0)  # of the actor; the critic begins at exactly 0
+    # of the actor, None as `hidden` layers start; the critic begins at exactly 0
+    output_gain: float | None = bounded(0.01, low=0)
     gamma: float = number(1.0 - 1.0 / 333.0, low=0, high=1)
     bins: distributions.Bins = "symexp"  # of the critic
     discounted_weights: bool = switch(
@@ -80,9 +81,15 @@ def make(config: Config, spec: EnvSpec) -> Behaviour:
             "dreamer learns from the last row of every episode, which a merged seam leaves out; "
             "set env.protocol.seam=separate"
         )
-    mlp = functools.partial(Mlp, layers=config.layers, hidden_init=fan_in_truncated(), eps=RMS_EPS)
+    mlp = functools.partial(
+        Mlp,
+        layers=config.layers,
+        hidden=config.hidden,
+        hidden_init=fan_in_truncated(),
+        eps=RMS_EPS,
+    )
     made = choices.choices_of(spec.action, config.real_actions)
-    gain = fan_in_truncated(config.output_gain)
+    gain = None if config.output_gain is None else fan_in_truncated(config.output_gain)
     parts = Parts(
         config,
         actor=mlp(made.size, config.actor_width, output_init=gain),

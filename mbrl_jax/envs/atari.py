@@ -90,6 +90,8 @@ PROTOCOLS = {
         clip_rewards=True,
         seam="separate",
     ),
+    # STORM's (arXiv 2310.09615), with Drama's wrappers; it leaves on what ALE v5 repeats.
+    "storm": Protocol(sticky=0.25),
 }
 
 
@@ -98,7 +100,7 @@ class Config:
     """One game, e.g. "Pong-v5", under a protocol: a name from `PROTOCOLS`, or your own."""
 
     name: str
-    protocol: Protocol | Literal["drama", "dreamerv3", "dqn"] = Protocol()
+    protocol: Protocol | Literal["drama", "dreamerv3", "dqn", "storm"] = Protocol()
 
     def __post_init__(self):
         if isinstance(self.protocol, str):

@@ -4,20 +4,18 @@ Of a dictionary of leaves `Auto` makes a decoder each, and the output is a dicti
 """
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mbrl_jax.networks.convolution import transposed_convolution
 from mbrl_jax.networks.encoders import FORMS, Form, by_leaf, require_array, require_image
 from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.networks.initializers import glorot_truncated
-from mbrl_jax.networks.normed_convolution import layer
-from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
+from mbrl_jax.networks.image_layers import ConvTranspose, ImageLayers
+from mbrl_jax.networks.initializers import glorot_truncated, torch_default
+from mbrl_jax.networks.norms import BatchNorm, moments
 from mbrl_jax.networks.pooled import PooledDecoder, smallest
-from mbrl_jax.types import Array, ArraySpec, ObservationSpec, bounded
+from mbrl_jax.types import ArraySpec, ObservationSpec, bounded
 
 
 class DenseDecoder(nn.Module):
@@ -66,54 +64,49 @@ class Grid:
         return GridDecoder(self.depth, spec.shape)
 
 
-class ConvTranspose(nn.Module):
-    """torch's ConvTranspose2d(k=5, padding=2, output_padding=stride-1), behind a normalisation."""
-
-    features: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x, affine: Affine) -> tuple[Array, Moments]:
-        kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        transposed = functools.partial(
-            transposed_convolution, stride=self.stride, output_padding=self.stride - 1
-        )
-        return layer(transposed, x, affine, kernel, bias)
-
-
 class ImageDecoder(nn.Module):
-    """Linear to 4×4, BatchNorm, SiLU, then transposed convolutions of kernel 5."""
+    """Linear to 4×4, BatchNorm, an activation, then transposed convolutions, the last to pixels."""
 
-    widths: tuple[int, ...]  # of the 4×4, 8×8, 16×16, 32×32 and 64×64 maps
+    layers: ImageLayers
+    widths: tuple[int, ...]  # of the maps from 4×4 on
     channels: int
 
     @nn.compact
     def __call__(self, z, train: bool):
-        batch = z.shape[:-1]
-        x = nn.Dense(16 * self.widths[0], kernel_init=glorot_truncated)(z)
+        c, batch = self.layers, z.shape[:-1]
+        init = glorot_truncated if c.init == "glorot" else torch_default
+        x = nn.Dense(16 * self.widths[0], c.bias, kernel_init=init)(z)
         x = x.reshape((-1, self.widths[0], 4, 4))  # channel-first, as the encoder flattens
         x = jnp.moveaxis(x, 1, -1)
         affine = BatchNorm()(moments(x), x.size // self.widths[0], train)
         for width in self.widths[1:]:
-            x, found = ConvTranspose(width, 2)(x, affine)
+            x, found = ConvTranspose(c, width, 2, c.bias)(x, affine)
             affine = BatchNorm()(found, x.size // width, train)
-        x, _ = ConvTranspose(self.channels, 1)(x, affine)
+        x, _ = ConvTranspose(c, self.channels, c.outer_stride, True)(x, affine)
         return x.reshape(batch + x.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)
 class Image64:
-    """Drama's decoder of 64×64 images (specification section 2); its output wants a sigmoid."""
+    """Drama's decoder of 64×64 images (specification section 2); its output wants a sigmoid.
+
+    STORM's with `layers=STORM`, whose output is the image (`reconstruction="squared"`).
+    """
 
     depth: int = bounded(16, low=1)
     multipliers: tuple[int, ...] = bounded((1, 2, 3, 4, 4), low=1)
+    layers: ImageLayers = ImageLayers()
 
     def make(self, spec: ArraySpec) -> nn.Module:
-        """Build the module; raises ValueError for observations that are no 64×64 images."""
+        """Build the module; raises ValueError unless it draws images, and they are 64×64."""
         require_image(spec)
+        if (first := self.layers.sides(len(self.multipliers))[-1]) != 4:
+            raise ValueError(
+                f"a decoder begins with a map of 4×4, and {len(self.multipliers)} multipliers with "
+                f"outer_stride={self.layers.outer_stride} would ask for one of {first}×{first}"
+            )
         widths = tuple(self.depth * m for m in reversed(self.multipliers))
-        return ImageDecoder(widths, spec.shape[-1])
+        return ImageDecoder(self.layers, widths, spec.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True)

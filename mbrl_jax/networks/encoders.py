@@ -6,7 +6,6 @@ give, one behind the other.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,14 +14,13 @@ from flax import linen as nn
 
 from mbrl_jax import legal
 from mbrl_jax.networks import block_gru
-from mbrl_jax.networks.convolution import convolution
 from mbrl_jax.networks.grid import LEAST_SIDE, GridEncoder, require_grid
 from mbrl_jax.networks.heads import RMS_EPS
+from mbrl_jax.networks.image_layers import Conv, ImageLayers
 from mbrl_jax.networks.initializers import fan_in_truncated, glorot_truncated
-from mbrl_jax.networks.normed_convolution import layer
-from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, activate
+from mbrl_jax.networks.norms import BatchNorm, activate
 from mbrl_jax.networks.pooled import PooledEncoder, smallest
-from mbrl_jax.types import Array, ArraySpec, DictSpec, ObservationSpec, PyTree, bounded
+from mbrl_jax.types import ArraySpec, DictSpec, ObservationSpec, PyTree, bounded
 
 # Whose initial weights and eps of norms an MLP has.
 Form = Literal["drama", "dreamerv3"]
@@ -76,22 +74,10 @@ class Grid:
         return GridEncoder(self.depth, self.width)
 
 
-class Conv(nn.Module):
-    """A convolution of kernel side 5, padding 2, behind the normalisation of its input."""
-
-    features: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x, affine: Affine | None) -> tuple[Array, Moments]:
-        kernel = self.param("kernel", glorot_truncated, (5, 5, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return layer(functools.partial(convolution, stride=self.stride), x, affine, kernel, bias)
-
-
 class ImageEncoder(nn.Module):
-    """Convolutions of kernel 5 with BatchNorm and SiLU; the first has stride 1, the rest 2."""
+    """Convolutions with BatchNorm and an activation, all but the first with stride 2."""
 
+    layers: ImageLayers
     widths: tuple[int, ...]
 
     @nn.compact
@@ -99,24 +85,26 @@ class ImageEncoder(nn.Module):
         batch = x.shape[:-3]
         x, affine = x.reshape((-1,) + x.shape[-3:]), None
         for i, width in enumerate(self.widths):
-            x, found = Conv(width, 1 if i == 0 else 2)(x, affine)
+            stride = 2 if i else self.layers.outer_stride
+            x, found = Conv(self.layers, width, stride)(x, affine)
             affine = BatchNorm()(found, x.size // width, train)
-        x = activate(x, affine)
+        x = activate(x, affine, self.layers.activation)
         # Channel-first order, so that weights of the published model fit (drama.md section 2).
         return jnp.moveaxis(x, -1, 1).reshape(batch + (-1,))
 
 
 @dataclasses.dataclass(frozen=True)
 class Image64:
-    """Drama's encoder of 64×64 images (specification section 2)."""
+    """Drama's encoder of 64×64 images (specification section 2); STORM's with `layers=STORM`."""
 
     depth: int = bounded(16, low=1)
     multipliers: tuple[int, ...] = bounded((1, 2, 3, 4, 4), low=1)
+    layers: ImageLayers = ImageLayers()
 
     def make(self, spec: ArraySpec) -> nn.Module:
         """Build the module; raises ValueError for observations that are no 64×64 images."""
         require_image(spec)
-        return ImageEncoder(tuple(self.depth * m for m in self.multipliers))
+        return ImageEncoder(self.layers, tuple(self.depth * m for m in self.multipliers))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,10 +26,20 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
+def torch_default(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """`uniform_fan_in` of a kernel [..., in, out], whose fan is its size less the output axis."""
+    return uniform_fan_in(math.prod(shape[:-1]))(key, shape, dtype)
+
+
+def torch_default_transposed(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    """The same of a transposed convolution [k, k, in, out], whose fan torch counts with `out`."""
+    return uniform_fan_in(math.prod(shape[:-2]) * shape[-1])(key, shape, dtype)
+
+
 def glorot_truncated(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     """Normal of variance 2/(fan_in + fan_out), truncated at ±2 σ'; kernels [..., in, out].
 
-    Drama's and STORM's `weight_init`; for convolutions the fans are k² times the channels.
+    Drama's `weight_init`; for convolutions the fans are k² times the channels.
     """
     receptive = math.prod(shape[:-2])
     std = math.sqrt(2.0 / (receptive * (shape[-2] + shape[-1]))) / TRUNCATED_STD

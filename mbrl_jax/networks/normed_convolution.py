@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.networks.norms import Affine, Moments, activate
+from mbrl_jax.networks.norms import Activation, Affine, Moments, activate
 from mbrl_jax.ssm.lanes import largest_divisor, take_turns
 from mbrl_jax.types import Array, PyTree
 
@@ -28,6 +28,7 @@ def layer(
     affine: Affine | None,
     kernel: Array,
     bias: Array,
+    activation: Activation = "silu",
 ) -> tuple[Array, Moments]:
     """Normalise and activate, convolve, add the bias; the moments of the result beside it.
 
@@ -37,23 +38,24 @@ def layer(
       affine: the normalisation of x, or None to take x as it is.
       kernel: [k, k, C, Co].
       bias: [Co].
+      activation: of the normalised x.
     """
-    return _layer(convolve, x, affine, kernel, bias)
+    return _layer(convolve, activation, x, affine, kernel, bias)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _layer(convolve, x, affine, kernel, bias):
-    return _forward(convolve, x, affine, kernel, bias)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _layer(convolve, activation, x, affine, kernel, bias):
+    return _forward(convolve, activation, x, affine, kernel, bias)[0]
 
 
-def _forward(convolve, x, affine, kernel, bias):
-    run = _seed_by_seed(functools.partial(_run_forward, convolve))
+def _forward(convolve, activation, x, affine, kernel, bias):
+    run = _seed_by_seed(functools.partial(_run_forward, convolve, activation))
     y, found = run(x, affine, kernel, bias)
     return (y, found), (x, affine, kernel, y, found.mean)
 
 
-def _backward(convolve, kept, bars):
-    return _seed_by_seed(functools.partial(_run_backward, convolve))(kept, bars)
+def _backward(convolve, activation, kept, bars):
+    return _seed_by_seed(functools.partial(_run_backward, convolve, activation))(kept, bars)
 
 
 _layer.defvjp(_forward, _backward)
@@ -61,13 +63,13 @@ _layer.defvjp(_forward, _backward)
 # ------------------------------------------------------------------------------------ the passes
 
 
-def _run_forward(convolve, x, affine, kernel, bias):
+def _run_forward(convolve, activation, x, affine, kernel, bias):
     out = jax.eval_shape(convolve, x, kernel)
     wide, wide_bias = _wide(affine, x.shape[2]), _wide(bias, out.shape[2])
     frame_by_frame = affine is not None and _leaves_lines(x, out)
 
     def one_group(_, x):
-        run = functools.partial(activate, affine=wide)
+        run = functools.partial(activate, affine=wide, activation=activation)
         a = jax.lax.map(run, _lines(x)) if frame_by_frame else run(_lines(x))
         y = _lines(convolve(a.reshape(x.shape), kernel))
         mean = y.mean((0, 1))
@@ -82,7 +84,7 @@ def _run_forward(convolve, x, affine, kernel, bias):
     return y.reshape(out.shape), Moments(mean, var)
 
 
-def _run_backward(convolve, kept, bars):
+def _run_backward(convolve, activation, kept, bars):
     x, affine, kernel, y, mean = kept
     y_bar, (mean_bar, var_bar) = bars
     count = y.size // y.shape[-1]
@@ -94,7 +96,7 @@ def _run_backward(convolve, kept, bars):
     def one_group(sums, group):
         x, y, y_bar = group
         y_bar = _lines(y_bar) + (slope * _lines(y) + start)
-        a, pull = _activation(x, wide)
+        a, pull = _activation(activation, x, wide)
         _, pull_convolution = jax.vjp(convolve, a, kernel)
         a_bar, kernel_bar = pull_convolution(y_bar.reshape(y.shape))
         x_bar, affine_bar = pull(a_bar)
@@ -110,20 +112,24 @@ def _run_backward(convolve, kept, bars):
 
 
 def _activation(
-    x: Array, wide: Affine | None
+    activation: Activation, x: Array, wide: Affine | None
 ) -> tuple[Array, Callable[[Array], tuple[Array, Affine | None]]]:
     """`activate` and its pull-back to x and to `wide`, the affine for each column and channel."""
     if wide is None:
         return x, lambda a_bar: (a_bar, None)
     z = wide.scale * _lines(x) + wide.shift
-    gate = jax.nn.sigmoid(z)
+    if activation == "silu":
+        gate = jax.nn.sigmoid(z)
+        a, slope = z * gate, gate + z * gate * (1 - gate)
+    else:
+        a, slope = jax.nn.relu(z), (z > 0).astype(z.dtype)
 
     def pull(a_bar):
-        z_bar = _lines(a_bar) * (gate + z * gate * (1 - gate))
+        z_bar = _lines(a_bar) * slope
         affine_bar = Affine((z_bar * _lines(x)).sum((0, 1)), z_bar.sum((0, 1)))
         return (z_bar * wide.scale).reshape(x.shape), affine_bar
 
-    return (z * gate).reshape(x.shape), pull
+    return a.reshape(x.shape), pull
 
 
 # --------------------------------------------------------------------------------------- helpers

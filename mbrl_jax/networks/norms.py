@@ -5,7 +5,7 @@
 3.1, https://arxiv.org/abs/2310.16828
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from mbrl_jax.types import Array, PyTree
 
 MOMENTUM = 0.9  # torch's momentum 0.1: running = 0.9 · old + 0.1 · new
 EPS = 1e-5
+Activation = Literal["silu", "relu"]  # behind a batch normalisation: Drama's, STORM's
 
 
 class Moments(NamedTuple):
@@ -38,9 +39,9 @@ def moments(x: Array) -> Moments:
     return Moments(mean, jnp.square(x - mean).mean(axes))
 
 
-def activate(x: Array, affine: Affine | None) -> Array:
-    """silu(scale · x + shift) of x [..., C]; x itself where there is no affine."""
-    return x if affine is None else jax.nn.silu(affine.scale * x + affine.shift)
+def activate(x: Array, affine: Affine | None, activation: Activation = "silu") -> Array:
+    """The activation of scale · x + shift for x [..., C]; x itself where there is no affine."""
+    return x if affine is None else getattr(jax.nn, activation)(affine.scale * x + affine.shift)
 
 
 class BatchNorm(nn.Module):

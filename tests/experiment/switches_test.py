@@ -36,7 +36,7 @@ def test_the_experiment_is_as_published_in_every_switch(core, more, learner, own
     settings = [f"model.core={core}", f"behaviour={learner}"]
     published = with_settings(PUBLISHED, settings)
     found = switches.switches(published)
-    assert len(found) == 15 + more + own
+    assert len(found) == 16 + more + own
     for switch in found:
         assert switch.value == switch.published, switch.path
         config.override(published, [f"{switch.path}={switch.better}"])  # the other side is legal

@@ -35,24 +35,24 @@ def _params(seed=0):
     return layers
 
 
-def _lazy(net, params, x):
+def _lazy(net, params, x, activation="silu"):
     """Three layers; the last map is read with its normalisation, as the encoder reads it."""
     affine, all_moments = None, []
     for convolve, (kernel, bias, scale, offset) in zip(net, params, strict=True):
-        x, found = normed_convolution.layer(convolve, x, affine, kernel, bias)
+        x, found = normed_convolution.layer(convolve, x, affine, kernel, bias, activation)
         slope = scale * jax.lax.rsqrt(found.var + EPS)
         affine = Affine(slope, offset - found.mean * slope)
         all_moments.append(found)
-    return activate(x, affine), all_moments
+    return activate(x, affine, activation), all_moments
 
 
-def _textbook(net, params, x):
+def _textbook(net, params, x, activation="silu"):
     all_moments = []
     for convolve, (kernel, bias, scale, offset) in zip(net, params, strict=True):
         x = LAX[convolve](x, kernel) + bias
         mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
         all_moments.append((mean, var))
-        x = jax.nn.silu((x - mean) / jnp.sqrt(var + EPS) * scale + offset)
+        x = getattr(jax.nn, activation)((x - mean) / jnp.sqrt(var + EPS) * scale + offset)
     return x, all_moments
 
 
@@ -80,8 +80,16 @@ def _groups(request, monkeypatch):
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.usefixtures("_groups")
 def test_values_moments_and_gradients_are_those_of_the_textbook(net):
+    _hold_against_the_textbook(NETS[net])
+
+
+def test_with_relu_too():
+    _hold_against_the_textbook(NETS["down, down, up"], activation="relu")
+
+
+def _hold_against_the_textbook(net, **activation):
     params, x = _params(), _normal(99, FRAMES, SIDE, SIDE, CHANNELS[0])
-    runs = [functools.partial(run, NETS[net]) for run in (_lazy, _textbook)]
+    runs = [functools.partial(run, net, **activation) for run in (_lazy, _textbook)]
     values = [jax.jit(run)(params, x) for run in runs]
     _assert_close(*values)
     slopes = [jax.jit(jax.grad(functools.partial(_loss, run), (0, 1)))(params, x) for run in runs]

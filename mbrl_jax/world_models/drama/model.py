@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from mbrl_jax import distributions, masks, optim
 from mbrl_jax.cores import mamba2
-from mbrl_jax.networks import decoders, encoders, reconstruction
+from mbrl_jax.networks import decoders, encoders, heads, reconstruction
 from mbrl_jax.networks.reconstruction import Kind
 from mbrl_jax.types import (
     Array,
@@ -53,6 +53,7 @@ class Config:
     prior_layers: int = bounded(0, low=0)
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
+    head_hidden: heads.Hidden = "rms_silu"  # hidden layers of prior, reward and termination
     num_bins: int = bounded(255, low=2)
     bins: distributions.Bins = "symlog"  # of rewards
     # How the decoder is scored, and what the encoder reads: `networks.reconstruction`.

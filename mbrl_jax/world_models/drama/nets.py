@@ -15,7 +15,7 @@ from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector
 from mbrl_jax.keys import named
 from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.networks.initializers import glorot_truncated, uniform_fan_in
+from mbrl_jax.networks.initializers import uniform_fan_in
 from mbrl_jax.types import Array, EnvSpec, Key, PyTree, SequenceCore
 from mbrl_jax.world_models import readouts
 
@@ -39,7 +39,8 @@ def make_parts(config: Any, spec: EnvSpec) -> Parts:
     """Build the nets of `config` for one environment."""
     size = config.groups * config.classes
     core = config.core.make(size + action_size(spec.action))
-    head = functools.partial(Mlp, width=config.head_width, layers=config.head_layers)
+    mlp = functools.partial(Mlp, width=config.head_width, hidden=config.head_hidden)
+    head = functools.partial(mlp, layers=config.head_layers)
     # Posterior and prior heads keep torch's default init, biases included (specification 2).
     prior_in = uniform_fan_in(config.head_width if config.prior_layers else core.width)
     return Parts(
@@ -48,16 +49,12 @@ def make_parts(config: Any, spec: EnvSpec) -> Parts:
         core=core,
         encoder=config.encoder.make(spec.observation),
         posterior=_PosteriorHead(size),
-        prior=Mlp(
-            size,
-            config.head_width,
-            config.prior_layers,
-            output_init=prior_in,
-            output_bias_init=prior_in,
+        prior=mlp(
+            size, layers=config.prior_layers, output_init=prior_in, output_bias_init=prior_in
         ),
         reward=head(
             config.num_bins,
-            output_init=nn.initializers.zeros if config.zero_reward_output else glorot_truncated,
+            output_init=nn.initializers.zeros if config.zero_reward_output else None,
         ),
         termination=head(1),
         decoder=config.decoder.make(spec.observation),
