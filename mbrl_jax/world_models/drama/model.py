@@ -50,6 +50,7 @@ class Config:
     decoder: Any = part("mbrl_jax.networks.decoders", decoders.Image64())
     groups: int = bounded(32, low=1)
     classes: int = bounded(32, low=1)
+    posterior_layers: int = bounded(0, low=0)
     prior_layers: int = bounded(0, low=0)
     head_layers: int = bounded(1, low=0)
     head_width: int = bounded(256, low=1)
@@ -60,19 +61,26 @@ class Config:
     reconstruction: Kind = "sigmoid"
     zero_reward_output: bool = False
     unimix: float = number(0.01, low=0, high=1)
-    # Nats below which the batch mean of a KL term has no gradient. On small tasks a step carries
-    # less than one nat given the past, and 1 would switch the prior off.
+    # What is drawn and predicted from: the frame's latent and the core's output, each for itself
+    # (Drama, STORM), or both for everything (S4WM, R2I).
+    reads: Literal["apart", "both"] = "apart"
+    # whether the features hold the core's state beside its output (R2I)
+    features_hold: Literal["output", "state"] = "output"
+    # Nats below which a KL term has no gradient. On small tasks a step carries less than one nat
+    # given the past, and 1 would switch the prior off.
     free_nats: float = number(1.0, low=0)
+    free_nats_of: Literal["batch", "row"] = "batch"  # the mean over a batch, or row by row
     dynamics_scale: float = number(1.0, low=0)
     representation_scale: float = number(0.1, low=0)
     reward_scale: float = number(1.0, low=0)  # larger where rewards are rare
-    boundaries: Literal["reset", "ignored"] = switch(
+    boundaries: Literal["reset", "ignored", "early"] = switch(
         "reset",
         published="ignored",
         better="reset",
         price="-0.00 ± 0.02",
         why="where episodes meet inside a window: empty the core's state and mask the KL, or train "
-        "across the seam; reset wherever episodes are short",
+        "across the seam; reset wherever episodes are short. Early is R2I's: the state is emptied, "
+        "but a row too soon, so that the first row is led to by the last two of the episode before",
     )
     integer_buffer: bool = switch(
         False,
@@ -94,6 +102,14 @@ class Config:
         "are read, which the last action brought; as published, replay.length then counts frames",
     )
     optimiser: optim.Config = optim.Config()
+
+    def validate(self) -> None:
+        """Raise ValueError for settings that do not go together."""
+        if self.reads == "both" and self.last_row == "arrival":
+            raise ValueError(
+                "model.reads=both predicts rewards from the row that they arrived with, and "
+                "model.last_row=arrival does not see the last one: use last_row=seen"
+            )
 
     def make(self, spec: EnvSpec) -> WorldModel:
         """Build the record for one environment."""
@@ -117,13 +133,14 @@ class Entries(NamedTuple):
     core: PyTree  # the core's own entries
     outputs: Array  # [T, F]
     samples: Array  # [T, groups · classes]
-    is_first: Array  # [T]
+    is_fresh: Array  # [T] rows before which nothing is known
     start: Latent  # carry and output before row 0
 
 
 @cached_make
 def make(config: Config, spec: EnvSpec) -> WorldModel:
     """Bind the functions of this module to one config and environment."""
+    config.validate()
     reconstruction.require_kind(config.reconstruction, spec.observation)
     parts = nets.make_parts(config, spec)
     functions = (
@@ -140,18 +157,14 @@ def init(parts: Parts, key: Key) -> LearnerState:
     """Fresh parameters, running statistics and optimiser state."""
     keys = dict(zip(parts._fields, jax.random.split(key, len(parts)), strict=True))
     fresh = initial_latent(parts)
+    code, seen = nets.code_and_seen(parts, fresh.sample, fresh.output)
 
     def inner(token):
-        inputs = {
-            "posterior": token,
-            "prior": fresh.output,
-            "reward": fresh.output,
-            "termination": fresh.output,
-        }
+        inputs = {"posterior": token, "prior": fresh.output, "reward": seen, "termination": seen}
         nets = {n: getattr(parts, n).init(keys[n], x)["params"] for n, x in inputs.items()}
         return {"core": parts.core.init(keys["core"]), **nets}
 
-    return readouts.init(parts, keys.__getitem__, fresh.sample[None], inner)
+    return readouts.init(parts, keys.__getitem__, code[None], inner)
 
 
 def initial_latent(parts: Parts) -> Latent:
@@ -183,12 +196,17 @@ def observe(
     return Latent(carry, output, readouts.sample(key, log_probs))
 
 
-def _resets(parts: Parts, rows: Trajectory) -> Array:
-    """Where the core's state is emptied: [..., T]; ignored boundaries do so at row 0 alone."""
+def _seams(parts: Parts, rows: Trajectory) -> tuple[Array, Array]:
+    """Where the core is emptied before a row, and where a row's latent begins anew: [..., T]."""
     is_first = rows.timestep.is_first
     if parts.config.boundaries == "reset":
-        return is_first
-    return jnp.zeros_like(is_first).at[..., 0].set(is_first[..., 0])
+        return is_first, is_first
+    begun = jnp.zeros_like(is_first).at[..., 0].set(is_first[..., 0])
+    if parts.config.boundaries == "ignored":
+        return begun, begun
+    # Two rows of the episode before are fed to the emptied core, and lead to its first row.
+    early = jnp.zeros_like(is_first).at[..., :-2].set(is_first[..., 2:])
+    return early | begun, begun
 
 
 def observe_sequence(
@@ -200,14 +218,14 @@ def observe_sequence(
     trajectory: Trajectory,
 ) -> Entries:
     """Filter rows [T] in parallel, continuing `latent`; row t samples with split(key, T)[t]."""
-    timestep, resets = trajectory.timestep, _resets(parts, trajectory)
+    timestep, (resets, fresh) = trajectory.timestep, _seams(parts, trajectory)
     log_probs, _ = nets.posterior(parts, state.params, state.stats, timestep.observation, False)
     samples = jax.vmap(readouts.sample)(jax.random.split(key, log_probs.shape[0]), log_probs)
     carry, output = nets.advance(parts, state.params, latent.carry, latent.sample, prev_action)
     xs = nets.core_input(parts, samples, trajectory.action)
     _, outputs, core = parts.core.unroll(state.params["core"], carry, xs, resets)
     start = Latent(carry, output, jnp.zeros_like(latent.sample))
-    return Entries(core, outputs, samples, resets, start)
+    return Entries(core, outputs, samples, fresh, start)
 
 
 def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
@@ -222,7 +240,7 @@ def latent_at(parts: Parts, entries: Entries, t: Array) -> Latent:
     fresh = initial_latent(parts)
     known = jax.tree.map(lambda s, i: jnp.where(t == 0, s, i), start, inside)
     carry, output = jax.tree.map(
-        lambda f, k: jnp.where(row(entries.is_first, t), f, k),
+        lambda f, k: jnp.where(row(entries.is_fresh, t), f, k),
         (fresh.carry, fresh.output),
         known,
     )
@@ -239,18 +257,23 @@ def imagine(parts: Parts, state: LearnerState, key: Key, latent: Latent, action:
 
 def predict(parts: Parts, state: LearnerState, latent: Latent) -> Prediction:
     """Reward and discount that arrived with this latent; undefined for a first row."""
-    return readouts.predict(parts, state, latent.output, latent.sample)
+    code, seen = nets.code_and_seen(parts, latent.sample, latent.output)
+    return readouts.predict(parts, state, seen, code)
 
 
 def features(parts: Parts, state: LearnerState, latent: Latent) -> Array:
-    """[groups · classes + F]: z_t, d_{t-1}."""
-    del parts, state
-    return jnp.concatenate([latent.sample, latent.output], axis=-1)
+    """[groups · classes + F]: z_t, d_{t-1}; behind them the core's state, where it is held."""
+    del state
+    if parts.config.features_hold == "output":
+        return jnp.concatenate([latent.sample, latent.output], axis=-1)
+    rows = latent.output.shape[:-1]
+    held = [x.reshape((*rows, -1)) for x in jax.tree.leaves(latent.carry)]
+    return jnp.concatenate([latent.sample, latent.output, *held], axis=-1)
 
 
 def decode(parts: Parts, state: LearnerState, latent: Latent) -> PyTree:
     """Mean of the observation as floats; bytes as numbers in [0, 1]."""
-    return readouts.decode(parts, state, latent.sample)
+    return readouts.decode(parts, state, nets.code_and_seen(parts, latent.sample, latent.output)[0])
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -267,7 +290,7 @@ def loss(
     """
     merged = parts.spec.seam == "merged"
     batch = masks.clean_rows(batch, merged)
-    config, timestep, resets = parts.config, batch.timestep, _resets(parts, batch)
+    config, timestep, (resets, fresh) = parts.config, batch.timestep, _seams(parts, batch)
     windows, length = timestep.reward.shape
     seen, num_seen = timestep.observation, length
     if config.last_row == "arrival":
@@ -275,11 +298,19 @@ def loss(
     posterior, encoder_stats = nets.posterior(parts, params, stats, seen, True)
     keys = jax.vmap(lambda k: jax.random.split(k, num_seen))(jax.random.split(key, windows))
     samples = jax.vmap(jax.vmap(readouts.sample))(keys, posterior)
-    reconstruction_loss, decoder_stats = readouts.reconstruct(parts, params, stats, samples, seen)
+    reconstruct = functools.partial(readouts.reconstruct, parts, params, stats)
+    if config.reads == "apart":  # before the core: gradients are summed in the order of reading
+        reconstruction_loss, decoder_stats = reconstruct(samples, seen)
 
-    past = jax.tree.map(lambda x: x[:, : length - 1], (samples, batch.action, resets))
+    past = jax.tree.map(lambda x: x[:, : length - 1], (samples, batch.action, resets, fresh))
     inputs = nets.core_input(parts, *past[:2])
     outputs, core = nets.training_pass(parts, params, key, inputs, past[2])
+    heard = outputs
+    if config.reads == "both":
+        before = nets.outputs_before(outputs, fresh)
+        code, _ = nets.code_and_seen(parts, samples, before)
+        reconstruction_loss, decoder_stats = reconstruct(code, seen)
+        heard = code[:, 1:]
 
     empty = jnp.zeros_like(resets) if merged else timestep.is_first
     arrived = 1.0 - empty[:, 1:].astype(jnp.float32)
@@ -289,16 +320,16 @@ def loss(
 
     terms = {"reconstruction": reconstruction_loss}
     led_to = jax.tree.map(lambda x: x[:, 1:], timestep._replace(observation=()))
-    # Before the prior: gradients of `outputs` are summed in the order in which it is read.
-    terms |= readouts.arrivals(parts, params, outputs, led_to, mean)
-    kl = distributions.kl_losses(
+    # Before the prior: as above.
+    terms |= readouts.arrivals(parts, params, heard, led_to, mean)
+    kl = nets.kl(
+        parts,
         posterior[:, 1:],
         nets.prior(parts, params, outputs[:, : num_seen - 1]),
-        1.0 - resets[:, 1:num_seen].astype(jnp.float32),
-        config.free_nats,
+        fresh[:, 1:num_seen],
     )
     total, metrics = readouts.total(parts, terms, kl, posterior)
-    fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts))
-    entries = Entries(core, outputs, past[0], past[2], fresh)
+    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (windows,) + x.shape), initial_latent(parts))
+    entries = Entries(core, outputs, past[0], past[3], start)
     stats = {"encoder": encoder_stats, "decoder": decoder_stats}
     return total, (entries, stats, metrics)

@@ -48,7 +48,9 @@ def make_parts(config: Any, spec: EnvSpec) -> Parts:
         spec=spec,
         core=core,
         encoder=config.encoder.make(spec.observation),
-        posterior=_PosteriorHead(size),
+        posterior=mlp(size, layers=config.posterior_layers)
+        if config.posterior_layers
+        else _PosteriorHead(size),
         prior=mlp(
             size, layers=config.prior_layers, output_init=prior_in, output_bias_init=prior_in
         ),
@@ -132,3 +134,26 @@ def training_pass(
     keys = jax.random.split(named(key, "dropout"), len(resets))
     run = jax.vmap(functools.partial(noisy, params["core"]), (0, None, 0, 0))
     return run(keys, None, inputs, resets)[1:]
+
+
+def code_and_seen(parts: Parts, sample: Array, output: Array) -> tuple[Array, Array]:
+    """What the decoder and what the heads of reward and end read of z [..., Z] and d [..., F]."""
+    if parts.config.reads == "apart":
+        return sample, output
+    both = jnp.concatenate([sample, output], axis=-1)
+    return both, both
+
+
+def outputs_before(outputs: Array, fresh: Array) -> Array:
+    """d_{t-1} of every row [B, L+1, F], from d [B, L, F]; zeros where nothing was before."""
+    nothing = jnp.zeros_like(outputs[:, :1])
+    before = jnp.concatenate([nothing, outputs], axis=1)
+    return jnp.where(fresh[..., None], 0.0, before)
+
+
+def kl(parts: Parts, posterior: Array, prior: Array, fresh: Array) -> tuple[Array, Array, Array]:
+    """KL losses (dynamics, representation, raw) [] of rows [B, T] that are not fresh."""
+    if parts.config.free_nats_of == "row":
+        return distributions.free_kl_losses(posterior, prior, ~fresh, parts.config.free_nats)
+    weight = 1.0 - fresh.astype(jnp.float32)
+    return distributions.kl_losses(posterior, prior, weight, parts.config.free_nats)
