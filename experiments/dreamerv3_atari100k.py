@@ -9,7 +9,8 @@ the state brings the other numbers of its size along (512, 2048, 3072, 4096, 614
 256 replayed rows for a step); the first 1,024 steps are played by the untrained policy.
 
 Expect (published at 400,000 frames, five seeds): Boxing 87, Pong -5, Breakout 11. Not reproduced
-here: it needs an accelerator. `DIFFERENCES` says where this is not the published code.
+here: it needs an accelerator, where an update of this size takes a good part of a second; on two
+cores it would take minutes. `DIFFERENCES` says where this is not the published code.
 """
 
 import dataclasses

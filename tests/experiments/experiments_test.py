@@ -22,8 +22,10 @@ def _get(name: str):
     return importlib.import_module(f"experiments.{name}").get_experiment()
 
 
-# Other tasks for the Drama of `drama_catch`; their environments and nets have tests of their own.
-SIBLINGS = ("drama_memory", "drama_minatar", "drama_pong_small")
+# Other tasks for the systems of `drama_catch`, `dreamerv3_catch` and `storm_catch`; their
+# environments and nets have tests of their own.
+SIBLINGS = ("drama_memory", "drama_minatar", "drama_pong_small", "dreamerv3_dmc")
+SIBLINGS += ("dreamerv3_minatar", "storm_atari100k")
 
 
 @pytest.mark.parametrize(
