@@ -3,9 +3,10 @@
     taskset -c 0 python -m experiments.benchmarks.published
 
 writes `published.csv` of Drama and `published_storm.csv` of STORM; a name behind the command leaves
-the other out. Both sides start from the same weights and see the same windows and starts. On a CPU give both sides one core: two threads of XLA cost more CPU-seconds for the same work, how
-many depends on what the cores share. Drama's updates also run in parts, each a program of its own,
-so that what bounds it can be named.
+the other out. Both sides start from the same weights and see the same windows and starts. On a CPU
+give both sides one core: two threads of XLA cost more CPU-seconds for the same work, how many
+depends on what the cores share. Drama's updates also run in parts, each a program of its own, so
+that what bounds it can be named.
 
 Work is counted by formula and not by a compiler: 2·k²·C_in·C_out·H·W for a convolution (H·W of the
 smaller map where it has stride 2), 2·in·out for a row of a linear layer; a backward pass counts
