@@ -1,25 +1,30 @@
-"""Whole updates of published-size Drama: this project against plain eager PyTorch on one thread.
+"""Whole updates of published Drama and STORM: this project against plain PyTorch on one thread.
 
     taskset -c 0 python -m experiments.benchmarks.published
 
-writes `published.csv`. Both sides start from the same weights and see the same windows and starts.
-On a CPU give both sides one core: two threads of XLA cost more CPU-seconds for the same work, how
-many depends on what the cores share. Every update also runs in parts, each a program of its own, so
+writes `published.csv` of Drama and `published_storm.csv` of STORM; a name behind the command leaves
+the other out. Both sides start from the same weights and see the same windows and starts. On a CPU
+give both sides one core: two threads of XLA cost more CPU-seconds for the same work, how many
+depends on what the cores share. Drama's updates also run in parts, each a program of its own, so
 that what bounds it can be named.
 
 Work is counted by formula and not by a compiler: 2·k²·C_in·C_out·H·W for a convolution (H·W of the
 smaller map where it has stride 2), 2·in·out for a row of a linear layer; a backward pass counts
-twice the forward one, less the gradient of the pixels. Elementwise work and the scan over states
-count nothing.
+twice the forward one, less the gradient of the pixels. Elementwise work, the scan over states and
+the scores of attention count nothing.
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import storm_atari100k
 from experiments.benchmarks import published_jax, timing
 from experiments.benchmarks.published_jax import Sizes
 from mbrl_jax.behaviours import actor_critic
-from mbrl_jax.cores import mamba2
+from mbrl_jax.cores import mamba2, storm
+from mbrl_jax.experiment.config import override
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.train.runtime import configure_runtime
 from mbrl_jax.world_models import drama
@@ -28,6 +33,7 @@ COLUMNS = (
     *("program", "side", "cpu_s", "wall_s", "gflop", "gflop_per_s", "share_of_peak"),
     *("over_torch", "temp_mb", "compile_cpu_s"),
 )
+TABLES = {"drama": "published.csv", "storm": "published_storm.csv"}
 
 
 def small_sizes() -> Sizes:
@@ -51,6 +57,23 @@ def small_sizes() -> Sizes:
     )
 
 
+def storm_sizes(small: bool = False) -> Sizes:
+    """The published STORM, or every part of it, small enough for tests."""
+    published = storm_atari100k.get_experiment()
+    if small:
+        published = override(published, published.debug)
+        return Sizes(published.model, published.behaviour, 2, 6, 4, 2, 3)
+    rows = published.replay.length + 1  # of the last one reward and end alone are read
+    return Sizes(published.model, published.behaviour, rows=rows)
+
+
+def sizes_of(system: str, small: bool = False) -> Sizes:
+    """What is trained of "drama" or "storm"."""
+    if system == "storm":
+        return storm_sizes(small)
+    return small_sizes() if small else Sizes()
+
+
 # ------------------------------------------------------------------------------------------- work
 
 
@@ -59,21 +82,32 @@ def _mlp(inputs: int, outputs: int, width: int, layers: int) -> int:
     return sum(2 * before * after for before, after in zip(sizes, sizes[1:], strict=False))
 
 
-def _convolutions(depth: int, multipliers: tuple[int, ...]) -> tuple[int, int]:
+def _convolutions(config: encoders.Image64 | decoders.Image64) -> tuple[int, int]:
     """(all layers, the one next to the pixels) of a frame; the decoder mirrors the encoder."""
-    widths = [3] + [depth * m for m in multipliers]
-    areas = [(64 >> i) ** 2 for i in range(len(multipliers))]
-    layers = [50 * a * b * area for a, b, area in zip(widths, widths[1:], areas, strict=False)]
+    widths = [3] + [config.depth * m for m in config.multipliers]
+    taps, sides = config.layers.kernel**2, config.layers.sides(len(config.multipliers))
+    layers = [
+        2 * taps * before * after * side**2
+        for before, after, side in zip(widths, widths[1:], sides, strict=False)
+    ]
     return sum(layers), layers[0]
+
+
+def _core(core: mamba2.Config | storm.Config, inputs: int) -> int:
+    """Of one row."""
+    width = core.width
+    if isinstance(core, storm.Config):
+        block = 8 * width * width + 4 * core.feed_forward * width * width
+        return 2 * (inputs + width) * width + core.layers * block
+    mixer = 2 * width * (2 * core.inner + 2 * core.state_size + core.heads) + 2 * core.inner * width
+    return 2 * inputs * width + core.layers * mixer
 
 
 def forward_work(sizes: Sizes) -> dict[str, int]:
     """Floating-point operations of one row, forward, of each net."""
     model, behaviour, width = sizes.model, sizes.behaviour, sizes.model.core.width
-    core = model.core
-    encoder, pixels = _convolutions(model.encoder.depth, model.encoder.multipliers)
-    decoder, _ = _convolutions(model.decoder.depth, model.decoder.multipliers)
-    mixer = 2 * width * (2 * core.inner + 2 * core.state_size + core.heads) + 2 * core.inner * width
+    encoder, pixels = _convolutions(model.encoder)
+    decoder, _ = _convolutions(model.decoder)
     encoded = 16 * model.encoder.depth * model.encoder.multipliers[-1]
     decoded = 16 * model.decoder.depth * model.decoder.multipliers[-1]
     features = sizes.latent + width
@@ -83,7 +117,7 @@ def forward_work(sizes: Sizes) -> dict[str, int]:
         "encoder": encoder,
         "pixels": pixels,
         "posterior": 2 * encoded * sizes.latent,
-        "core": 2 * (sizes.latent + sizes.num_actions) * width + core.layers * mixer,
+        "core": _core(model.core, sizes.latent + sizes.num_actions),
         "prior": _mlp(width, sizes.latent, model.head_width, model.prior_layers),
         "predictors": predictors,
         "decoder": 2 * sizes.latent * decoded + decoder,
@@ -95,7 +129,8 @@ def forward_work(sizes: Sizes) -> dict[str, int]:
 def work(sizes: Sizes) -> dict[str, int]:
     """Floating-point operations of the updates and their parts."""
     row = forward_work(sizes)
-    frames, rows = sizes.windows * sizes.rows, sizes.windows * (sizes.rows - 1)
+    rows = sizes.windows * (sizes.rows - 1)
+    frames = rows if sizes.model.last_row == "arrival" else sizes.windows * sizes.rows
     imagined = sizes.starts * sizes.behaviour.horizon
     reached = imagined + sizes.starts
     parts = {
@@ -140,18 +175,21 @@ def _row(name: str, side: str, spent: timing.Time, flops: float, peak: float) ->
     }
 
 
+def _parts(problem: published_jax.Problem) -> published_jax.Parts:
+    """Parts of Drama's updates; STORM's are timed as a whole alone."""
+    if isinstance(problem.sizes.model.core, storm.Config):
+        return {}
+    halves = {
+        "world model": published_jax.world_model_parts(problem),
+        "behaviour": published_jax.behaviour_parts(problem),
+    }
+    return {f"{update}: {n}": part for update, named in halves.items() for n, part in named.items()}
+
+
 def measure(sizes: Sizes, rounds: int = 3) -> list[dict[str, Any]]:
     """A row for each program and side; without PyTorch its rows are missing."""
     problem = published_jax.make_problem(sizes)
-    whole = published_jax.updates(problem)
-    parts = {
-        f"{update}: {name}": part
-        for update, named in (
-            ("world model", published_jax.world_model_parts(problem)),
-            ("behaviour", published_jax.behaviour_parts(problem)),
-        )
-        for name, part in named.items()
-    }
+    whole, parts = published_jax.updates(problem), _parts(problem)
     try:
         from experiments.benchmarks.pytorch import published_torch
     except ModuleNotFoundError as error:
@@ -159,7 +197,7 @@ def measure(sizes: Sizes, rounds: int = 3) -> list[dict[str, Any]]:
             raise
         torch_calls = ({}, {})
     else:
-        torch_calls = published_torch.make_calls(problem)
+        torch_calls = published_torch.make_calls(problem, bool(parts))
 
     rows, flops = [], work(sizes)
     product = timing.product_program()
@@ -180,16 +218,19 @@ def measure(sizes: Sizes, rounds: int = 3) -> list[dict[str, Any]]:
     return rows
 
 
-def run(quick: bool, out: Path) -> list[dict[str, Any]]:
-    """Measure, write `out / "published.csv"`, and return its rows; `quick`: tiny sizes."""
-    rows = measure(small_sizes() if quick else Sizes(), rounds=1 if quick else 3)
-    out.mkdir(parents=True, exist_ok=True)
-    timing.write_csv(out / "published.csv", COLUMNS, rows)
-    for row in rows:
-        print("  ".join(f"{timing.shown(row.get(c, '')):>12}" for c in COLUMNS), flush=True)
-    return rows
+def run(quick: bool, out: Path, systems: Sequence[str] = tuple(TABLES)) -> list[dict[str, Any]]:
+    """Measure, write the tables into `out`, and return their rows; `quick`: tiny sizes."""
+    found = []
+    for system in systems:
+        rows = measure(sizes_of(system, small=quick), rounds=1 if quick else 3)
+        out.mkdir(parents=True, exist_ok=True)
+        timing.write_csv(out / TABLES[system], COLUMNS, rows)
+        for row in rows:
+            print("  ".join(f"{timing.shown(row.get(c, '')):>12}" for c in COLUMNS), flush=True)
+        found += rows
+    return found
 
 
 if __name__ == "__main__":
     configure_runtime()
-    run(quick=False, out=Path(__file__).parents[1] / "results" / "benchmarks")
+    run(False, Path(__file__).parents[1] / "results" / "benchmarks", sys.argv[1:] or tuple(TABLES))

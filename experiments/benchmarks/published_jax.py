@@ -12,6 +12,7 @@ from flax import linen as nn
 from mbrl_jax import distributions, optim, returns
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.imagination import imagine_rollout
+from mbrl_jax.keys import named
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.norms import apply_with_stats
 from mbrl_jax.types import (
@@ -20,7 +21,9 @@ from mbrl_jax.types import (
     Behaviour,
     DiscreteSpec,
     EnvSpec,
+    Key,
     LearnerState,
+    PyTree,
     Starts,
     Step,
     Timestep,
@@ -70,7 +73,7 @@ class Problem(NamedTuple):
 
 
 def make_problem(sizes: Sizes) -> Problem:
-    """Random windows without episode ends; random starts."""
+    """Random windows without episode ends; starts behind random rows of the core."""
     keys = jax.random.split(jax.random.key(0), 8)
     model, behaviour = sizes.model.make(sizes.spec), sizes.behaviour.make(sizes.spec)
     shape = (sizes.windows, sizes.rows)
@@ -83,10 +86,9 @@ def make_problem(sizes: Sizes) -> Problem:
         is_terminal=jax.random.uniform(keys[2], shape) < 0.01,
     )
     action = jax.random.randint(keys[3], shape, 0, sizes.num_actions)
-    latent = jax.tree.map(
-        lambda x: jax.random.normal(keys[4], (sizes.starts, *x.shape)), model.initial_latent()
-    )
     model_state = jax.jit(model.init)(keys[5])
+    starts = jax.random.split(keys[4], sizes.starts)
+    latent = jax.jit(jax.vmap(functools.partial(_start, sizes, model_state.params["core"])))(starts)
     feature_size = sizes.latent + sizes.model.core.width
     return Problem(
         sizes,
@@ -98,6 +100,15 @@ def make_problem(sizes: Sizes) -> Problem:
         starts=Starts(latent, jnp.ones(sizes.starts)),
         key=keys[7],
     )
+
+
+def _start(sizes: Sizes, params: PyTree, key: Key) -> drama.Latent:
+    """A latent whose core has seen as many random rows as a context has."""
+    inputs = sizes.latent + sizes.num_actions
+    rows = jax.random.normal(named(key, "rows"), (sizes.context, inputs))
+    core, never = sizes.model.core.make(inputs), jnp.zeros(sizes.context, bool)
+    carry, outputs, _ = core.unroll(params, None, rows, never)
+    return drama.Latent(carry, outputs[-1], jax.random.normal(named(key, "z"), (sizes.latent,)))
 
 
 def updates(problem: Problem) -> Parts:

@@ -12,7 +12,6 @@ from experiments.benchmarks.pytorch import torch_copy
 from experiments.benchmarks.pytorch.torch_behaviour import (
     Behaviour,
     Imagined,
-    Latent,
     actor_loss,
     behaviour_update,
     context_latent,
@@ -21,9 +20,9 @@ from experiments.benchmarks.pytorch.torch_behaviour import (
     update_slow_critic,
 )
 from experiments.benchmarks.pytorch.torch_drama import (
-    LaProp,
     WorldModel,
     head_terms,
+    optimiser_of,
     sample_one_hot,
     to_images,
     world_model_update,
@@ -32,7 +31,7 @@ from experiments.benchmarks.pytorch.torch_drama import (
 Calls = dict[str, Callable[[], object]]
 
 
-def make_calls(problem: Problem) -> tuple[Calls, Calls]:
+def make_calls(problem: Problem, in_parts: bool = True) -> tuple[Calls, Calls]:
     """(whole updates, parts), named as on the JAX side; weights and data are copied from it."""
     torch.set_num_threads(1)
     if on_gpu := not timing.on_cpu():
@@ -40,7 +39,9 @@ def make_calls(problem: Problem) -> tuple[Calls, Calls]:
         torch.set_float32_matmul_precision("high")  # TF32, as XLA's default is there
     model, behaviour = make_nets(problem)
     updates = _updates(problem, model, behaviour)
-    parts = _world_model_parts(problem, model) | _behaviour_parts(problem, behaviour, model)
+    parts: Calls = {}
+    if in_parts:
+        parts = _world_model_parts(problem, model) | _behaviour_parts(problem, behaviour, model)
     return tuple(_finished(calls) if on_gpu else calls for calls in (updates, parts))
 
 
@@ -65,19 +66,17 @@ def make_nets(problem: Problem) -> tuple[WorldModel, Behaviour]:
     return model, behaviour
 
 
-def _fresh(start: Latent) -> Latent:
-    """A copy of the starts, whose states imagining uses up."""
-    return start._replace(carry=[(history, state.clone()) for history, state in start.carry])
-
-
 def _updates(problem: Problem, model: WorldModel, behaviour: Behaviour) -> Calls:
     sizes, batch = problem.sizes, torch_copy.to_batch(problem.batch)
     start = torch_copy.to_latent(problem.starts.latent)
-    model_optimiser = LaProp(model.parameters(), sizes.model.optimiser)
-    optimiser = LaProp(behaviour.trained(), sizes.behaviour.optimiser)
+    model_optimiser = optimiser_of(model.parameters(), sizes.model.optimiser)
+    optimiser = optimiser_of(behaviour.trained(), sizes.behaviour.optimiser)
     shape = (sizes.starts, sizes.context)
     frames = torch.randint(0, 256, (*shape, 64, 64, 3), dtype=torch.uint8)
     actions = torch.randint(0, sizes.num_actions, shape)
+
+    def fresh():  # imagining uses a carry up
+        return start._replace(carry=model.core.copy_carry(start.carry))
 
     def from_contexts():
         start = context_latent(model, frames, actions)
@@ -85,7 +84,7 @@ def _updates(problem: Problem, model: WorldModel, behaviour: Behaviour) -> Calls
 
     return {
         "world model": lambda: world_model_update(model, model_optimiser, batch),
-        "behaviour": lambda: behaviour_update(model, behaviour, optimiser, _fresh(start)),
+        "behaviour": lambda: behaviour_update(model, behaviour, optimiser, fresh()),
         "behaviour, contexts encoded": from_contexts,
     }
 
@@ -103,7 +102,7 @@ def _world_model_parts(problem: Problem, model: WorldModel) -> Calls:
     samples = torch.randn(len(frames), sizes.latent, requires_grad=True)
     xs = torch.randn(shape[0], shape[1] - 1, sizes.latent + sizes.num_actions, requires_grad=True)
     outputs = torch.randn(shape[0], shape[1] - 1, sizes.model.core.width, requires_grad=True)
-    optimiser = LaProp(model.parameters(), sizes.model.optimiser)
+    optimiser = optimiser_of(model.parameters(), sizes.model.optimiser)
     grads = [torch.zeros_like(p) for p in model.parameters()]
 
     def run(loss):
@@ -150,7 +149,7 @@ def _behaviour_parts(problem: Problem, behaviour: Behaviour, model: WorldModel) 
         numbers,
         numbers,
     )
-    optimiser = LaProp(behaviour.trained(), sizes.behaviour.optimiser)
+    optimiser = optimiser_of(behaviour.trained(), sizes.behaviour.optimiser)
     grads = [torch.zeros_like(p) for p in behaviour.trained()]
 
     def act():
@@ -168,7 +167,9 @@ def _behaviour_parts(problem: Problem, behaviour: Behaviour, model: WorldModel) 
         update_slow_critic(behaviour)
 
     return {
-        "behaviour: imagination": lambda: imagine(model, behaviour, _fresh(start)),
+        "behaviour: imagination": lambda: imagine(
+            model, behaviour, start._replace(carry=model.core.copy_carry(start.carry))
+        ),
         "behaviour: actor": act,
         "behaviour: critic": value,
         "behaviour: optimiser": optimise,

@@ -1,20 +1,21 @@
 """Drama's behaviour update in plain eager PyTorch: what the JAX one is timed against.
 
-Written from the specification (drama.md, section 5) for the sizes of an `actor_critic.Config`, with
-this project's departures from the published code (textbook λ-returns, steps weighed by the
-probability that they are reached, no input normaliser), so that both sides do the same work.
+Written from the specification (drama.md, section 5) for the sizes of an `actor_critic.Config` and
+its switches of returns, ends and weights; rewards are aligned and no input is normalised. So both
+sides do the same work, in STORM's update too.
 
 Choices for speed: states change in place, heads run once for the whole rollout, and contexts pass
 the core in parallel.
 """
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from experiments.benchmarks.pytorch.torch_drama import (
+    Adam,
     LaProp,
     Tensor,
     WorldModel,
@@ -31,7 +32,7 @@ from mbrl_jax.behaviours import actor_critic
 class Latent(NamedTuple):
     """Starts of imagination."""
 
-    carry: list  # of the core
+    carry: Any  # of the core
     output: Tensor  # [M, D]
     sample: Tensor  # [M, groups · classes]
 
@@ -42,8 +43,8 @@ class Behaviour(nn.Module):
     def __init__(self, config: actor_critic.Config, features: int, num_actions: int):
         super().__init__()
         c = self.config = config
-        self.actor = mlp(features, num_actions, c.actor_width, c.layers)
-        self.critic = mlp(features, c.num_bins, c.critic_width, c.layers)
+        self.actor = mlp(features, num_actions, c.actor_width, c.layers, c.hidden)
+        self.critic = mlp(features, c.num_bins, c.critic_width, c.layers, c.hidden)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.low = self.high = 0.0  # moving averages of the returns' order statistics
 
@@ -64,6 +65,7 @@ class Imagined(NamedTuple):
 @torch.no_grad()
 def imagine(model: WorldModel, behaviour: Behaviour, start: Latent) -> Imagined:
     """The actor acts H steps in the model; the carry of `start` is used up."""
+    model.eval()
     carry, output, sample = start
     features, actions = [torch.cat([sample, output], -1)], []
     for _ in range(behaviour.config.horizon):
@@ -75,6 +77,7 @@ def imagine(model: WorldModel, behaviour: Behaviour, start: Latent) -> Imagined:
     outputs = rows[1:, :, sample.shape[-1] :]
     reward = two_hot_mean(model.reward(outputs))
     discount = (-model.termination(outputs)[..., 0]).sigmoid()
+    model.train()
     return Imagined(rows, torch.stack(actions), reward, discount)
 
 
@@ -84,24 +87,28 @@ def context_latent(model: WorldModel, frames: Tensor, actions: Tensor) -> Latent
 
     The frame after the last action is not there: the start's sample is the prior's.
     """
-    model.encoder.eval()
+    model.eval()
     samples = [  # 1024 frames at a time: their feature maps stay near the caches
         sample_one_hot(model.log_probs(model.posterior(model.encoder(to_images(frames[:, t])))))
         for t in range(actions.shape[1])
     ]
-    model.encoder.train()
     outputs, carry = model.core.unroll(model.core_input(torch.stack(samples, 1), actions), True)
+    model.train()
     output = outputs[:, -1]
     return Latent(carry, output, sample_one_hot(model.log_probs(model.prior(output))))
 
 
 @torch.no_grad()
-def lambda_returns(imagined: Imagined, values: Tensor, gamma: float, lambda_: float) -> Tensor:
+def lambda_returns(imagined: Imagined, values: Tensor, config: actor_critic.Config) -> Tensor:
     """[H, M] from values [H+1, M]."""
     following, returns = values[-1], []
+    discount, lambda_ = imagined.discount, config.lambda_
+    if config.ends == "threshold":
+        discount = (discount >= 0.5).float()
     for t in reversed(range(len(imagined.reward))):
-        mixed = (1 - lambda_) * values[t + 1] + lambda_ * following
-        following = imagined.reward[t] + gamma * imagined.discount[t] * mixed
+        mixed = values[t + 1] if config.mixed_value == "next" else values[t]
+        mixed = (1 - lambda_) * mixed + lambda_ * following
+        following = imagined.reward[t] + config.gamma * discount[t] * mixed
         returns.append(following)
     return torch.stack(returns[::-1])
 
@@ -121,9 +128,7 @@ def critic_loss(behaviour: Behaviour, imagined: Imagined) -> tuple[Tensor, Tenso
     with torch.no_grad():
         values = two_hot_mean(logits)
         slow_values = two_hot_mean(behaviour.slow_critic(features))
-        targets, slow_targets = (
-            lambda_returns(imagined, v, config.gamma, config.lambda_) for v in (values, slow_values)
-        )
+        targets, slow_targets = (lambda_returns(imagined, v, config) for v in (values, slow_values))
         low, high = (
             targets.flatten().kthvalue(max(int(fraction * targets.numel()), 1)).values.item()
             for fraction in (config.low_fraction, config.high_fraction)
@@ -139,6 +144,8 @@ def behaviour_loss(behaviour: Behaviour, imagined: Imagined) -> Tensor:
     """Actor and critic loss [] (specification 5)."""
     loss, advantage = critic_loss(behaviour, imagined)
     loss = loss + actor_loss(behaviour, imagined, advantage)
+    if not behaviour.config.weigh_reached:
+        return loss.mean()
     reached = imagined.discount[:-1].cumprod(0)
     weight = torch.cat([torch.ones_like(reached[:1]), reached])
     return (weight * loss).mean()
@@ -152,7 +159,7 @@ def update_slow_critic(behaviour: Behaviour) -> None:
 
 
 def behaviour_update(
-    model: WorldModel, behaviour: Behaviour, optimiser: LaProp, start: Latent
+    model: WorldModel, behaviour: Behaviour, optimiser: LaProp | Adam, start: Latent
 ) -> float:
     """Imagine, then one optimiser step and one of the slow critic; the loss."""
     loss = behaviour_loss(behaviour, imagine(model, behaviour, start))

@@ -5,8 +5,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from experiments.benchmarks.pytorch import torch_storm
 from experiments.benchmarks.pytorch.torch_behaviour import Behaviour, Latent
 from experiments.benchmarks.pytorch.torch_drama import Batch, Core, WorldModel
+from mbrl_jax.cores import attention
 from mbrl_jax.types import PyTree, Trajectory
 from mbrl_jax.world_models import drama
 
@@ -54,16 +56,17 @@ def _norms(modules: list[nn.Module], params: list[PyTree]) -> None:
 def _mlp(module: nn.Sequential, params: PyTree) -> None:
     for linear, layer in zip(_of_class(module, nn.Linear), layers(params, 2), strict=True):
         _linear(linear, layer)
-    _norms(_of_class(module, nn.RMSNorm), layers(params))
+    _norms(_of_class(module, nn.RMSNorm, nn.LayerNorm), layers(params))
 
 
 def _image_net(module: nn.Sequential, params: PyTree) -> None:
-    """Kernels are [5, 5, in, out] here; torch has [out, in, 5, 5], transposed [in, out, 5, 5]."""
+    """Kernels are [k, k, in, out] here; torch has [out, in, k, k], transposed [in, out, k, k]."""
     convolutions = _of_class(module, nn.Conv2d, nn.ConvTranspose2d)
     for convolution, layer in zip(convolutions, layers(params, 4), strict=True):
         order = (3, 2, 0, 1) if isinstance(convolution, nn.Conv2d) else (2, 3, 0, 1)
         _set(convolution.weight, layer["kernel"].transpose(order))
-        _set(convolution.bias, layer["bias"])
+        if convolution.bias is not None:
+            _set(convolution.bias, layer["bias"])
     for linear, layer in zip(_of_class(module, nn.Linear), layers(params, 2), strict=True):
         _linear(linear, layer)
     _norms(_of_class(module, nn.BatchNorm2d), layers(params))
@@ -83,12 +86,27 @@ def _core(core: Core, params: PyTree) -> None:
         _linear(mixer.out_proj, layer["out_proj"])
 
 
+def _transformer(core: torch_storm.Core, params: PyTree) -> None:
+    _set(core.positions, params["positions"])
+    for name in ("stem", "stem_out"):
+        _linear(getattr(core, name), params[name])
+    names = ("stem_norm", "stem_out_norm", "input_norm")
+    _norms([getattr(core, name) for name in names], [params[name] for name in names])
+    for i, block in enumerate(core.blocks):
+        layer = params[f"blocks_{i}"]
+        for name, one in (layer["attention"] | {n: layer[n] for n in ("up", "down")}).items():
+            _linear(getattr(block, name), one)
+        names = ("attention_norm", "feed_forward_norm")
+        _norms([getattr(block, name) for name in names], [layer[name] for name in names])
+
+
 def copy_world_model(model: WorldModel, params: PyTree) -> None:
     """Give `model` the parameters of a `drama` world model."""
     _image_net(model.encoder, params["encoder"])
     _image_net(model.decoder, params["decoder"])
     _linear(model.posterior, params["posterior"]["Dense_0"])
-    _core(model.core, params["core"])
+    copy_core = _core if isinstance(model.core, Core) else _transformer
+    copy_core(model.core, params["core"])
     for name in ("prior", "reward", "termination"):
         _mlp(getattr(model, name), params[name])
 
@@ -112,7 +130,12 @@ def to_batch(batch: Trajectory) -> Batch:
 
 
 def to_latent(latent: drama.Latent) -> Latent:
-    """Latents [M] of a model with a Mamba-2 core; its states are [M, N, H, P]."""
+    """Latents [M] of a model with a Mamba-2 core, whose states are [M, N, H, P], or STORM's."""
+    first, *caches = latent.carry
+    if caches and isinstance(caches[0], attention.Cache):
+        rows = int(first[0])  # the same of all starts, fewer than the window: the ring's first
+        kept = [tuple(tensor(x[:, :, :rows]) for x in (c.keys, c.values)) for c in caches]
+        return Latent((rows, kept), tensor(latent.output), tensor(latent.sample))
     carry = [
         (
             list(tensor(layer.history).unbind(1)),

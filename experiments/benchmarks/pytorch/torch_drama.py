@@ -1,6 +1,7 @@
 """Drama's world-model update in plain eager PyTorch: what the JAX one is timed against.
 
-Written from the specification (drama.md, sections 2 to 4) for the sizes of a `drama.Config`. Where
+Written from the specification (drama.md, sections 2 to 4) for the sizes of a `drama.Config`, with
+the core, the layers and the optimiser that it names: STORM's update is this one too. Where
 this project departs from the published code (row t predicts what arrives with row t + 1), so does
 this module: both sides do the same work, and a test holds losses and gradients of one against the
 other.
@@ -17,8 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from experiments.benchmarks.pytorch import torch_storm
 from mbrl_jax import optim
-from mbrl_jax.cores import mamba2
+from mbrl_jax.cores import mamba2, storm
+from mbrl_jax.networks.heads import LAYER_EPS, RMS_EPS, Hidden
+from mbrl_jax.networks.image_layers import ImageLayers
 from mbrl_jax.world_models import drama
 
 Tensor = torch.Tensor
@@ -80,33 +84,52 @@ def two_hot_mean(logits: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------- nets
 
 
-def mlp(inputs: int, outputs: int, width: int, layers: int) -> nn.Sequential:
-    """Hidden layers of Linear, RMSNorm, SiLU, then a linear output."""
+def mlp(
+    inputs: int, outputs: int, width: int, layers: int, kind: Hidden = "rms_silu"
+) -> nn.Sequential:
+    """Hidden layers of Linear, a norm and an activation, then a linear output."""
     hidden: list[nn.Module] = []
     for _ in range(layers):
-        hidden += [nn.Linear(inputs, width), nn.RMSNorm(width, eps=1e-6), nn.SiLU()]
+        if kind == "layer_relu":
+            hidden += [nn.Linear(inputs, width, bias=False), nn.LayerNorm(width, LAYER_EPS)]
+            hidden.append(nn.ReLU())
+        else:
+            hidden += [nn.Linear(inputs, width), nn.RMSNorm(width, eps=RMS_EPS), nn.SiLU()]
         inputs = width
     return nn.Sequential(*hidden, nn.Linear(inputs, outputs))
 
 
-def encoder(widths: list[int]) -> nn.Sequential:
+def _normed(c: ImageLayers, convolution: nn.Module, features: int) -> list[nn.Module]:
+    return [
+        convolution,
+        nn.BatchNorm2d(features),
+        nn.SiLU() if c.activation == "silu" else nn.ReLU(),
+    ]
+
+
+def encoder(widths: list[int], c: ImageLayers) -> nn.Sequential:
     """[B, 3, 64, 64] -> [B, F]."""
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(zip([3] + widths, widths, strict=False)):
-        convolution = nn.Conv2d(before, after, 5, stride=1 if i == 0 else 2, padding=2)
-        layers += [convolution, nn.BatchNorm2d(after), nn.SiLU()]
+        stride = 2 if i else c.outer_stride
+        convolution = nn.Conv2d(before, after, c.kernel, stride, c.padding, bias=c.bias)
+        layers += _normed(c, convolution, after)
     return nn.Sequential(*layers, nn.Flatten())
 
 
-def decoder(inputs: int, widths: list[int]) -> nn.Sequential:
-    """[B, Z] -> [B, 3, 64, 64] before the sigmoid."""
+def decoder(inputs: int, widths: list[int], c: ImageLayers) -> nn.Sequential:
+    """[B, Z] -> [B, 3, 64, 64] as the last layer leaves it."""
+
+    def up(before: int, after: int, stride: int, bias: bool) -> nn.ConvTranspose2d:
+        added = 2 * c.padding + stride - c.kernel
+        return nn.ConvTranspose2d(before, after, c.kernel, stride, c.padding, added, bias=bias)
+
     widths = widths[::-1]
-    layers = [nn.Linear(inputs, 16 * widths[0]), nn.Unflatten(-1, (widths[0], 4, 4))]
-    layers += [nn.BatchNorm2d(widths[0]), nn.SiLU()]
+    layers: list[nn.Module] = [nn.Linear(inputs, 16 * widths[0], bias=c.bias)]
+    layers += _normed(c, nn.Unflatten(-1, (widths[0], 4, 4)), widths[0])
     for before, after in zip(widths, widths[1:], strict=False):
-        up = nn.ConvTranspose2d(before, after, 5, stride=2, padding=2, output_padding=1)
-        layers += [up, nn.BatchNorm2d(after), nn.SiLU()]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 3, 5, padding=2))
+        layers += _normed(c, up(before, after, 2, c.bias), after)
+    return nn.Sequential(*layers, up(widths[-1], 3, c.outer_stride, True))
 
 
 class Mixer(nn.Module):
@@ -205,6 +228,11 @@ class Core(nn.Module):
             residual, carries = residual + y, [*carries, layer]
         return carries, self.final_norm(residual)
 
+    @staticmethod
+    def copy_carry(carry: list) -> list:
+        """A carry for steps to change."""
+        return [(history, state.clone()) for history, state in carry]
+
 
 class WorldModel(nn.Module):
     """All parts of the model for `num_actions` actions and 64×64×3 frames."""
@@ -214,13 +242,15 @@ class WorldModel(nn.Module):
         self.config, self.num_actions = config, num_actions
         size, width = config.groups * config.classes, config.core.width
         widths = [config.encoder.depth * m for m in config.encoder.multipliers]
-        self.encoder = encoder(widths)
+        self.encoder = encoder(widths, config.encoder.layers)
         self.posterior = nn.Linear(16 * widths[-1], size)
-        self.core = Core(config.core, size + num_actions)
-        self.prior = mlp(width, size, config.head_width, config.prior_layers)
-        self.reward = mlp(width, config.num_bins, config.head_width, config.head_layers)
-        self.termination = mlp(width, 1, config.head_width, config.head_layers)
-        self.decoder = decoder(size, widths)
+        cores = {mamba2.Config: Core, storm.Config: torch_storm.Core}
+        self.core = cores[type(config.core)](config.core, size + num_actions)
+        heads = (config.head_width, config.head_layers, config.head_hidden)
+        self.prior = mlp(width, size, config.head_width, config.prior_layers, config.head_hidden)
+        self.reward = mlp(width, config.num_bins, *heads)
+        self.termination = mlp(width, 1, *heads)
+        self.decoder = decoder(size, widths, config.decoder.layers)
         self.to(memory_format=torch.channels_last)
 
     def log_probs(self, logits: Tensor) -> Tensor:
@@ -252,10 +282,11 @@ def kl_terms(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor
 def head_terms(
     model: WorldModel, posterior: Tensor, outputs: Tensor, batch: Batch
 ) -> dict[str, Tensor]:
-    """All terms of the loss but the reconstruction, from d [B, L, D] and q [B, L+1, …]."""
+    """All terms of the loss but the reconstruction, from d [B, L, D] and q [B, L+1 or L, …]."""
     config = model.config
+    seen = posterior.shape[1] - 1  # rows whose successor was seen
     dynamics, representation = kl_terms(
-        posterior[:, 1:], model.log_probs(model.prior(outputs)), config.free_nats
+        posterior[:, 1:], model.log_probs(model.prior(outputs[:, :seen])), config.free_nats
     )
     logits = model.termination(outputs)[..., 0]
     return {
@@ -270,12 +301,17 @@ def world_model_loss(
     model: WorldModel, batch: Batch, uniform: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Terms of the loss; row t predicts what arrives with row t + 1."""
-    images = to_images(batch.frames.flatten(0, 1))
+    config, rows = model.config, batch.rewards.shape[1]
+    frames = batch.frames[:, : rows - (config.last_row == "arrival")]
+    images = to_images(frames.flatten(0, 1))
     logits = model.posterior(model.encoder(images))
-    posterior = model.log_probs(logits.unflatten(0, batch.rewards.shape))
+    posterior = model.log_probs(logits.unflatten(0, frames.shape[:2]))
     samples = sample_one_hot(posterior, uniform)
-    reconstruction = model.decoder(samples.flatten(0, 1)).sigmoid()
-    outputs, _ = model.core.unroll(model.core_input(samples[:, :-1], batch.actions[:, :-1]))
+    reconstruction = model.decoder(samples.flatten(0, 1))
+    if config.reconstruction == "sigmoid":
+        reconstruction = reconstruction.sigmoid()
+    inputs = model.core_input(samples[:, : rows - 1], batch.actions[:, :-1])
+    outputs, _ = model.core.unroll(inputs)
     error = F.mse_loss(reconstruction, images, reduction="sum") / len(images)
     return {"reconstruction": error} | head_terms(model, posterior, outputs, batch)
 
@@ -310,7 +346,27 @@ class LaProp:
             p.grad = None
 
 
-def world_model_update(model: WorldModel, optimiser: LaProp, batch: Batch) -> float:
+class Adam:
+    """Clip by global norm, then torch's own Adam."""
+
+    def __init__(self, params: Iterable[nn.Parameter], config: optim.Config):
+        self.params, self.config = list(params), config
+        betas = (config.b1, config.b2)
+        self.inner = torch.optim.Adam(self.params, config.learning_rate, betas, config.eps)
+
+    def step(self) -> None:
+        """Use up the gradients."""
+        nn.utils.clip_grad_norm_(self.params, self.config.clip_norm, foreach=True)
+        self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
+
+
+def optimiser_of(params: Iterable[nn.Parameter], config: optim.Config) -> LaProp | Adam:
+    """The one that `config` names."""
+    return (LaProp if config.name == "laprop" else Adam)(params, config)
+
+
+def world_model_update(model: WorldModel, optimiser: LaProp | Adam, batch: Batch) -> float:
     """One optimiser step; the loss."""
     loss = sum(world_model_loss(model, batch).values())
     loss.backward()
