@@ -7,6 +7,7 @@ twice forward. Scans, in whatever order, count as the recurrence:
     SSD, chunked  2·Q·N + H·(2·Q·P + 4·N·P)   its matrix products alone, Q rows of a chunk
     Mamba-1       6·D·N + 3·D
     S4D           14·D·N + 2·D                complex: decay 6, input 4, read-out 4
+    S4            22·D·N + 2·D                beside them the product off the diagonal: 4 and 4
     S5            8·N + 8·N·D + 2·D           complex decay and sum; products with B and C
 
 so the share of the peak says how well a form uses the machine, not how much work it saves.
@@ -24,11 +25,12 @@ from experiments.benchmarks import plain_forms
 from mbrl_jax import ssm
 
 FORWARD, BOTH = "forward", "forward+backward"
-OURS, ASSOCIATIVE, SCAN, SCAN_MINOR = (
+OURS, ASSOCIATIVE, SCAN, SCAN_MINOR, FOURIER = (
     "ours",
     "associative_scan",
     "lax.scan",
     "lax.scan, long axes minor",
+    "Cauchy sums, Fourier",
 )
 TORCH_LOOP = "torch, loop"
 _CHUNK = 32  # rows of a chunk of `ssm.ssd`
@@ -70,6 +72,12 @@ FORMS: dict[str, dict[str, Callable]] = {
         ASSOCIATIVE: plain_forms.s4d_associative,
         SCAN: plain_forms.s4d_scan,
     },
+    "dplr": {
+        OURS: ssm.dplr,
+        "ours, recurrent": functools.partial(ssm.dplr, method="recurrent"),
+        FOURIER: plain_forms.dplr_fourier,
+        SCAN: plain_forms.dplr_scan,
+    },
     "s5": {
         OURS: ssm.s5,
         "ours, associative": functools.partial(ssm.s5, method="associative"),
@@ -83,6 +91,7 @@ TORCH_FORMS = {
     "ssd": {TORCH_LOOP: "ssd_loop", "torch, published listing": "ssd_chunked"},
     "selective_scan": {TORCH_LOOP: "selective_loop"},
     "s4d": {"torch, Fourier": "s4d_fourier"},
+    "dplr": {},
     "s5": {TORCH_LOOP: "s5_loop"},
 }
 
@@ -112,11 +121,13 @@ def inputs(shape: Shape) -> tuple[tuple, jax.Array]:
         return (u, step(*u.shape), -jnp.exp(normal(n["D"], n["N"])), B, C, normal(n["D"])), u
     system, steps, into = {
         "s4d": ((n["D"], n["N"]), n["D"], (n["D"], n["N"])),
+        "dplr": ((n["D"], n["N"]), n["D"], (n["D"], n["N"])),
         "s5": ((n["N"],), n["N"], (n["N"], n["D"])),
     }[shape.kernel]
     A = jax.lax.complex(-jnp.exp(normal(*system)), 3 * normal(*system))
     B, C = complex_normal(*into), complex_normal(n["D"], n["N"])
-    return (u, step(steps), A, B, C, normal(n["D"])), u
+    more = (complex_normal(*system),) if shape.kernel == "dplr" else ()
+    return (u, step(steps), A, *more, B, C, normal(n["D"])), u
 
 
 def work(shape: Shape, form: str, direction: str) -> float:
@@ -131,6 +142,8 @@ def work(shape: Shape, form: str, direction: str) -> float:
         row = n["D"] * (6 * n["N"] + 3)
     elif shape.kernel == "s4d":
         row = n["D"] * (14 * n["N"] + 2)
+    elif shape.kernel == "dplr":
+        row = n["D"] * (22 * n["N"] + 2)
     else:
         row = 8 * n["N"] + 8 * n["N"] * n["D"] + 2 * n["D"]
     return float(shape.batch * shape.length * row * (3 if direction == BOTH else 1))

@@ -66,8 +66,10 @@ def cases(quick: bool = False) -> list[Case]:
             "selective_scan": _sizes(D=4, N=2),
             "s4d": _sizes(D=4, N=2),
             "s5": _sizes(D=4, N=3),
+            "dplr": _sizes(D=4, N=2),
         }
-        some = {k: (OURS, ASSOCIATIVE, *TORCH_FORMS[k]) for k in small}
+        plain = {k: ASSOCIATIVE if ASSOCIATIVE in FORMS[k] else SCAN for k in small}
+        some = {k: (OURS, plain[k], *TORCH_FORMS[k]) for k in small}
         made = [Case(Shape(k, 2, 8, sizes), some[k], 1) for k, sizes in small.items()]
         return made + [Case(Shape("ssd", 1, t, small["ssd"]), (OURS,), 1) for t in (8, 16)]
     lengths = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -82,6 +84,7 @@ def cases(quick: bool = False) -> list[Case]:
         Shape("selective_scan", 16, 256, published["selective_scan"]),
         Shape("s4d", 16, 256, _sizes(D=256, N=16)),
         Shape("s5", 16, 256, _sizes(D=256, N=64)),
+        Shape("dplr", 16, 256, _sizes(D=256, N=16)),
     ]
     made = [Case(shape, every_form(shape.kernel), 7) for shape in whole]
     for kernel in ("ssd", "selective_scan"):

@@ -159,3 +159,59 @@ def s5_scan(u, dt, A, B, C, D) -> Array:
 
     _, states = jax.lax.scan(one_row, jnp.zeros_like(inputs[0]), inputs)
     return 2 * jnp.einsum("dn,tbn->btd", C, states).real + D * u
+
+
+# ------------------------------------------------------------------ diagonal plus low rank (S4)
+
+
+def dplr_scan(u, dt, A, P, B, C, D) -> Array:
+    """`lax.scan` over T with all 2N states [B, D, 2N] and the dense Ā, as the authors' code has."""
+    A, P, B, C = (_whole(x) for x in (A, P, B, C))
+    matrix, weight = _dense(dt, A, P, B)
+
+    def one_row(state, u):
+        state = jnp.einsum("dmn,bdn->bdm", matrix, state) + weight * u[..., None]
+        return state, (C * state).sum(-1).real
+
+    start = jnp.zeros((u.shape[0], *A.shape), A.dtype)
+    _, y = jax.lax.scan(one_row, start, jnp.swapaxes(u, 0, 1))
+    return jnp.swapaxes(y, 0, 1) + D * u
+
+
+def dplr_fourier(u, dt, A, P, B, C, D) -> Array:
+    """The published kernel, four Cauchy sums at roots of unity, and a Fourier convolution.
+
+    The authors learn C (1 - Ā^L) in place of C, which here costs L products with Ā: few beside what
+    there is once for each sequence of a batch.
+    """
+    length = u.shape[1]
+    A, P, B, C = (_whole(x) for x in (A, P, B, C))
+    matrix, _ = _dense(dt, A, P, B)
+    ahead = lambda _, w: jnp.einsum("dm,dmn->dn", w, matrix)  # noqa: E731
+    cut = C - jax.lax.fori_loop(0, length, ahead, C)
+
+    roots = jnp.exp(-2j * jnp.pi * jnp.arange(length) / length)
+    # Both sides times 1 + r, which is 0 at a root.
+    below = (2 / dt)[:, None, None] * (1 - roots)[:, None] - A[:, None] * (1 + roots)[:, None]
+    sums = lambda v: (v[:, None] / below).sum(-1)  # noqa: E731
+    k_01, k_10, k_11 = sums(cut * P), sums(P.conj() * B), sums(P.conj() * P)
+    at_roots = 2 * (sums(cut * B) - (1 + roots) * k_01 * k_10 / (1 + (1 + roots) * k_11))
+    kernel = jnp.fft.ifft(at_roots).real.T
+    spectrum = jnp.fft.rfft(u, 2 * length, axis=1) * jnp.fft.rfft(kernel, 2 * length, axis=0)
+    return jnp.fft.irfft(spectrum, 2 * length, axis=1)[:, :length] + D * u
+
+
+def _whole(x) -> Array:
+    """Both halves of conjugate pairs."""
+    return jnp.concatenate([x, x.conj()], -1)
+
+
+def _dense(dt, A, P, B) -> tuple[Array, Array]:
+    """Ā [D, 2N, 2N] and B̄ [D, 2N] of the bilinear rule, by Woodbury's identity."""
+    twice = (2 / dt)[:, None]
+    R = 1 / (twice - A)
+    share = 1 / (1 + (P.conj() * R * P).sum(-1, keepdims=True))
+    one = jnp.eye(A.shape[-1])
+    inverse = R[..., None] * one - ((share * R * P)[..., None] * (P.conj() * R)[:, None])
+    forward = (twice + A)[..., None] * one - P[..., None] * P.conj()[:, None]
+    return inverse @ forward, 2 * (inverse @ B[..., None])[..., 0]

@@ -5,6 +5,7 @@ own latents.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from flax import linen as nn
 
@@ -27,10 +28,11 @@ class Config:
 
 
 class FeedForward(nn.Module):
-    """y = W₂ SiLU(W₁ u + b₁) + b₂, row by row; nothing is carried."""
+    """y = W₂ f(W₁ u + b₁) + b₂, row by row; nothing is carried."""
 
     width: int
     expand: int
+    activation: Callable = nn.silu  # f
 
     def setup(self):
         inner = self.expand * self.width
@@ -38,7 +40,7 @@ class FeedForward(nn.Module):
         self.down = nn.Dense(self.width, kernel_init=uniform_fan_in(inner))
 
     def step(self, carry, u):
-        return carry, self.down(nn.silu(self.up(u)))
+        return carry, self.down(self.activation(self.up(u)))
 
     def unroll(self, carry, us, is_first):
         del is_first
@@ -53,5 +55,9 @@ def _carry_at(entries: tuple, t: Array) -> tuple:
 
 def mixer(config: Config) -> stack.Mixer:
     """The feed-forward layer."""
-    module = FeedForward(config.width, config.expand)
-    return stack.Mixer(module, tuple, _carry_at)
+    return mixer_of(config.width, config.expand)
+
+
+def mixer_of(width: int, expand: int, activation: Callable = nn.silu) -> stack.Mixer:
+    """A feed-forward layer D -> expand · D -> D, between those of another core too."""
+    return stack.Mixer(FeedForward(width, expand, activation), tuple, _carry_at)

@@ -1,6 +1,7 @@
 """S4D core: the diagonal S4 layer (Gu et al., arXiv 2206.11893), as in S4WM (arXiv 2307.02064).
 
-Facts: specification world_models.md section 3; S4WM's full DPLR kernel is not this one.
+Facts: specification world_models.md section 3. S4WM's own kernel, which is not diagonal, is that of
+`cores.dplr`.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
+from mbrl_jax.ssm import hippo
 from mbrl_jax.types import Array, Key, SequenceCore, bounded
 
 DT_RANGE = (1e-3, 1e-1)
@@ -42,11 +44,7 @@ class Config:
 
     def validate(self) -> None:
         """Raise ValueError for an odd state_size."""
-        if self.state_size % 2:
-            raise ValueError(
-                f"state_size {self.state_size} is no positive multiple of 2, "
-                "but states come in conjugate pairs"
-            )
+        require_pairs(self.state_size)
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""
@@ -54,44 +52,30 @@ class Config:
         return stack.make_core(mixer(self), self.width, self.layers, in_size)
 
 
+def require_pairs(state_size: int) -> None:
+    """Raise ValueError for an odd state_size."""
+    if state_size % 2:
+        raise ValueError(
+            f"state_size {state_size} is no positive multiple of 2, "
+            "but states come in conjugate pairs"
+        )
+
+
 # ---------------------------------------------------------------------------------- initial poles
-
-
-def hippo_legs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS ("HiPPO-N").
-
-    With pₙ = √(n + 1/2), S = A + p pᵀ is skew-symmetric but for its diagonal of -1/2, so that
-    its eigenvectors are unitary and Re λ = -1/2 (S5, arXiv 2208.04933, appendix B.1). NumPy, and
-    while a program is built: LAPACK calls inside vmapped programs can deadlock on CPU.
-
-    Args:
-      size: of the real system; even.
-
-    Returns:
-      Those with Im λ > 0 in rising order, complex128 [size / 2], and their eigenvectors as columns
-      [size, size / 2].
-    """
-    n = np.arange(size)
-    p = np.sqrt(2.0 * n + 1.0)
-    A = np.diag(n.astype(np.float64)) - np.tril(p[:, None] * p[None])
-    S = A + p[:, None] * p[None] / 2.0
-    real = np.diag(S).mean()
-    imag, vectors = np.linalg.eigh(-1j * (S - np.diag(np.diag(S))))
-    return real + 1j * imag[size // 2 :], vectors[:, size // 2 :]
 
 
 @functools.cache
 def initial_poles(init: str, state_size: int) -> np.ndarray:
     """Poles with Im ≥ 0 of one channel [state_size / 2], complex128 (S4D, section 4).
 
-    "lin": -1/2 + iπn; "inv": -1/2 + i (N/π)(N/(2n + 1) - 1); "legs": `hippo_legs`.
+    "lin": -1/2 + iπn; "inv": -1/2 + i (N/π)(N/(2n + 1) - 1); "legs": `ssm.hippo.hippo_legs`.
     """
     n = np.arange(state_size // 2)
     if init == "lin":
         return -0.5 + 1j * np.pi * n
     if init == "inv":
         return -0.5 + 1j * state_size / np.pi * (state_size / (2 * n + 1) - 1)
-    return hippo_legs(state_size)[0]
+    return hippo.hippo_legs(state_size)[0]
 
 
 def log_dt_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -103,8 +87,8 @@ def log_dt_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> A
 # ------------------------------------------------------------------------------------------ layer
 
 
-class DiagonalMixer(nn.Module):
-    """A diagonal kernel, GELU, then GLU: W₁ y · sigmoid(W₂ y).
+class StateSpaceMixer(nn.Module):
+    """A kernel of `ssm`, GELU, then GLU: W₁ y · sigmoid(W₂ y).
 
     Kinds of layers set `kernel_step` and `kernel_stream` and define `setup` and `_system`.
     """
@@ -114,12 +98,16 @@ class DiagonalMixer(nn.Module):
     def _system(self):
         raise NotImplementedError
 
+    def _options(self) -> dict:
+        """What the kernel wants to know beside arrays."""
+        return {"rule": self.config.rule}
+
     def _mix(self, y):
         value, gate = jnp.split(self.out_proj(nn.gelu(y)), 2, axis=-1)
         return value * nn.sigmoid(gate)
 
     def step(self, carry, u):
-        state, y = self.kernel_step(carry, u, *self._system(), rule=self.config.rule)
+        state, y = self.kernel_step(carry, u, *self._system(), **self._options())
         return state, self._mix(y)
 
     def unroll(self, carry, us, is_first):
@@ -129,14 +117,14 @@ class DiagonalMixer(nn.Module):
             *self._system(),
             reset=is_first,
             initial_state=carry,
-            rule=c.rule,
+            **self._options(),
             chunk_size=c.chunk_size,
             method=c.method,
         )
         return last, self._mix(y), entries
 
 
-class S4Mixer(DiagonalMixer):
+class S4Mixer(StateSpaceMixer):
     """The S4D layer. B is 1: only the product of B and C matters."""
 
     kernel_step = staticmethod(ssm.s4d_step)
@@ -161,7 +149,7 @@ class S4Mixer(DiagonalMixer):
 
 
 def constant(values: np.ndarray) -> Callable:
-    """An initialiser that repeats the last axis of `values` over the axes before it."""
+    """An initialiser that repeats `values` over axes that they lack, or of size 1."""
 
     def init(key, shape, dtype=jnp.float32):
         del key
@@ -170,11 +158,12 @@ def constant(values: np.ndarray) -> Callable:
     return init
 
 
-def _initial_carry(config: Config) -> ssm.ComplexPair:
+def initial_carry(config: Any) -> ssm.ComplexPair:
+    """Zeros [pairs, width]."""
     zeros = jnp.zeros((config.pairs, config.width))
     return ssm.ComplexPair(zeros, zeros)
 
 
 def mixer(config: Config) -> stack.Mixer:
     """The S4D layer."""
-    return stack.Mixer(S4Mixer(config), functools.partial(_initial_carry, config), ssm.s4d_state_at)
+    return stack.Mixer(S4Mixer(config), functools.partial(initial_carry, config), ssm.s4d_state_at)

@@ -16,6 +16,7 @@ from flax import linen as nn
 from mbrl_jax import ssm
 from mbrl_jax.cores import s4, stack
 from mbrl_jax.networks.initializers import TRUNCATED_STD, uniform_fan_in
+from mbrl_jax.ssm import hippo
 from mbrl_jax.types import SequenceCore, bounded
 
 
@@ -54,10 +55,10 @@ class Config:
 @functools.cache
 def _hippo_block(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues [b / 2] and eigenvectors [b, b / 2] of one block of b = state_size / blocks."""
-    return s4.hippo_legs(config.state_size // config.blocks)
+    return hippo.hippo_legs(config.state_size // config.blocks)
 
 
-class S5Mixer(s4.DiagonalMixer):
+class S5Mixer(s4.StateSpaceMixer):
     """The S5 layer."""
 
     kernel_step = staticmethod(ssm.s5_step)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.ssm import chunking, diagonal, shapes
+from mbrl_jax.ssm import chunk_conv, chunking, diagonal, shapes
 from mbrl_jax.ssm.diagonal import ComplexPair
 
 Array = jax.Array
@@ -267,29 +267,14 @@ def _recurrent(decay, weight, out, u, reset, initial_state):
 
 
 def _chunked(run, decay, weight, out, u, reset, initial_state):
-    num_chunks, size, _ = u.shape
-    segment = jnp.cumsum(reset.astype(jnp.int32), axis=1)
+    size = u.shape[1]
     table = diagonal.powers(decay, size + 1)
     inner = diagonal.multiply(_first(size, table), _alone(weight))  # λʲ γ B [Q, N, D]
     kernel = (inner.real * out.real[None] - inner.imag * out.imag[None]).sum(1)
-    y = _taps(kernel, u, segment)
-    if initial_state is None and num_chunks == 1:
-        return y, diagonal.each(lambda part: jnp.zeros_like(part)[None], decay)
-
-    # What chunk k - 1 adds to the state at the start of chunk k.
-    survives = segment == segment[:, -1:]
-    lasting = jnp.where(survives[..., None], u, 0)[:-1]
-    added = diagonal.each(lambda part: jnp.einsum("qnd,kqd->knd", part[::-1], lasting), inner)
-    first = _alone(initial_state or diagonal.each(jnp.zeros_like, decay))
-    inputs = diagonal.each(lambda *parts: jnp.concatenate(parts), first, added)
-    whole = diagonal.each(lambda part: part[size], table)
-    kept = jnp.concatenate([jnp.ones((1,), bool), segment[:-1, -1] == 0])
-    starts = diagonal.linear_scan(whole, inputs, kept, run)
-
     outer = diagonal.multiply(diagonal.each(lambda part: part[1:], table), _alone(out))
-    read = jnp.einsum("qnd,knd->kqd", outer.real, starts.real)
-    read = read - jnp.einsum("qnd,knd->kqd", outer.imag, starts.imag)
-    return y + jnp.where((segment == 0)[..., None], read, 0), starts
+    whole = diagonal.each(lambda part: part[size], table)
+    link = lambda rows, kept: diagonal.linear_scan(whole, rows, kept, run)  # noqa: E731
+    return chunk_conv.convolve(kernel, inner, outer, link, u, reset, initial_state)
 
 
 _RUN: dict[str, Callable] = {
@@ -297,59 +282,3 @@ _RUN: dict[str, Callable] = {
     "chunked_sequential": functools.partial(_chunked, diagonal.rows_sequential),
     "recurrent": _recurrent,
 }
-
-
-# ------------------------------------------------------------------------------ short convolution
-
-
-@jax.custom_vjp
-def _taps(kernel: Array, u: Array, segment: Array) -> Array:
-    """yᵢ = Σⱼ kernelᵢ₋ⱼ uⱼ over the rows j ≤ i of the same chunk and segment.
-
-    Args:
-      kernel: [Q, D].
-      u: [K, Q, D].
-      segment: [K, Q] int32 ≥ 0.
-
-    Returns:
-      [K, Q, D].
-    """
-
-    def one_chunk(carry, chunk):
-        x, own = chunk
-        return carry, sum(tap[None] * _seen(x, own, lag) for lag, tap in enumerate(kernel))
-
-    # A loop, because XLA:CPU would put these sums into every consumer of y, and whatever u comes
-    # from into every term (measured in a GLU layer: forward and backward 6 times slower).
-    return jax.lax.scan(one_chunk, (), (u, segment))[1]
-
-
-def _seen(x: Array, segment: Array, lag: int) -> Array:
-    """[Q, D]: row i - lag of x at i; 0 where there is none, or of another segment [Q]."""
-    size = len(x)
-    first, last = max(-lag, 0), size - max(lag, 0)
-    pad = (size - last, first)
-    same = jnp.pad(segment[first:last], pad, constant_values=-1) == segment
-    return jnp.where(same[:, None], jnp.pad(x[first:last], (pad, (0, 0))), 0)
-
-
-def _taps_forward(kernel, u, segment):
-    return _taps(kernel, u, segment), (kernel, u, segment)
-
-
-def _taps_backward(residuals, y_bar):
-    kernel, u, segment = residuals
-
-    def one_chunk(sums, chunk):
-        u, segment, y_bar = chunk
-        u_bar = sum(tap[None] * _seen(y_bar, segment, -lag) for lag, tap in enumerate(kernel))
-        sums = [total + _seen(u, segment, lag) * y_bar for lag, total in enumerate(sums)]
-        return sums, u_bar
-
-    # Autodiff would leave one reduction over all rows for each of the Q taps.
-    sums = [jnp.zeros_like(y_bar[0])] * len(kernel)
-    sums, u_bar = jax.lax.scan(one_chunk, sums, (u, segment, y_bar))
-    return jnp.stack([total.sum(0) for total in sums]), u_bar, None
-
-
-_taps.defvjp(_taps_forward, _taps_backward)

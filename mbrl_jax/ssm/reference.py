@@ -115,6 +115,34 @@ def s4d(
     return np.stack(y, -2), np.stack(states, -3)
 
 
+def dplr(
+    u: Any, dt: Any, A: Any, P: Any, B: Any, C: Any, D: Any, reset: Any, initial_state: Any
+) -> Arrays:
+    """S4 (arXiv 2111.00396): each channel has a system diag(A) - P Pᴴ of its own, bilinear rule.
+
+    Dense, both halves of all conjugate pairs written out, and (1 - dt/2 A)⁻¹ as it stands. u
+    […, T, D], dt and D [D], A, P, B and C [D, N], state […, N, D] -> y […, T, D], states
+    […, T, N, D].
+    """
+    u, D = _wide(u, D)
+    halves = (
+        np.asarray(x, np.complex128) for x in (A, P, B, C, np.swapaxes(initial_state, -1, -2))
+    )
+    A, P, B, C, state = (np.concatenate([x, x.conj()], -1) for x in halves)  # […, D, 2N]
+    half = np.asarray(dt, np.float64)[:, None, None] / 2.0
+    matrix = A[:, :, None] * np.eye(A.shape[-1]) - P[:, :, None] * P[:, None, :].conj()
+    below = np.linalg.inv(np.eye(A.shape[-1]) - half * matrix)
+    move = below @ (np.eye(A.shape[-1]) + half * matrix)
+    write = 2.0 * half[..., 0] * (below @ B[..., None])[..., 0]
+    y, states = [], []
+    for t in range(u.shape[-2]):
+        state = np.where(reset[..., t, None, None], 0.0, state)
+        state = (move @ state[..., None])[..., 0] + write * u[..., t, :, None]
+        y.append((C * state).sum(-1).real + D * u[..., t, :])
+        states.append(np.swapaxes(state[..., : A.shape[-1] // 2], -1, -2))
+    return np.stack(y, -2), np.stack(states, -3)
+
+
 def s5(
     u: Any,
     dt: Any,

@@ -8,6 +8,7 @@ import pytest
 from mbrl_jax import testing
 from mbrl_jax.cores import (
     block_gru,
+    dplr,
     gru,
     mamba,
     mamba2,
@@ -30,6 +31,7 @@ CORES = {
     "memoryless": memoryless.Config(width=8),
     "s4": s4.Config(width=8, layers=1),
     "s5": s5.Config(width=8, layers=1),
+    "dplr": dplr.Config(width=8, layers=2, state_size=6, chunk_size=4),
     "rotary": transformer.Config(width=8, layers=1, heads=2, window=3, block_size=2),
     "relative": transformer.Config(8, layers=1, heads=2, window=16, positions="relative"),
     "storm": storm.Config(width=8, layers=2, heads=2, window=4, block_size=3),

@@ -10,6 +10,7 @@ import orbax.checkpoint
 import pytest
 
 from mbrl_jax.cores import s4, s5
+from mbrl_jax.ssm import hippo
 from tests.cores.s4_test import (
     check_carry_is_donated_and_kept,
     check_programs,
@@ -36,13 +37,13 @@ def published():
 def test_states_start_as_blocks_of_hippo():
     params, _, _ = published()
     poles = -np.exp(params["log_decay"]) + 1j * params["frequency"]
-    block = s4.hippo_legs(16)[0]
+    block = hippo.hippo_legs(16)[0]
     np.testing.assert_allclose(poles.reshape(8, 8), np.tile(block, (8, 1)), rtol=1e-6)
 
 
 def test_initial_inputs_are_real_weights_in_the_basis_of_each_block():
     _, B, _ = published()
-    vectors = s4.hippo_legs(16)[1]
+    vectors = hippo.hippo_legs(16)[1]
     real = 2 * (vectors @ B.reshape(8, 8, 512)).real  # V B~ and its conjugate's half: B again
     # A real B, seen through the halves: V^H takes it back to where it was.
     np.testing.assert_allclose(vectors.conj().T @ real, B.reshape(8, 8, 512), atol=1e-6)

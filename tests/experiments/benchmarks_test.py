@@ -279,17 +279,20 @@ def test_all_forms_of_a_kernel_have_our_results_and_gradients(quick_compile):
     from experiments.benchmarks import kernel_forms
     from experiments.benchmarks.pytorch import kernels_torch
 
-    def assert_all_close(found, wanted):
+    def assert_all_close(found, wanted, tolerance=1e-5):
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             scale = np.abs(b).max()
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
-    for case in kernels.cases(quick=True)[:4]:
+    for case in kernels.cases(quick=True)[: len(kernel_forms.FORMS)]:
         forms = kernel_forms.FORMS[case.shape.kernel]
         args, y_bar = kernel_forms.inputs(case.shape)
         wanted = jax.jit(kernel_forms.with_gradients(forms["ours"]))(args, y_bar)
-        for form in forms.values():
-            assert_all_close(jax.jit(kernel_forms.with_gradients(form))(args, y_bar), wanted)
+        for form_name, form in forms.items():
+            # Cauchy sums lose digits in float32, in gradients above all.
+            tolerance = 3e-4 if form_name == kernel_forms.FOURIER else 1e-5
+            found = jax.jit(kernel_forms.with_gradients(form))(args, y_bar)
+            assert_all_close(found, wanted, tolerance)
         for name in kernel_forms.TORCH_FORMS[case.shape.kernel].values():
             _, both = kernels_torch.calls(getattr(kernels_torch, name), args, y_bar)
             y, gradients = both()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mbrl_jax import ssm
-from tests.ssm import cases, conv_test, diagonal_test
+from mbrl_jax.ssm import low_rank
+from tests.ssm import cases, conv_test, diagonal_test, low_rank_test
 
 PLATFORMS = ("cuda", "tpu")
 # The only custom call: kernels in Triton, which are the compiler's own and versioned with it.
@@ -32,13 +33,19 @@ STATE_AT = {
     "selective_scan": ssm.scan_state_at,
     "s4d": ssm.s4d_state_at,
     "s5": ssm.s5_state_at,
+    "dplr": ssm.dplr_state_at,
 }
-SHARED = {"ssd": "AD", "selective_scan": "AD", "s4d": ("dt", *"ABCD"), "s5": ("dt", *"ABCD")}
+SHARED = {
+    "ssd": "AD", "selective_scan": "AD", "s4d": ("dt", *"ABCD"), "s5": ("dt", *"ABCD"),
+    "dplr": low_rank_test.SYSTEM,
+}
 
 
 def make_case(kernel):
     if kernel in ("s4d", "s5"):
         return diagonal_test.make_case(kernel, 0, LENGTH)
+    if kernel == "dplr":
+        return low_rank_test.make_case(0, LENGTH)
     return getattr(cases, kernel)(0, LENGTH)
 
 
@@ -95,7 +102,7 @@ def stepped(kernel):
     arguments = one_stream(kernel)
     del arguments["reset"]
     state = arguments.pop("initial_state")
-    if kernel in ("s4d", "s5"):
+    if kernel in ("s4d", "s5", "dplr"):
         state = ssm.ComplexPair(state.real, state.imag)
     rows = {n: v if n in SHARED[kernel] else v[0] for n, v in arguments.items()}
     return getattr(ssm, f"{kernel}_step"), rows | {"state": state}
@@ -124,14 +131,20 @@ def discretized(rule):
     return functools.partial(ssm.discretize, rule=rule), {"A": case["A"].T, "dt": case["dt"]}
 
 
+def taps():
+    case = {name: low_rank_test.make_case(0, LENGTH)[name] for name in ("dt", *"APBC")}
+    return functools.partial(ssm.dplr_kernel, length=LENGTH), case
+
+
 # What is lowered, by the public names it goes through.
 PROGRAMS = {
     ("causal_conv_stream", "conv_history_at"): convolved,
     ("causal_conv_step",): convolved_step,
+    ("dplr_kernel",): taps,
     ("discretize", "zoh"): functools.partial(discretized, "zoh"),
     ("discretize", "bilinear"): functools.partial(discretized, "bilinear"),
 }
-for _name, _module in MODULES.items():
+for _name, _module in {**MODULES, "dplr": low_rank}.items():
     for _method in _module.METHODS[1:]:
         PROGRAMS[_name, _method] = functools.partial(batched, _name, _method)
     for _method in dict.fromkeys(_module.auto_method(backend) for backend in ("gpu", "tpu")):

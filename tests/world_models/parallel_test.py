@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mbrl_jax import distributions, masks, testing
-from mbrl_jax.cores import s5
+from mbrl_jax.cores import dplr, s5
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
-from mbrl_jax.world_models import r2i
+from mbrl_jax.world_models import r2i, s4wm
 from mbrl_jax.world_models.drama import nets
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -41,8 +41,15 @@ def batch():
 
 
 @pytest.mark.slow
-def test_r2i_keeps_the_laws(tiny_r2i):
-    testing.check_world_model(tiny_r2i, SPEC, length=5)
+@pytest.mark.parametrize("model", ["r2i", "s4wm"])
+def test_models_that_read_both_keep_the_laws(tiny_r2i, model):
+    config = tiny_r2i
+    if model == "s4wm":
+        shared = {f.name: getattr(tiny_r2i, f.name) for f in dataclasses.fields(tiny_r2i)}
+        core = dplr.Config(width=8, layers=1, layers_per_block=1, state_size=4, chunk_size=4)
+        own = ("core", "prior_layers", "dynamics_scale", "features_hold", "posterior_layers")
+        config = s4wm.Config(core, **{k: v for k, v in shared.items() if k not in own})
+    testing.check_world_model(config, SPEC, length=5)
 
 
 def test_the_losses_are_those_of_single_rows(tiny_r2i, batch):
