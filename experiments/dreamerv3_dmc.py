@@ -1,14 +1,14 @@
 """DreamerV3 (arXiv 2301.04104) on tasks of DeepMind Control from states.
 
-    python -m launch.train --experiment=dreamerv3_dmc --num_seeds=3 --workdir=runs/dreamer_cartpole
+    python -m launch.train --experiment=dreamerv3_dmc --num_seeds=3 --workdir=runs/dreamer
 
 The model is the published "1m" for vectors, which the published code takes for these tasks. As in
 `drama_dmc` an action is held for four steps, so that 12,500 rows are 50,000 environment steps, no
 nats are free, and Adam replaces LaProp at 4e-5: with an update for each row, 16 windows of 32 rows
 and 128 starts it sees a fraction of what the published training sees.
 
-No run was made to its end yet, and settings were not chosen: what to Expect is open. Drama's rows of
-the same task took 45 minutes of a core for 3 seeds.
+No run was made to its end yet, and settings were not chosen: what to Expect is open. Drama's rows
+of the same task took 45 minutes of a core for 3 seeds.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """DreamerV3 (arXiv 2301.04104) at a small size on MinAtar (gymnax), Breakout by default.
 
-    python -m launch.train --experiment=dreamerv3_minatar --num_seeds=3 --workdir=runs/dreamer_breakout
+    python -m launch.train --experiment=dreamerv3_minatar --num_seeds=3 --workdir=runs/dreamer
 
 Rows, pace and nets for the grid are those of `drama_minatar`, so that the two world models can be
 compared at equal updates: one for every four rows, 16 windows of 16 rows, 64 starts, 24 imagined

@@ -9,7 +9,7 @@ beside (TD-MPC2's policy) is its `update`, on the detached rows of the same batc
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from mbrl_jax.agents.apart import WANTS
 from mbrl_jax.agents.parts import (
     Parts,
     bind_parts,
-    draw_batch,
     draw_starts,
+    draw_windows,
     keep_model,
     learn_model,
     make_parts,
 )
 from mbrl_jax.keys import named
+from mbrl_jax.replay import latents, ring
 from mbrl_jax.types import (
     Agent,
     AgentState,
@@ -46,6 +47,7 @@ from mbrl_jax.types import (
     bind,
     bounded,
     part,
+    switch,
 )
 
 
@@ -57,6 +59,14 @@ class Config:
     num_starts: int = bounded(0, low=0)
     # global norm of both gradients together; 0: each learner clips its own
     clip_norm: float = bounded(0.0, low=0)
+    context: Literal["empty", "stored"] = switch(
+        "empty",
+        published="stored",
+        better="empty",
+        why="what is known before a window: nothing, or the latent that the replay keeps with its "
+        "first row, which the update that saw the row last has renewed (DreamerV3); for memories "
+        "that are longer than a window, at the price of a latent beside each row",
+    )
     acting: ActingConfig = ActingConfig()
     annotate: Any = part("mbrl_jax.agents", None)  # a config that makes a `parts.Annotate`
 
@@ -73,16 +83,33 @@ class Config:
         return {}
 
     def make_replay(self, replay: Any, num_envs: int, spec: EnvSpec) -> Replay:
-        """The replay that a config of one makes."""
+        """The replay that a config of one makes, with latents beside its rows where they are kept.
+
+        Raises ValueError where it has no ring of rows.
+        """
         del spec
-        return replay.make(num_envs, ())
+        made = replay.make(num_envs, ())
+        if self.context == "empty":
+            return made
+        return latents.Config(ring.all_streams(replay, ())["model"]).make(made)
 
     def make(
         self, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
     ) -> Agent:
         """Compose the agent. Raises ValueError for parts without a gradient to share."""
         _check(world_model, behaviour)
-        parts = make_parts(self, spec, world_model, behaviour, replay)
+        stored = self.context == "stored"
+        if stored and not world_model.begins_windows:
+            raise ValueError(
+                "agent.context=stored begins windows with latents of the replay, and the loss of "
+                "this model does not read them: use model=rssm, or agent.context=empty"
+            )
+        if stored and self.acting.latent == "prior":
+            raise ValueError(
+                "agent.context=stored keeps what is known with a row, and acting.latent=prior acts "
+                "on what was expected of it: use agent.acting.latent=posterior"
+            )
+        parts = make_parts(self, spec, world_model, behaviour, replay, keeps_latents=stored)
         learns = {"all": _learn, "model": learn_model}
         if behaviour.update is not None:
             learns["behaviour"] = _learn_behaviour
@@ -108,7 +135,7 @@ def _learn(
     parts: Parts, state: AgentState, key: Key, replay: ReplayState, iteration: Array
 ) -> tuple[AgentState, PyTree, Metrics]:
     """One joint gradient, each learner's step, then what the behaviour trains apart."""
-    replay, batch = draw_batch(parts, state, key, replay)
+    replay, batch, indices = draw_windows(parts, state, key, replay)
     world_model, behaviour = parts.world_model, parts.behaviour
     model_loss, shaping = world_model.loss, behaviour.representation_loss
     assert model_loss is not None and world_model.apply is not None
@@ -142,8 +169,12 @@ def _learn(
         entries = jax.lax.stop_gradient(entries)
         learned, more = _update_apart(parts, learned, key, model, entries, batch, iteration)
         metrics |= more
-    state = state._replace(world_model=trained, behaviour=learned)
-    return state, replay.counters, metrics
+    state, counters = state._replace(world_model=trained, behaviour=learned), replay.counters
+    if parts.keeps_latents:
+        rows = jnp.arange(batch.timestep.reward.shape[1] - 1)
+        seen = jax.vmap(jax.vmap(world_model.latent_at, (None, 0)), (0, None))(entries, rows)
+        counters = parts.replay.write_back(counters, indices, jax.lax.stop_gradient(seen))
+    return state, counters, metrics
 
 
 def _learn_behaviour(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from mbrl_jax import acting, legal, optim
 from mbrl_jax.envs.spec import random_action, zero_action
 from mbrl_jax.keys import named
+from mbrl_jax.replay import latents
 from mbrl_jax.types import (
     Agent,
     AgentCarry,
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     behaviour: Behaviour
     replay: Replay
     annotate: Annotate
+    keeps_latents: bool = False  # beside every row of the replay: `replay.latents`
 
 
 class Learn(Protocol):
@@ -72,7 +74,12 @@ class Learn(Protocol):
 
 
 def make_parts(
-    config: Any, spec: EnvSpec, world_model: WorldModel, behaviour: Behaviour, replay: Replay
+    config: Any,
+    spec: EnvSpec,
+    world_model: WorldModel,
+    behaviour: Behaviour,
+    replay: Replay,
+    keeps_latents: bool = False,
 ) -> Parts:
     """The pieces, with the config's `annotate` made."""
     annotate: Annotate = _as_it_is
@@ -80,7 +87,7 @@ def make_parts(
         annotate = config.annotate.make(spec, world_model, behaviour)
     if replay is not None:  # who only acts needs none
         replay = replay._replace(sample=functools.partial(_sample, replay.sample))
-    return Parts(config, spec, world_model, behaviour, replay, annotate)
+    return Parts(config, spec, world_model, behaviour, replay, annotate, keeps_latents)
 
 
 def _sample(sample: Callable, state: ReplayState, key: Key, **stream: str) -> tuple:
@@ -137,10 +144,12 @@ def init(parts: Parts, key: Key) -> AgentState:
 
 def initial_carry(parts: Parts) -> AgentCarry:
     """What acting starts from in one environment."""
+    latent = parts.world_model.initial_latent()
     return AgentCarry(
-        acting.empty(parts.config.acting, parts.spec, parts.world_model.initial_latent()),
+        acting.empty(parts.config.acting, parts.spec, latent),
         zero_action(parts.spec.action),
         parts.behaviour.initial_carry(),
+        {latents.NAME: latent} if parts.keeps_latents else {},
     )
 
 
@@ -169,7 +178,8 @@ def act(
         blind = random_action(parts.spec.action, named(key, "blind"), legal.of(timestep))
         begins = acting.begins(config, carry.memory, timestep)
         action = jax.tree.map(lambda b, a: jnp.where(begins, b, a), blind, action)
-    return AgentCarry(memory, action, behaviour_carry, carry.record), action
+    record = {latents.NAME: latent} if parts.keeps_latents else carry.record
+    return AgentCarry(memory, action, behaviour_carry, record), action
 
 
 # -------------------------------------------------------------------------------------- learning
@@ -248,9 +258,17 @@ def draw_batch(
     parts: Parts, state: AgentState, key: Key, replay: ReplayState
 ) -> tuple[ReplayState, Trajectory]:
     """Windows [B, L+1] of the stream "model", annotated."""
-    counters, batch, _ = parts.replay.sample(replay, named(key, "sample"), stream="model")
+    replay, batch, _ = draw_windows(parts, state, key, replay)
+    return replay, batch
+
+
+def draw_windows(
+    parts: Parts, state: AgentState, key: Key, replay: ReplayState
+) -> tuple[ReplayState, Trajectory, PyTree]:
+    """The same, with where they lie in the replay."""
+    counters, batch, indices = parts.replay.sample(replay, named(key, "sample"), stream="model")
     batch = parts.annotate(state, named(key, "annotate"), batch)
-    return replay._replace(counters=counters), batch
+    return replay._replace(counters=counters), batch, indices
 
 
 def train_model(parts: Parts, state: AgentState, key: Key, replay: ReplayState) -> Trained:

@@ -148,6 +148,9 @@ class _WorldModel(NamedTuple):
     markov: bool = False  # stored observations may be observed again, as first rows
     # "": ends are learned or known; else the discount is always 1, and this says what learns them
     endless: str = ""
+    begins_windows: bool = (
+        False  # its loss reads `extras["latent"]` of first rows: `replay.latents`
+    )
 
 
 class WorldModel(_WorldModel):

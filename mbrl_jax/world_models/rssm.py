@@ -7,9 +7,9 @@ the cell runs all the same: the first state is gru(0, 0, 0), not a learned one.
 Kept from the published code: block-diagonal cell, 1 % of uniform probability in posterior *and*
 prior, straight-through samples, free nats row by row, rewards as two-hot over symexp bins whose
 untrained prediction is exactly 0. Its networks for images are `Pooled`, its sizes stand in
-`rssm_sizes`. Not here yet: stored latents to begin windows with (`replay_context`: here each begins
-from zeros). The probability of going on is predicted without γ, as everywhere here; the published
-head learns γ (1 - terminal).
+`rssm_sizes`; a window begins from zeros, or with `agent.context=stored` from the latent that the
+replay keeps with its first row. The probability of going on is predicted without γ, as everywhere
+here; the published head learns γ (1 - terminal).
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from mbrl_jax.networks.block_gru import RMS_EPS, BlockGru
 from mbrl_jax.networks.heads import Mlp
 from mbrl_jax.networks.initializers import fan_in_truncated
 from mbrl_jax.networks.reconstruction import Kind
+from mbrl_jax.replay.latents import NAME as LATENT
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -158,7 +159,8 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
         *(init, initial_latent, observe, observe_sequence, latent_at, imagine),
         *(predict, features, decode, loss, readouts.apply),
     )
-    return WorldModel(**{f.__name__: functools.partial(f, parts) for f in functions})
+    bound: dict[str, Any] = {f.__name__: functools.partial(f, parts) for f in functions}
+    return WorldModel(**bound, begins_windows=True)
 
 
 # ----------------------------------------------------------------------------------------- state
@@ -320,16 +322,25 @@ def loss(
     """Loss [] over all rows of windows [B, L+1]; differentiable entries [B] of the first L.
 
     Row (b, t) samples with `split(split(key, B)[b], L + 1)[t]`; before a window nothing is known.
+    Where the replay keeps latents (`replay.latents`), the first row of a window gives its own and
+    is not trained on: the windows are the L rows behind it, and `split` makes one key less.
     """
     batch = masks.clean_rows(batch)
+    kept = batch.extras.get(LATENT)
+    if kept is None:
+        start, before = (initial_latent(parts), zero_action(parts.spec.action)), None
+    else:
+        start, before = jax.tree.map(lambda x: x[:, 0], (kept, batch.action)), 0
+        batch = jax.tree.map(lambda x: x[:, 1:], batch)
     config, timestep = parts.config, batch.timestep
     tokens, encoder_stats = readouts.encode(parts, params, stats, timestep.observation, True)
-    start = initial_latent(parts), zero_action(parts.spec.action)
     filter_rows = functools.partial(_filter_rows, parts, params)
     keys = jax.random.split(key, tokens.shape[0])
-    latents, posterior = jax.vmap(filter_rows, (0, None, 0, 0))(keys, start, tokens, batch)
+    latents, posterior = jax.vmap(filter_rows, (0, before, 0, 0))(keys, start, tokens, batch)
     seen = _concatenated(latents)
-    led_to = (~timestep.is_first).at[:, 0].set(False)
+    led_to = ~timestep.is_first
+    if kept is None:
+        led_to = led_to.at[:, 0].set(False)
     if config.unled == "counted":
         led_to = jnp.ones_like(led_to)
 
@@ -342,5 +353,9 @@ def loss(
     mean = functools.partial(masks.masked_mean, mask=led_to)
     terms |= readouts.arrivals(parts, params, seen, timestep, mean)
     total, metrics = readouts.total(parts, terms, kl, posterior)
+    if kept is not None:
+        latents = jax.tree.map(
+            lambda first, rest: jnp.concatenate([first[:, None], rest], axis=1), start[0], latents
+        )
     entries = jax.tree.map(lambda x: x[:, :-1], latents)
     return total, (entries, {"encoder": encoder_stats, "decoder": decoder_stats}, metrics)
