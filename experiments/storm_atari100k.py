@@ -23,7 +23,7 @@ from mbrl_jax.envs import atari
 from mbrl_jax.experiment.experiment import Experiment
 from mbrl_jax.experiment.switches import Difference
 from mbrl_jax.loops.phases import Phase
-from mbrl_jax.networks import decoders, encoders, image_layers
+from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay import ring
 from mbrl_jax.world_models import drama
 
@@ -86,8 +86,8 @@ def get_experiment() -> Experiment:
         env=atari.Config("Pong-v5", atari.PROTOCOLS["storm"]),
         model=drama.Config(
             core=storm.Config(window=64, dropout=0.1),
-            encoder=encoders.Image64(32, (1, 2, 4, 8), image_layers.STORM),
-            decoder=decoders.Image64(32, (1, 2, 4, 8), image_layers.STORM),
+            encoder=encoders.Image64(32, (1, 2, 4, 8), encoders.STORM),
+            decoder=decoders.Image64(32, (1, 2, 4, 8), encoders.STORM),
             head_layers=2,
             head_width=512,
             head_hidden="layer_relu",

@@ -4,18 +4,27 @@ Of a dictionary of leaves `Auto` makes a decoder each, and the output is a dicti
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mbrl_jax.networks.encoders import FORMS, Form, by_leaf, require_array, require_image
+from mbrl_jax.networks.convolution import transposed_convolution
+from mbrl_jax.networks.encoders import (
+    FORMS,
+    Form,
+    ImageLayers,
+    by_leaf,
+    conv_weights,
+    require_array,
+    require_image,
+)
 from mbrl_jax.networks.grid import GridDecoder, require_grid
 from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.networks.image_layers import ConvTranspose, ImageLayers
-from mbrl_jax.networks.initializers import glorot_truncated, torch_default
-from mbrl_jax.networks.norms import BatchNorm, moments
+from mbrl_jax.networks.normed_convolution import layer
+from mbrl_jax.networks.norms import Affine, BatchNorm, Moments, moments
 from mbrl_jax.networks.pooled import PooledDecoder, smallest
-from mbrl_jax.types import ArraySpec, ObservationSpec, bounded
+from mbrl_jax.types import Array, ArraySpec, ObservationSpec, bounded
 
 
 class DenseDecoder(nn.Module):
@@ -64,6 +73,26 @@ class Grid:
         return GridDecoder(self.depth, spec.shape)
 
 
+class ConvTranspose(nn.Module):
+    """torch's ConvTranspose2d: [N, H, W, C] -> [N, H · stride, W · stride, features], moments."""
+
+    layers: ImageLayers
+    features: int
+    stride: int
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x, affine: Affine) -> tuple[Array, Moments]:
+        c = self.layers
+        added = 2 * c.padding + self.stride - c.kernel
+        transposed = functools.partial(
+            transposed_convolution, stride=self.stride, padding=c.padding, output_padding=added
+        )
+        inits = c.inits(c.kernel**2 * self.features)  # torch counts the output
+        kernel, bias = conv_weights(self, inits, x.shape[-1], self.bias)
+        return layer(transposed, x, affine, kernel, bias, c.activation)
+
+
 class ImageDecoder(nn.Module):
     """Linear to 4×4, BatchNorm, an activation, then transposed convolutions, the last to pixels."""
 
@@ -74,8 +103,8 @@ class ImageDecoder(nn.Module):
     @nn.compact
     def __call__(self, z, train: bool):
         c, batch = self.layers, z.shape[:-1]
-        init = glorot_truncated if c.init == "glorot" else torch_default
-        x = nn.Dense(16 * self.widths[0], c.bias, kernel_init=init)(z)
+        init, bias_init = c.inits(z.shape[-1])
+        x = nn.Dense(16 * self.widths[0], c.bias, kernel_init=init, bias_init=bias_init)(z)
         x = x.reshape((-1, self.widths[0], 4, 4))  # channel-first, as the encoder flattens
         x = jnp.moveaxis(x, 1, -1)
         affine = BatchNorm()(moments(x), x.size // self.widths[0], train)

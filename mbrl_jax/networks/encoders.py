@@ -6,6 +6,7 @@ give, one behind the other.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,13 +15,19 @@ from flax import linen as nn
 
 from mbrl_jax import legal
 from mbrl_jax.networks import block_gru
+from mbrl_jax.networks.convolution import convolution
 from mbrl_jax.networks.grid import LEAST_SIDE, GridEncoder, require_grid
 from mbrl_jax.networks.heads import RMS_EPS
-from mbrl_jax.networks.image_layers import Conv, ImageLayers
-from mbrl_jax.networks.initializers import fan_in_truncated, glorot_truncated
-from mbrl_jax.networks.norms import BatchNorm, activate
+from mbrl_jax.networks.initializers import (
+    Initializer,
+    fan_in_truncated,
+    glorot_truncated,
+    uniform_fan_in,
+)
+from mbrl_jax.networks.normed_convolution import layer
+from mbrl_jax.networks.norms import Activation, Affine, BatchNorm, Moments, activate
 from mbrl_jax.networks.pooled import PooledEncoder, smallest
-from mbrl_jax.types import ArraySpec, DictSpec, ObservationSpec, PyTree, bounded
+from mbrl_jax.types import Array, ArraySpec, DictSpec, ObservationSpec, PyTree, bounded
 
 # Whose initial weights and eps of norms an MLP has.
 Form = Literal["drama", "dreamerv3"]
@@ -72,6 +79,70 @@ class Grid:
         require_array(spec)
         require_grid(spec)
         return GridEncoder(self.depth, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLayers:
+    """What the layers of an image net are; Drama's by default, STORM's are `STORM`."""
+
+    kernel: int = bounded(5, low=1)
+    # of the layer next to the pixels; all others halve or double the sides
+    outer_stride: int = bounded(1, low=1, high=2)
+    bias: bool = True  # in front of a normalisation; what draws the pixels has one always
+    activation: Activation = "silu"
+    init: Literal["glorot", "torch"] = "glorot"
+
+    def validate(self) -> None:
+        """Raise ValueError for a kernel that cannot keep the sides of a map."""
+        if self.outer_stride == 1 and self.kernel % 2 == 0:
+            raise ValueError(
+                f"a kernel of side {self.kernel} cannot keep the sides of a map, which "
+                "outer_stride=1 asks for: use an odd kernel, or outer_stride=2"
+            )
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side of a map: a stride of 2 halves its sides."""
+        return (self.kernel - 1) // 2
+
+    def inits(self, fan: int) -> tuple[Initializer, Initializer]:
+        """Of a layer's weights and its bias; torch's range goes by its `fan`."""
+        if self.init == "glorot":
+            return glorot_truncated, nn.initializers.zeros
+        return uniform_fan_in(fan), uniform_fan_in(fan)
+
+    def sides(self, layers: int) -> list[int]:
+        """Sides of the maps of a net of so many layers, from the pixels' 64 down."""
+        return [64 // self.outer_stride >> i for i in range(layers)]
+
+
+# Kernels of 4 and strides of 2, no biases, ReLU; begun as torch begins (arXiv 2310.09615).
+STORM = ImageLayers(kernel=4, outer_stride=2, bias=False, activation="relu", init="torch")
+
+
+class Conv(nn.Module):
+    """[N, H, W, C] -> [N, H / stride, W / stride, features], and the moments of it."""
+
+    layers: ImageLayers
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x, affine: Affine | None) -> tuple[Array, Moments]:
+        c, channels = self.layers, x.shape[-1]
+        convolve = functools.partial(convolution, stride=self.stride, padding=c.padding)
+        kernel, bias = conv_weights(self, c.inits(c.kernel**2 * channels), channels, c.bias)
+        return layer(convolve, x, affine, kernel, bias, c.activation)
+
+
+def conv_weights(
+    module: Any, inits: tuple[Initializer, Initializer], channels: int, has_bias: bool
+) -> tuple[Array, Array]:
+    """Kernel [k, k, channels, features] and bias [features] of a layer; zeros for no bias."""
+    side, features = module.layers.kernel, module.features
+    kernel = module.param("kernel", inits[0], (side, side, channels, features))
+    bias = module.param("bias", inits[1], (features,)) if has_bias else jnp.zeros((features,))
+    return kernel, bias
 
 
 class ImageEncoder(nn.Module):

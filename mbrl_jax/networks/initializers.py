@@ -27,13 +27,8 @@ def uniform_fan_in(fan_in: int) -> Initializer:
 
 
 def torch_default(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """`uniform_fan_in` of a kernel [..., in, out], whose fan is its size less the output axis."""
-    return uniform_fan_in(math.prod(shape[:-1]))(key, shape, dtype)
-
-
-def torch_default_transposed(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """The same of a transposed convolution [k, k, in, out], whose fan torch counts with `out`."""
-    return uniform_fan_in(math.prod(shape[:-2]) * shape[-1])(key, shape, dtype)
+    """`uniform_fan_in` of a linear layer's kernel [in, out]."""
+    return uniform_fan_in(shape[0])(key, shape, dtype)
 
 
 def glorot_truncated(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:

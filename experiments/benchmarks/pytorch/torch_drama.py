@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from experiments.benchmarks.pytorch import torch_storm
 from mbrl_jax import optim
 from mbrl_jax.cores import mamba2, storm
+from mbrl_jax.networks.encoders import ImageLayers
 from mbrl_jax.networks.heads import LAYER_EPS, RMS_EPS, Hidden
-from mbrl_jax.networks.image_layers import ImageLayers
 from mbrl_jax.world_models import drama
 
 Tensor = torch.Tensor

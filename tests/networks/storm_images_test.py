@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mbrl_jax.networks import decoders, encoders
-from mbrl_jax.networks.image_layers import STORM, ImageLayers
+from mbrl_jax.networks.encoders import STORM, ImageLayers
 from mbrl_jax.types import ArraySpec
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
