@@ -8,20 +8,25 @@ import importlib
 from typing import Any
 
 FAMILIES = (  # that ship
-    *("gymnax", "envpool", "atari", "gymnasium", "dm_control", "craftax", "brax", "probe"),
+    *("gymnax", "envpool", "atari", "gymnasium", "dm_control", "craftax", "brax", "tasks", "probe"),
 )
 
 
 def named(text: str) -> Any | None:
-    """The config of FAMILY:NAME, or of a bare name of gymnax or else EnvPool; None for no name."""
+    """The config of FAMILY:NAME, or of a bare name of gymnax, `tasks` or else EnvPool.
+
+    None for what is no name. Raises ConfigError where a family looks for a name and has it not.
+    """
     family, colon, name = text.partition(":")
     if colon:
         if family not in FAMILIES or not name:
             return None
         found = _family(family)
-        return getattr(found, "named", found.Config)(name)
+        return (getattr(found, "named", None) or found.Config)(name)
     if text in _known("gymnax"):
         return _family("gymnax").Config(text)
+    if text in _known("tasks"):
+        return _family("tasks").named(text)
     if text in _known("envpool"):
         return _family("atari" if _family("envpool").is_atari(text) else "envpool").Config(text)
     return None
@@ -29,7 +34,7 @@ def named(text: str) -> Any | None:
 
 def nearest(text: str) -> list[str]:
     """Up to three names that are like it, each once."""
-    known = dict.fromkeys((*_known("gymnax"), *_known("envpool")))
+    known = dict.fromkeys((*_known("gymnax"), *_known("tasks"), *_known("envpool")))
     return difflib.get_close_matches(text, known, n=3, cutoff=0.4)
 
 
