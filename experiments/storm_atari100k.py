@@ -78,6 +78,27 @@ DIFFERENCES = (
     ),
 )
 
+DEBUG = (
+    "model.core.width=16",
+    "model.core.heads=2",
+    "model.core.layers=1",
+    "model.encoder.depth=1",
+    "model.decoder.depth=1",
+    "model.groups=4",
+    "model.classes=4",
+    "model.head_width=8",
+    "behaviour.horizon=3",
+    "behaviour.actor_width=8",
+    "behaviour.critic_width=8",
+    "behaviour.layers=1",
+    "replay.capacity=200",
+    "replay.batch_size=2",
+    "replay.length=7",
+    "agent.context_length=4",
+    "agent.num_starts=8",
+    "agent.acting.rows=4",
+)
+
 
 def get_experiment() -> Experiment:
     """The experiment."""
@@ -125,25 +146,6 @@ def get_experiment() -> Experiment:
         eval_episodes=20,
         eval_max_steps=27_000,
         open_loop_context=8,
-        debug=(
-            "model.core.width=16",
-            "model.core.heads=2",
-            "model.core.layers=1",
-            "model.encoder.depth=1",
-            "model.decoder.depth=1",
-            "model.groups=4",
-            "model.classes=4",
-            "model.head_width=8",
-            "behaviour.horizon=3",
-            "behaviour.actor_width=8",
-            "behaviour.critic_width=8",
-            "behaviour.layers=1",
-            "replay.capacity=200",
-            "replay.batch_size=2",
-            "replay.length=7",
-            "agent.context_length=4",
-            "agent.num_starts=8",
-            "agent.acting.rows=4",
-        ),
+        debug=DEBUG,
         with_parts=(("model.core=storm", PUBLISHED),),
     )
