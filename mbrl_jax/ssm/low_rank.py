@@ -263,7 +263,7 @@ def _check(u, dt, A, P, B, C, D, reset, state, rows: str = "", batch: str = "") 
     shapes.check_reset(reset)
 
 
-def discretized(dt, A, P, B, C, wide: jnp.dtype) -> DPLRSystem:
+def discretized(dt: Any, A: Any, P: Any, B: Any, C: Any, wide: jnp.dtype) -> DPLRSystem:
     """The system of all channels by the equations above, from arrays [D, N] and dt [D]."""
     A, P, B, C = (diagonal.pair(jnp.asarray(array).T, wide) for array in (A, P, B, C))
     dt = jnp.asarray(dt).astype(wide)

@@ -29,8 +29,6 @@ import optax
 
 from mbrl_jax import masks
 from mbrl_jax.envs.spec import action_size, flat_size
-from mbrl_jax.networks import moments
-from mbrl_jax.networks.moments import Moments, deviation, standardise
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -45,8 +43,9 @@ from mbrl_jax.types import (
     cached_make,
     number,
 )
-from mbrl_jax.world_models import markov, uncertainty
+from mbrl_jax.world_models import markov, moments, uncertainty
 from mbrl_jax.world_models.markov import flat_transitions
+from mbrl_jax.world_models.moments import Moments, deviation, standardise
 
 ELITE, NOISE = 0, 1  # purposes of the key of `imagine`
 BAGS = 0x0BA6  # key of the bootstrap sets: the sets depend on the rows alone

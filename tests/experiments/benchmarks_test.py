@@ -78,11 +78,9 @@ def model_uniforms(key, shape, groups):
 
 def test_parameters_are_as_many_as_published():
     drama, storm = published.sizes_of("drama"), published.sizes_of("storm")
-    for sizes, actions, count in (  # specification 7.1; STORM's counted by hand
-        (drama, 18, 7_161_603),
-        (drama, 6, 7_155_459),
-        (storm, 6, 16_507_011),
-    ):
+    # Specification 7.1; STORM's counted by hand.
+    cases = ((drama, 18, 7_161_603), (drama, 6, 7_155_459), (storm, 6, 16_507_011))
+    for sizes, actions, count in cases:
         spec = dataclasses.replace(sizes, num_actions=actions).spec
         state = jax.eval_shape(sizes.model.make(spec).init, jax.random.key(0))
         assert sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)) == count
