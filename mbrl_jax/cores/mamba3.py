@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from mbrl_jax.cores import stack
 from mbrl_jax.networks.initializers import uniform_fan_in
-from mbrl_jax.ssm import trapezoid
+from mbrl_jax.ssm import chunking, trapezoid
 from mbrl_jax.ssm.trapezoid import TrapezoidEntries, TrapezoidState
 from mbrl_jax.types import Array, SequenceCore, bounded, number
 
@@ -200,7 +200,7 @@ def angles_of(turn: Array, is_first: Array | None, before: Array | None) -> Arra
         joined = jnp.where(reset_2[:, None, None], angle_2, jnp.mod(angle_1 + angle_2, TURN))
         return joined, reset_1 | reset_2
 
-    sums, _ = jax.lax.associative_scan(after, (turn, is_first))
+    sums, _ = chunking.associative_scan(after, (turn, is_first))
     return jnp.mod(sums, TURN)
 
 

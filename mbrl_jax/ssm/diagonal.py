@@ -171,7 +171,8 @@ def linear_scan(decay: ComplexPair, inputs: ComplexPair, kept: Array, run: Calla
       decay: [*S].
       inputs: [T, *S].
       kept: [T] bool, False where the state is emptied; kept₀ does not matter.
-      run: `rows_sequential`, `rows_associative` or `functools.partial(rows_chunked, size)`.
+      run: `rows_sequential`, `rows_associative`, or a `functools.partial` of the latter or of
+        `rows_chunked`.
 
     Returns:
       States [T, *S].
@@ -214,8 +215,10 @@ def rows_sequential(decay: ComplexPair, inputs: ComplexPair, kept: Array) -> Com
     return jax.lax.scan(one_row, start, (inputs, kept), unroll=unroll)[1]
 
 
-def rows_associative(decay: ComplexPair, inputs: ComplexPair, kept: Array) -> ComplexPair:
-    """`linear_scan` in log T parallel passes."""
+def rows_associative(
+    decay: ComplexPair, inputs: ComplexPair, kept: Array, whole: int = 128
+) -> ComplexPair:
+    """`linear_scan` in log T parallel passes; `whole` as in `chunking.associative_scan`."""
 
     def after(first, second):
         (decay_1, state_1, kept_1), (decay_2, state_2, kept_2) = first, second
@@ -224,7 +227,7 @@ def rows_associative(decay: ComplexPair, inputs: ComplexPair, kept: Array) -> Co
 
     # Masked in every pass rather than by a decay of 0, which would let NaN through a reset.
     spread = each(lambda d, x: jnp.broadcast_to(d[None], x.shape), decay, inputs)
-    return jax.lax.associative_scan(after, (spread, inputs, kept))[1]
+    return chunking.associative_scan(after, (spread, inputs, kept), whole)[1]
 
 
 def rows_chunked(size: int, decay: ComplexPair, inputs: ComplexPair, kept: Array) -> ComplexPair:

@@ -278,7 +278,8 @@ def _chunked(run, decay, weight, out, u, reset, initial_state):
 
 
 _RUN: dict[str, Callable] = {
-    "chunked": functools.partial(_chunked, diagonal.rows_associative),
+    # A chunk is many rows: programs stop growing at 8 chunks.
+    "chunked": functools.partial(_chunked, functools.partial(diagonal.rows_associative, whole=8)),
     "chunked_sequential": functools.partial(_chunked, diagonal.rows_sequential),
     "recurrent": _recurrent,
 }

@@ -173,9 +173,12 @@ def write_pictures(
     predictions: OpenLoop | None,
     rows: list[dict[str, Any]],
 ) -> list[Path]:
-    """Write `learning_curve.png` and, of predictions [S], `open_loop.png`; returns their paths."""
+    """Write `learning_curve.png`, and of predictions [S] `open_loop.png`; returns their paths.
+
+    The curve's SVG lies beside it.
+    """
     curve, strips = path / "learning_curve.png", path / layout.OPEN_LOOP
-    plot_learning_curve(rows, curve, title_of(experiment))
+    plot_learning_curve(rows, curve, title_of(experiment), vector=True)
     if predictions is None:
         return [curve]
     write_open_loop(strips, experiment, spec, predictions)

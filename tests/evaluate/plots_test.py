@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import drama_catch
 from mbrl_jax.evaluate import plots
+from mbrl_jax.train.report import write_pictures
 
 RNG = np.random.default_rng(0)
 
@@ -36,6 +38,15 @@ def test_learning_curve_is_drawn(tmp_path, data):
     path = plots.plot_learning_curve(data, tmp_path / "curve.png", "catch")
     width, height = size_of(path)
     assert width > height > 300
+
+
+def test_a_run_leaves_its_curve_as_vectors_too(tmp_path):
+    experiment = drama_catch.get_experiment()
+    (path,) = write_pictures(
+        tmp_path, experiment, experiment.env.make().spec.observation, None, rows()
+    )
+    assert path.name == "learning_curve.png"
+    assert "<svg" in path.with_suffix(".svg").read_text()
 
 
 def test_mean_curve_covers_what_all_seeds_have():

@@ -181,6 +181,8 @@ def test_metrics_of_runs_become_one_table(tmp_path):
     lines = list(collect_metrics.collected(labelled, ["episode/return", "model/none"]))
     assert [line[:2] for line in lines[::10]] == [["one", "0"], ["one", "1"], ["other", "0"]]
     assert lines[0] == ["one", "0", "10", "0.1235", ""] and lines[-1][2] == "100"
+    (whole, *_) = collect_metrics.collected(labelled, ["env_steps", "episode/return"], digits=0)
+    assert whole == ["one", "0", "10", "10", "0.123456"]
     with pytest.raises(ConfigError, match="part_0 holds no metrics model/none"):
         list(collect_metrics.collected(labelled[1:], ["model/none"]))
     with pytest.raises(ConfigError, match="seed 0 of one is in two runs"):
