@@ -1,10 +1,8 @@
 """Checkpoints: all that a run needs to go on bit for bit, written in the background.
 
-checkpoints/ITERATION/ holds the state of each process's seeds but their stored rows (an .npz file
-without pickle), the names of the `replay_log` segments with those rows, `meta.json`, and in
-`manifest.json` a checksum of every file. It gets its name when all of that is on the disk.
-`restore.py` reads it. Every loop and every number of processes writes this one format; what single
-processes wrote before, with Orbax, is read too.
+checkpoints/ITERATION/ holds the state of each process's seeds but their stored rows (Orbax), the
+names of the `replay_log` segments with those rows, `meta.json`, and in `manifest.json` a checksum
+of every file. It gets its name when all of that is on the disk. `restore.py` reads it.
 """
 
 import contextlib
@@ -200,13 +198,19 @@ def complete_folder(folder: Path, meta: str) -> None:
 
 
 def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    """Write NumPy's arrays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_arrays(folder / LEAVES, leaves)
+    """Write NumPy's arrays: with Orbax, or of one process among several as `LEAVES`."""
+    if jax.process_count() > 1:  # there Orbax writes NumPy's arrays of the first process only
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_arrays(folder / LEAVES, leaves)
+        return
+    import orbax.checkpoint as ocp
+
+    with _orbax() as checkpointer, _plain(folder.parent) as parent:
+        checkpointer.save(parent / folder.name, args=ocp.args.PyTreeSave(dict(leaves)))
 
 
 def load_leaves(folder: Path) -> dict[str, np.ndarray]:
-    """Read what `save_leaves` wrote, or Orbax before; unknown types come back as bytes ("V")."""
+    """Read what `save_leaves` wrote; types that NumPy does not know come back as bytes ("V")."""
     if (folder / LEAVES).exists():
         with np.load(folder / LEAVES, allow_pickle=False) as data:
             return dict(data)
@@ -218,7 +222,7 @@ def load_leaves(folder: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _plain(folder: Path) -> Iterator[Path]:
-    """A path to `folder` that is no pattern: Orbax finds nothing below "[x]"."""
+    """A path to `folder` that is no pattern: Orbax loses what it writes below "[x]"."""
     folder = folder.resolve()
     if glob.escape(str(folder)) == str(folder):
         yield folder
@@ -230,7 +234,7 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 
 def _orbax():
-    """An Orbax checkpointer, to read with (imported lazily: it takes half a second)."""
+    """An Orbax checkpointer (imported lazily: it takes half a second)."""
     import orbax.checkpoint as ocp
 
     if jax.process_count() == 1:

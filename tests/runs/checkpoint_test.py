@@ -98,25 +98,6 @@ def test_a_state_comes_back_bit_for_bit_wherever_the_write_head_is(tmp_path, sav
         assert found.state.replay.position.sharding.device_set == set(jax.devices())
 
 
-def test_a_checkpoint_of_before_written_with_orbax_is_restored(tmp_path, monkeypatch):
-    import orbax.checkpoint as ocp
-
-    def save_leaves(folder, leaves):
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(folder, args=ocp.args.PyTreeSave(dict(leaves)))
-
-    monkeypatch.setattr(checkpoint, "save_leaves", save_leaves)
-    kept = train(tmp_path, 9, [9])
-    assert not list(tmp_path.rglob(checkpoint.LEAVES))
-    (tmp_path / layout.CHECKPOINTS).rename(tmp_path / "moved")  # and is found in "[x]"
-    path = tmp_path / "[x]"
-    path.mkdir()
-    for name, old in ((layout.CHECKPOINTS, "moved"), (replay_log.FOLDER, replay_log.FOLDER)):
-        (tmp_path / old).rename(path / name)
-    found = restore.restore(path, wanted())
-    assert_equal(found.state, kept[9])
-
-
 def test_a_save_writes_the_rows_that_are_new_and_no_others(tmp_path):
     train(tmp_path, 12, [3, 5, 12])
     names = {path.name for path in (tmp_path / replay_log.FOLDER).iterdir()}
@@ -213,7 +194,7 @@ def _foreign(workdir, iteration):
 
 
 FAULTS = {
-    "truncated": (lambda w: _damage(w, 6, "leaves.npz"), "leaves.npz is damaged or not whole"),
+    "truncated": (lambda w: _damage(w, 6, "_METADATA"), "_METADATA is damaged or not whole"),
     "half-written": (
         lambda w: (_folder(w, 6) / checkpoint.MANIFEST).unlink(),
         "half-written, without manifest.json",
@@ -223,7 +204,7 @@ FAULTS = {
         "it is damaged",
     ),
     "flipped": (
-        lambda w: _flip(_folder(w, 6) / "state_0" / checkpoint.LEAVES),
+        lambda w: _flip(next(p for p in _folder(w, 6).glob("state_0/ocdbt*/d/*"))),
         "is damaged or not whole",
     ),
     "foreign version": (
