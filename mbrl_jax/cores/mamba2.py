@@ -15,7 +15,7 @@ from mbrl_jax.types import Array, PyTree, SequenceCore, bounded
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(stack.HeadSizes):
     """Published sizes by default."""
 
     width: int = bounded(512, low=1)
@@ -34,31 +34,9 @@ class Config:
     method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
     @property
-    def inner(self) -> int:
-        """Channels of the scan."""
-        return self.expand * self.width
-
-    @property
-    def heads(self) -> int:
-        """H."""
-        return self.inner // self.head_size
-
-    @property
     def conv_channels(self) -> int:
         """x, B and C pass the convolution together (one group)."""
         return self.inner + 2 * self.state_size
-
-    def validate(self) -> None:
-        """Raise ValueError where sizes do not fit, or a range is none."""
-        for name in ("decay_range", "step_range"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} must be two numbers in order, not {low}, {high}")
-        if self.inner % self.head_size:
-            raise ValueError(
-                f"the inner width {self.inner} (expand · width) is no multiple of head_size "
-                f"{self.head_size}"
-            )
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""

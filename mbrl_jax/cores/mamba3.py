@@ -28,7 +28,7 @@ SLOWEST = 1e-4  # of -A
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(stack.HeadSizes):
     """Published numbers by default, but for sizes: those are of Drama's core."""
 
     width: int = bounded(512, low=1)
@@ -48,30 +48,9 @@ class Config:
     method: Literal["auto", "chunked", "chunked_sequential", "recurrent"] = "auto"
 
     @property
-    def inner(self) -> int:
-        """Channels of the scan."""
-        return self.expand * self.width
-
-    @property
-    def heads(self) -> int:
-        """H."""
-        return self.inner // self.head_size
-
-    @property
     def pairs(self) -> int:
         """R, pairs of states that turn."""
         return max(1, int(self.state_size * self.turning) // 2)
-
-    def validate(self) -> None:
-        """Raise ValueError where sizes do not fit, or a range is none."""
-        low, high = self.step_range
-        if low > high:
-            raise ValueError(f"step_range must be two numbers in order, not {low}, {high}")
-        if self.inner % self.head_size:
-            raise ValueError(
-                f"the inner width {self.inner} (expand · width) is no multiple of head_size "
-                f"{self.head_size}"
-            )
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""

@@ -19,6 +19,36 @@ from mbrl_jax.types import Array, Key, PyTree, SequenceCore
 BLOCK_EPS = 1e-5
 
 
+class HeadSizes:
+    """What configs of Mamba-2 and Mamba-3 derive from their sizes, and check."""
+
+    width: int
+    expand: int
+    head_size: int
+
+    @property
+    def inner(self) -> int:
+        """Channels of the scan."""
+        return self.expand * self.width
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.inner // self.head_size
+
+    def validate(self) -> None:
+        """Raise ValueError where sizes do not fit, or a range is none."""
+        for name, value in vars(self).items():
+            if name.endswith("_range") and value[0] > value[1]:
+                low, high = value
+                raise ValueError(f"{name} must be two numbers in order, not {low}, {high}")
+        if self.inner % self.head_size:
+            raise ValueError(
+                f"the inner width {self.inner} (expand · width) is no multiple of head_size "
+                f"{self.head_size}"
+            )
+
+
 class Mixer(NamedTuple):
     """One kind of layer: a flax module with `step` and `unroll`, and its parameter-free parts.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax.cores import mamba3
+from mbrl_jax.cores import mamba2, mamba3
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -70,3 +70,5 @@ def test_sizes_that_do_not_fit_are_refused():
         dataclasses.replace(CONFIG, head_size=5).make(4)
     with pytest.raises(ValueError, match="in order"):
         dataclasses.replace(CONFIG, step_range=(0.2, 0.1)).make(4)
+    with pytest.raises(ValueError, match="decay_range must be two numbers in order"):
+        mamba2.Config(8, head_size=4, decay_range=(2.0, 1.0)).make(4)
