@@ -41,6 +41,11 @@ def glorot_truncated(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 
+def scaled(inner: Initializer, gain: float) -> Initializer:
+    """`gain` times what `inner` gives."""
+    return lambda key, shape, dtype=jnp.float32: gain * inner(key, shape, dtype)
+
+
 def fan_in_truncated(gain: float = 1.0) -> Initializer:
     """Normal of deviation gain/√fan_in, truncated at ±2 σ'; 0 gives zeros (DreamerV3).
 

@@ -60,6 +60,9 @@ class Config:
     # How the decoder is scored, and what the encoder reads: `networks.reconstruction`.
     reconstruction: Kind = "sigmoid"
     zero_reward_output: bool = False
+    # Times the initial weights of the reward's last layer: published ones predict rewards of up to
+    # 47 before anything is learned, and exact zeros let nothing through to the layers below.
+    reward_gain: float = bounded(1.0, low=0)
     unimix: float = number(0.01, low=0, high=1)
     # What is drawn and predicted from: the frame's latent and the core's output, each for itself
     # (Drama, STORM), or both for everything (S4WM, R2I).

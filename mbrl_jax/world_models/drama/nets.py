@@ -4,6 +4,7 @@ Everything takes the static `Parts` first and then parameters; `model.py` makes 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector
 from mbrl_jax.keys import named
 from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.networks.initializers import uniform_fan_in
+from mbrl_jax.networks.initializers import glorot_truncated, scaled, uniform_fan_in
 from mbrl_jax.types import Array, EnvSpec, Key, PyTree, SequenceCore
 from mbrl_jax.world_models import readouts
 
@@ -56,12 +57,19 @@ def make_parts(config: Any, spec: EnvSpec) -> Parts:
         ),
         reward=head(
             config.num_bins,
-            output_init=nn.initializers.zeros if config.zero_reward_output else None,
+            output_init=_reward_init(config),
         ),
         termination=head(1),
         decoder=config.decoder.make(spec.observation),
         optimiser=config.optimiser.make(),
     )
+
+
+def _reward_init(config: Any) -> Callable | None:
+    """Of the last layer's weights; None for what is usual there."""
+    if config.zero_reward_output:
+        return nn.initializers.zeros
+    return None if config.reward_gain == 1.0 else scaled(glorot_truncated, config.reward_gain)
 
 
 class _PosteriorHead(nn.Module):

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import drama_memory, r2i_memory
 from mbrl_jax import optim, testing
 from mbrl_jax.cores import gru, mamba, storm
 from mbrl_jax.envs.spec import zero_action
+from mbrl_jax.experiment.experiment import build
 from mbrl_jax.networks import decoders, encoders, reconstruction
 from mbrl_jax.types import ArraySpec, DiscreteSpec, EnvSpec
 from mbrl_jax.world_models import drama
@@ -345,3 +347,20 @@ def test_symlog_reaches_what_the_encoder_reads_and_what_is_drawn(tiny_drama, tin
     raw, drawn = (models[kind].decode(state, latent) for kind in ("squared", "symlog"))
     np.testing.assert_allclose(drawn, jnp.sign(raw) * jnp.expm1(jnp.abs(raw)), rtol=1e-5)
     assert jnp.abs(raw).min() > 0
+
+
+@pytest.mark.parametrize("experiment", [drama_memory, r2i_memory], ids=["drama", "r2i"])
+def test_rewards_begin_small_where_they_are_small(experiment):
+    """Tasks of ±1: before anything was learned no more than a tenth is expected (once up to 47)."""
+    system = build(experiment.get_experiment())
+    model, latent = system.world_model, system.world_model.initial_latent()
+    noise = jax.random.normal(jax.random.key(1), (64, latent.output.size))
+
+    @jax.jit
+    def rewards(key):
+        state = model.init(key)
+        seen = lambda output: latent._replace(output=output)  # noqa: E731
+        return jax.vmap(lambda output: model.predict(state, seen(output)).reward)(noise)
+
+    found = np.abs(rewards(jax.random.key(0)))
+    assert 1e-4 < found.max() < 0.1
