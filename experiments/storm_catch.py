@@ -9,7 +9,7 @@ without having seen the frame, of the last 16 rows, those of earlier episodes in
 
 Expect (random play: about -0.6): the criterion, set before the run, is a mean return over the last
 fifth of 2,500 steps of at least 0.95 on 3 of 4 seeds (`--seed=0`). It is met: 1.0 on all four, also
-greedily (`--seed=100`, with the same settings: 0.96 to 1). About five minutes of a core for 4 seeds.
+greedily (`--seed=100`, with the same settings: 0.96 to 1). About five minutes of a core for 4.
 """
 
 import dataclasses
