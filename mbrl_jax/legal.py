@@ -2,7 +2,8 @@
 
 A mask [A] is bool: whether each option is allowed. Of several discrete choices the masks stand one
 behind the other, as the one-hot vectors do in `envs.spec.action_vector`; what one of them allows
-does not depend on the others. A row that ends an episode may allow nothing: its action is ignored.
+does not depend on the others. So do those of a dictionary's parts, in the order of their names;
+real-valued parts have none. A row that ends an episode may allow nothing: its action is ignored.
 
 The environment says the mask with each row, and a world model that learned it says in
 `Prediction.extras` how probable it is. Acting, an agent puts the former in the place of the latter
@@ -31,6 +32,7 @@ from mbrl_jax.types import (
     Key,
     Metrics,
     MultiDiscreteSpec,
+    OneActionSpec,
     Prediction,
     PyTree,
     Timestep,
@@ -47,6 +49,8 @@ def is_masked(spec: EnvSpec) -> bool:
 
 def _sizes(spec: ActionSpec) -> tuple[int, ...]:
     """Options of each choice; () for real-valued actions."""
+    if isinstance(spec, DictActionSpec):
+        return tuple(size for _, leaf in spec.leaves for size in _sizes(leaf))
     if isinstance(spec, MultiDiscreteSpec):
         return spec.num_actions
     return (spec.num_actions,) if isinstance(spec, DiscreteSpec) else ()
@@ -58,12 +62,6 @@ def require_mask(spec: EnvSpec) -> None:
         return
     assert isinstance(spec.observation, DictSpec)
     found, sizes = dict(spec.observation.leaves)[NAME], _sizes(spec.action)
-    if isinstance(spec.action, DictActionSpec):
-        raise ValueError(
-            f"a leaf {NAME!r} speaks of one discrete action, and here is a dictionary of "
-            f"{', '.join(name for name, _ in spec.action.leaves)}: write the choices as one "
-            "MultiDiscreteSpec, or give the leaf another name to have it seen and not obeyed"
-        )
     if not sizes:
         raise ValueError(
             f"a leaf {NAME!r} is for discrete actions, and here are {spec.action}: give it another "
@@ -72,7 +70,8 @@ def require_mask(spec: EnvSpec) -> None:
     if found != ArraySpec((sum(sizes),), "bool"):
         raise ValueError(
             f"the observation's leaf {NAME!r} is {found.dtype}{list(found.shape)}, and for "
-            f"{spec.action} it has to be bool[{sum(sizes)}]: one value for each option"
+            f"{spec.action} it has to be bool[{sum(sizes)}]: one value for each option of its "
+            "discrete choices"
         )
 
 
@@ -93,12 +92,27 @@ def split(spec: ActionSpec, x: Array) -> list[Array]:
     return xp.split(x, ends.tolist(), axis=-1)
 
 
+def of_parts(spec: ActionSpec, mask: Any) -> list[Any]:
+    """The mask [..., Aᵢ] of each part of a dictionary, or of the one action; None for no mask.
+
+    Args:
+      spec: of the actions.
+      mask: [..., A] or None, which allows everything.
+    """
+    leaves = [leaf for _, leaf in spec.leaves] if isinstance(spec, DictActionSpec) else [spec]
+    if mask is None:
+        return [None] * len(leaves)
+    sizes = [sum(_sizes(leaf)) for leaf in leaves]
+    pieces = mask.__array_namespace__().split(mask, np.cumsum(sizes)[:-1].tolist(), axis=-1)
+    return [piece if size else None for piece, size in zip(pieces, sizes, strict=True)]
+
+
 def restrict(logits: Array, mask: Array | None) -> Array:
     """Logits [..., A] under which only what the mask allows is probable; None changes nothing."""
     return logits if mask is None else jnp.where(mask, logits, FORBIDDEN)
 
 
-def uniform(spec: ActionSpec, key: Key, mask: Array) -> Array:
+def uniform(spec: OneActionSpec, key: Key, mask: Array) -> Array:
     """A uniform one among the allowed actions; of a row that allows nothing, any."""
     pieces = split(spec, restrict(jnp.zeros(mask.shape), mask))
     if isinstance(spec, DiscreteSpec):
@@ -108,9 +122,8 @@ def uniform(spec: ActionSpec, key: Key, mask: Array) -> Array:
     return jnp.stack(drawn).astype(jnp.int32)
 
 
-def draw(spec: ActionSpec, rng: np.random.Generator, rows: Timestep) -> np.ndarray:
-    """The same for rows [...] of NumPy's: actions [...]."""
-    mask: Any = of(rows)
+def draw(spec: OneActionSpec, rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """The same for masks [..., A] of NumPy's: actions [...]."""
     pieces: Any = split(spec, (1.0 - rng.random(mask.shape)) * mask)
     found = [np.argmax(piece, axis=-1).astype(np.int32) for piece in pieces]
     return found[0] if isinstance(spec, DiscreteSpec) else np.stack(found, axis=-1)

@@ -2,9 +2,13 @@
 
 To multiply by a mask of zeros does not hide: 0 · NaN is NaN. And a hidden entry that is not finite
 still reaches gradients through what it went into, so that inputs are cleaned before, and results
-are chosen after. Whatever is finite stays as it is, bit for bit. Drama's losses, `returns` and what
-learns an actor and a critic multiply by their weights all the same: there, choosing changed the
-rounding of recorded runs. What lies behind a predicted end is not protected.
+are chosen after. Whatever is finite stays as it is, bit for bit. Drama's losses and what learns an
+actor and a critic multiply by their weights all the same: there, choosing the results changed the
+rounding of recorded runs, and clean inputs are enough.
+
+What lies behind a predicted end (a discount of exactly 0) is hidden too, with these exceptions:
+without `weigh_reached` it is trained on; with `input_rows=passes` the actor's normaliser counts it;
+and with `gradient=dynamics` a model that is not finite there spoils the gradient on its way back.
 """
 
 import chex

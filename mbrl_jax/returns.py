@@ -34,7 +34,8 @@ def lambda_return(
 
     def backward(following, row):
         r, d, v = row
-        g = r + d * ((1.0 - lambda_) * v + lambda_ * following)
+        behind = (1.0 - lambda_) * v + lambda_ * following
+        g = r + d * jnp.where(d != 0, behind, 0)  # NaN may stand there, and 0 · NaN is NaN
         return g, g
 
     rows = (reward, discount, value)
@@ -46,12 +47,20 @@ def lambda_return(
 def survival(discount: Array, start_weight: Array) -> Array:
     """Probability [H] that the state before action t was reached: start, then discounts so far.
 
+    It is 0 behind a discount of 0, whatever follows there.
+
     Args:
       discount: [H] as in `lambda_return`, gamma not included.
       start_weight: [] 1 - is_terminal of the start.
     """
     chex.assert_rank((discount, start_weight), (1, 0))
-    return jnp.cumprod(jnp.concatenate([start_weight[None], discount[:-1]]))
+    factors = jnp.concatenate([start_weight[None], discount[:-1]])
+    return jnp.where(jnp.cumsum(factors == 0) > 0, 0, jnp.cumprod(factors))
+
+
+def reached_states(discount: Array, start_weight: Array) -> Array:
+    """`survival` of all H + 1 states [H+1]; discount [H+1], whose row 0 arrived with the start."""
+    return survival(jnp.roll(discount, -1), start_weight)  # the last factor goes unused
 
 
 def order_statistic(x: Array, fraction: float) -> Array:

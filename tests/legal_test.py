@@ -122,7 +122,8 @@ def test_of_what_is_expected_the_most_probable_option_stays_allowed():
         (_spec(DiscreteSpec(3), 3, "int8"), r"is int8\[3\].* has to be bool\[3\]"),
         (_spec(TWO, 2), r"has to be bool\[5\]"),
         (_spec(BoundedSpec(2), 2), "is for discrete actions"),
-        (_spec(DictActionSpec((("pick", DiscreteSpec(2)),)), 2), "as one MultiDiscreteSpec"),
+        (_spec(DictActionSpec((("pick", DiscreteSpec(2)), ("by", TWO))), 2), r"to be bool\[7\]"),
+        (_spec(DictActionSpec((("by", BoundedSpec(2)),)), 2), "is for discrete actions"),
     ],
 )
 def test_a_mask_that_does_not_fit_the_actions_is_refused(spec, sentence):
@@ -165,8 +166,8 @@ def test_lanes_on_the_host_raise_where_they_get_stuck(how):
 
 @pytest.mark.parametrize("action", [DiscreteSpec(5), TWO], ids=["one", "two"])
 def test_the_doctor_draws_allowed_actions_on_the_host(action):
-    row = first_timestep({"action_mask": np.broadcast_to(np.asarray(MASK), (2, 300, 5))})
-    drawn = legal.draw(action, np.random.default_rng(0), row)
+    mask = np.broadcast_to(np.asarray(MASK), (2, 300, 5))
+    drawn = legal.draw(action, np.random.default_rng(0), mask)
     assert drawn.dtype == np.int32 and drawn.shape[:2] == (2, 300)
     found = np.unique(drawn.reshape(600, -1), axis=0).tolist()
     assert found == ([[1, 0], [1, 2]] if action == TWO else [[1], [2], [4]])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mbrl_jax import masks, optim, testing
-from mbrl_jax.behaviours import sac
+from mbrl_jax.behaviours import actor_critic, ppo, sac
+from mbrl_jax.behaviours.planning import plans
 from mbrl_jax.networks import decoders, encoders
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
@@ -18,6 +19,7 @@ from mbrl_jax.types import (
     DiscreteSpec,
     EnvSpec,
     Prediction,
+    Starts,
     Transition,
 )
 from mbrl_jax.world_models import ensemble, rssm, tdmpc
@@ -173,6 +175,50 @@ def countdown(dead):
         features=lambda latent: latent,
         decode=unused,
     )
+
+
+@pytest.mark.parametrize(
+    "module, action, settings",
+    [
+        (actor_critic, DiscreteSpec(3), {"normalise_input": True}),
+        (actor_critic, BoundedSpec(2), {"ends": "threshold", "rewards": "shifted"}),
+        (ppo, DiscreteSpec(3), {"normalise_input": True}),
+    ],
+)
+def test_dead_steps_of_imagination_leave_no_trace(module, action, settings):
+    sizes = {"actor_width": 4, "critic_width": 4, "layers": 1, "num_bins": 9, "output_gain": 1.0}
+    config = module.Config(horizon=HORIZON + 2, optimiser=ADAM, **sizes, **settings)
+    behaviour = config.make(EnvSpec(ArraySpec((2,), "float32"), action))
+    state = jax.jit(behaviour.init)(jax.random.key(0), jnp.zeros((2,)))
+
+    @jax.jit
+    def update(dead):
+        latent = jnp.array([[1.0, 0.5], [0.0, 0.0]]).at[1].set(dead)
+        starts = Starts(latent, jnp.array([1.0, 0.0]))  # the second one is an end already
+        learned, metrics = behaviour.update(
+            state, jax.random.key(1), countdown(dead), starts, None, 0
+        )
+        # PPO reports them for all rows, with the actions there that were drawn from `dead`.
+        for name in ("kl", "clipped"):
+            metrics.pop(f"behaviour/{name}", None)
+        return learned, metrics
+
+    wanted = update(0.0)
+    for bad in BAD[:2]:
+        assert_equal(update(bad), wanted)
+
+
+def test_plans_are_scored_without_what_lies_behind_their_end():
+    def value(key, features):
+        return features.sum(axis=-1)
+
+    @jax.jit
+    def score(dead):
+        made = plans.scorer(BoundedSpec(1), countdown(dead), jnp.array([1.0, 0.5]), 0.9, value)
+        total = lambda actions: made(jax.random.key(0), actions).sum()  # noqa: E731
+        return jax.value_and_grad(total)(jnp.zeros((2, HORIZON + 2, 1)))
+
+    assert_equal(score(jnp.nan), score(0.0))
 
 
 def test_rows_that_are_not_valid_teach_sac_nothing():

@@ -1,5 +1,6 @@
 """Returns: golden numbers 10 and 11 of shared/specs/drama.md, limits of λ, survival."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +55,25 @@ def test_survival_is_the_product_of_the_discounts_before():
 
 def test_nothing_survives_a_terminal_start():
     assert returns.survival(jnp.ones(4), jnp.float32(0.0)).sum() == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_lies_behind_an_end_is_not_seen(bad):
+    hidden = jnp.array([False, False, False, True])  # the third action ends it
+    reward, mixed = (jnp.where(hidden, bad, x) for x in (REWARD, VALUES[1:].at[2].set(bad)))
+
+    def first(reward, mixed, bootstrap):
+        return returns.lambda_return(reward, DISCOUNT, mixed, bootstrap, 0.95)[:3]
+
+    wanted = first(REWARD, VALUES[1:], VALUES[-1])
+    np.testing.assert_array_equal(first(reward, mixed, jnp.asarray(bad)), wanted)
+    slopes = jax.grad(lambda *x: first(*x).sum(), (0, 1, 2))(reward, mixed, jnp.asarray(bad))
+    assert all(np.isfinite(slope).all() for slope in slopes)
+    discount = jnp.array([0.5, 0.0, bad, bad])
+    np.testing.assert_array_equal(returns.survival(discount, jnp.float32(1.0)), [1, 0.5, 0, 0])
+    np.testing.assert_array_equal(
+        returns.reached_states(jnp.array([bad, 0.5, 0.0, bad]), jnp.float32(1.0)), [1, 0.5, 0, 0]
+    )
 
 
 @pytest.mark.parametrize(

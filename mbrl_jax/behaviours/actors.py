@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mbrl_jax import distributions, returns
+from mbrl_jax import distributions, masks, returns
 from mbrl_jax.behaviours.choices import Choices
 from mbrl_jax.imagination import imagine_rollout, imagine_together
 from mbrl_jax.networks import running
@@ -100,7 +101,7 @@ def follows_choices(parts: Parts, model: BoundModel) -> BoundModel:
 
 
 class Imagined(NamedTuple):
-    """Imagined rollouts of M starts."""
+    """Imagined rollouts of M starts; all is finite where steps weigh 0 (`_without_dead`)."""
 
     features: Array  # [M, H+1, F]
     prediction: Prediction  # [M, H+1]; row 0 arrived with the start
@@ -131,14 +132,37 @@ def imagine(
         state, latents, (actions, log_prob) = _imagine_counting(parts, state, keys, model, starts)
     else:
         features = jax.vmap(model.features)(starts.latent)
+        if parts.config.weigh_reached:
+            features = masks.clean(features, starts.weight)
         state, log_prob = state._replace(stats=take_in(parts, state.stats, features)), ()
         latents, actions = _imagine_apart(parts, state, keys, model, starts)
     # Heads read all rows at once, outside of the loop over steps. Of the latents only what they
     # read is stored: XLA drops the core states from the loop (tested).
     features, prediction = (jax.vmap(jax.vmap(f))(latents) for f in (model.features, model.predict))
+    imagined = Imagined(features, prediction, actions, starts.weight, log_prob)
+    imagined = _without_dead(parts, imagined)
     if not parts.config.counts_passes:
-        state = state._replace(stats=take_in(parts, state.stats, features[:, 1:]))
-    return state, Imagined(features, prediction, actions, starts.weight, log_prob)
+        state = state._replace(stats=take_in(parts, state.stats, imagined.features[:, 1:]))
+    return state, imagined
+
+
+def _without_dead(parts: Parts, imagined: Imagined) -> Imagined:
+    """What is not finite behind the ends of rollouts as 0, where steps there weigh 0.
+
+    Losses multiply by these weights, and 0 · NaN is NaN.
+    """
+    if not parts.config.weigh_reached:
+        return imagined
+    features, prediction, actions, weight, log_prob = imagined
+    reached = jax.vmap(returns.reached_states)(prediction.discount, weight)
+    led_to = jnp.concatenate([reached[:, :1], reached[:, :-1]], axis=1)  # so was its prediction
+    return Imagined(
+        masks.clean(features, reached),
+        masks.clean(prediction, led_to),
+        masks.clean(actions, reached[:, :-1]),
+        weight,
+        masks.clean(log_prob, reached[:, :-1]),
+    )
 
 
 def _imagine_apart(parts, state, keys, model, starts):

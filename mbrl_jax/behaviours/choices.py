@@ -37,7 +37,7 @@ class Choices(NamedTuple):
     """Functions of one kind of action; distributions and choices may have leading axes [...]."""
 
     size: int  # numbers that the actor's net gives
-    # (raw [..., size]) -> distribution; of discrete choices (raw, mask [..., size] or None)
+    # (raw [..., size]) -> distribution; of discrete choices (raw, mask [..., options] or None)
     read: Callable[..., PyTree]
     sample: Callable[[Key, PyTree], PyTree]  # (key, distribution) -> choice; single stream
     mode: Callable[[PyTree], PyTree]  # (distribution) -> choice
@@ -45,6 +45,7 @@ class Choices(NamedTuple):
     # (distribution, choice) -> [...]: its gradient is that of the entropy
     entropy: Callable[[PyTree, PyTree], Array]
     action: Callable[[PyTree], PyTree] = lambda choice: choice  # what the environment gets
+    options: int = 0  # of its discrete choices: the size of a mask
 
 
 def choices_of(spec: ActionSpec, real: Real = "bounded_normal") -> Choices:
@@ -76,6 +77,7 @@ def _discrete(num_actions: int) -> Choices:
         mode=lambda log_probs: jnp.argmax(log_probs, axis=-1).astype(jnp.int32),
         log_prob=log_prob_of,
         entropy=lambda log_probs, _: distributions.categorical_entropy(log_probs),
+        options=num_actions,
     )
 
 
@@ -105,6 +107,7 @@ def _multi_discrete(num_actions: tuple[int, ...]) -> Choices:
         mode=lambda parts: jnp.stack([jnp.argmax(p, -1) for p in parts], -1).astype(jnp.int32),
         log_prob=log_prob,
         entropy=entropy,
+        options=sum(num_actions),
     )
 
 
@@ -178,11 +181,20 @@ def _product(parts: dict[str, Choices]) -> Choices:
 
     The parts are independent: log-probabilities and entropies are sums.
     """
-    bounds = list(itertools.accumulate(part.size for part in parts.values()))[:-1]
 
-    def read(raw):
-        pieces = jnp.split(raw, bounds, axis=-1)
-        return {name: parts[name].read(x) for name, x in zip(parts, pieces, strict=True)}
+    def cut(x, sizes):
+        pieces = jnp.split(x, list(itertools.accumulate(sizes))[:-1], axis=-1)
+        return dict(zip(parts, pieces, strict=True))
+
+    def read(raw, mask=None):
+        pieces = cut(raw, [part.size for part in parts.values()])
+        if mask is None:
+            return {name: part.read(pieces[name]) for name, part in parts.items()}
+        masks = cut(mask, [part.options for part in parts.values()])
+        return {
+            name: part.read(pieces[name], *([masks[name]] if part.options else []))
+            for name, part in parts.items()
+        }
 
     def sample(key, distribution):
         keys = jax.random.split(key, len(parts))
@@ -207,4 +219,5 @@ def _product(parts: dict[str, Choices]) -> Choices:
         log_prob=log_prob,
         entropy=entropy,
         action=lambda choice: {n: part.action(choice[n]) for n, part in parts.items()},
+        options=sum(part.options for part in parts.values()),
     )

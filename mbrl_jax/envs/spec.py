@@ -112,14 +112,14 @@ def _zero(leaf: OneActionSpec) -> Array:
 
 def random_action(spec: ActionSpec, key: Key, mask: Array | None = None) -> PyTree:
     """A uniform action, among those that a mask [A] allows."""
-    if mask is not None:
-        return legal.uniform(spec, key, mask)
     leaves, structure = jax.tree.flatten(action_tree(spec))
     keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, map(_random, leaves, keys))
+    return jax.tree.unflatten(structure, map(_random, leaves, keys, legal.of_parts(spec, mask)))
 
 
-def _random(leaf: OneActionSpec, key: Key) -> Array:
+def _random(leaf: OneActionSpec, key: Key, mask: Array | None) -> Array:
+    if mask is not None:
+        return legal.uniform(leaf, key, mask)
     if isinstance(leaf, MultiDiscreteSpec):
         shape = (len(leaf.num_actions),)
         return jax.random.randint(key, shape, 0, jnp.asarray(leaf.num_actions))

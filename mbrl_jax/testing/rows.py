@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl_jax.envs.spec import random_action
+from mbrl_jax import legal
+from mbrl_jax.envs.spec import action_tree, action_vector, random_action
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
     Array,
     ArraySpec,
+    BoundedSpec,
     DictSpec,
-    DiscreteSpec,
     EnvSpec,
     Key,
     PyTree,
@@ -71,11 +72,10 @@ def random_observations(spec: EnvSpec, key: Key, length: int, action: PyTree) ->
         name: _uniform(leaf, jax.random.fold_in(key, i), length)
         for i, (name, leaf) in enumerate(spec.observation.leaves)
     }
-    if "action_mask" in found and isinstance(spec.action, DiscreteSpec):
-        chosen = jnp.arange(spec.action.num_actions) == action[:, None]
-        found["action_mask"] = jnp.where(chosen, 1, found["action_mask"]).astype(
-            found["action_mask"].dtype
-        )
+    if legal.is_masked(spec):
+        parts = zip(*map(jax.tree.leaves, (action_tree(spec.action), action)), strict=True)
+        chosen = [action_vector(*part) for part in parts if not isinstance(part[0], BoundedSpec)]
+        found[legal.NAME] |= jnp.concatenate(chosen, axis=-1) > 0
     return found
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl_jax import datasets, optim
+from mbrl_jax import datasets, legal, optim
 from mbrl_jax.behaviours import actor_critic, dreamer, ppo, sac, tdmpc
 from mbrl_jax.behaviours.choices import choices_of
 from mbrl_jax.datasets import flat
@@ -20,6 +20,8 @@ from mbrl_jax.experiment import config as configs
 from mbrl_jax.experiment.experiment import build
 from mbrl_jax.export import loader
 from mbrl_jax.export.archive import export_policy
+from mbrl_jax.loops import fused
+from mbrl_jax.loops.steps import Exploration, Parts
 from mbrl_jax.replay import ring
 from mbrl_jax.testing import check_behaviour, check_replay
 from mbrl_jax.train.run import run
@@ -37,7 +39,7 @@ from mbrl_jax.types import (
     Prediction,
     Starts,
 )
-from tests import small
+from tests import signals, small
 from tests.envs import by_hand
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -49,7 +51,11 @@ VECTORS = EnvSpec(ArraySpec((3,), "float32"), SPEC)
 
 @dataclasses.dataclass(frozen=True)
 class Cart:
-    """A cart that moves left, not at all or right, with a force; it should stand at 1."""
+    """A cart that moves left, not at all or right, with a force; it should stand at 1.
+
+    `masked`: it says that right is forbidden beyond 0.5 and left before that, and counts what is
+    done all the same.
+    """
 
     name: str = "cart"
     masked: bool = False
@@ -59,9 +65,12 @@ class Cart:
 
 
 def make(config: Cart = Cart()) -> Environment:
+    def allowed(place):
+        return jnp.stack([place > 0.5, jnp.array(True), place <= 0.5])
+
     def see(place):
         seen = jnp.stack([place, jnp.abs(place - 1)])
-        return {"seen": seen, "action_mask": jnp.ones(3, bool)} if config.masked else seen
+        return {"seen": seen, "action_mask": allowed(place)} if config.masked else seen
 
     def reset(key):
         place = jax.random.uniform(key)
@@ -70,10 +79,11 @@ def make(config: Cart = Cart()) -> Environment:
     def step(key, state, action):
         place = state[0] + (action["move"] - 1) * 0.3 * (1 + action["force"][0])
         t = state[1] + 1
-        return (place, t), see(place), -jnp.abs(place - 1), False, t == 6
+        extras = {"illegal": ~allowed(state[0])[action["move"]]} if config.masked else {}
+        return (place, t), see(place), -jnp.abs(place - 1), False, t == 6, extras
 
     action = DictActionSpec((("move", DiscreteSpec(3)), ("force", BoundedSpec(1))))
-    return make_environment(action, reset, step)
+    return make_environment(action, reset, step, extras=("illegal",) * config.masked)
 
 
 # ------------------------------------------------------------------------------------- the parts
@@ -131,6 +141,34 @@ def test_choices_are_those_of_the_parts(real):
         found = getattr(whole, what)(distribution, choice)
         assert found.shape == (5,)
         np.testing.assert_allclose(found, sums, rtol=1e-6)
+
+
+def test_a_mask_speaks_of_the_discrete_parts_alone():
+    legal.require_mask(EnvSpec(DictSpec((("action_mask", ArraySpec((9,), "bool")),)), SPEC))
+    mask = jnp.array([0, 1, 1, 0, 0, 1, 1, 0, 1], bool)  # of keys: 1; 0, 3. Of move: 0, 2
+    assert legal.of_parts(SPEC, None) == [None] * 3
+    none, keys, move = legal.of_parts(SPEC, mask)
+    assert none is None and keys.tolist() == mask[:6].tolist() and move.tolist() == [1, 0, 1]
+    whole, raw = choices_of(SPEC), jax.random.normal(jax.random.key(0), (13,))
+    assert whole.options == 9
+    found = whole.read(raw, mask)
+    jax.tree.map(np.testing.assert_array_equal, found["force"], whole.read(raw)["force"])
+    for name, own, piece in (("keys", keys, raw[4:10]), ("move", move, raw[10:])):
+        wanted = choices_of(PARTS[name]).read(piece, own)
+        jax.tree.map(np.testing.assert_array_equal, found[name], wanted)
+    random = lambda key: specs.random_action(SPEC, key, mask)  # noqa: E731
+    drawn = jax.jit(jax.vmap(random))(jax.random.split(jax.random.key(1), 400))
+    assert np.unique(drawn["keys"], axis=0).tolist() == [[1, 0], [1, 3]]
+    assert set(np.unique(drawn["move"])) == {0, 2}
+    assert drawn["force"].min() < -0.9 and drawn["force"].max() > 0.9
+    said = Prediction(0, 0, {"action_mask": jnp.where(mask, 0.9, 0.2).at[6:].set(0.3)})
+    assert legal.expected(SPEC, said).tolist() == [*mask[:6].tolist(), *[True] * 3]
+
+
+def test_real_parts_beside_a_mask_of_another_size_are_refused():
+    seen = DictSpec((("action_mask", ArraySpec((3,), "bool")), ("x", ArraySpec((2,), "float32"))))
+    with pytest.raises(ValueError, match=r"has to be bool\[9\]: one value for each option of its"):
+        actor_critic.Config().make(EnvSpec(seen, SPEC))
 
 
 # ------------------------------------------------------------------------------------- behaviours
@@ -208,11 +246,6 @@ def test_what_cannot_choose_dictionaries_says_what_can():
     planned = configs.override(small.catch(), climbing).behaviour
     with pytest.raises(ValueError, match="planner=cem"):
         planned.make(VECTORS)
-    seen = DictSpec((("action_mask", ArraySpec((3,), "bool")), ("x", ArraySpec((2,), "float32"))))
-    with pytest.raises(ValueError, match="a dictionary of force, keys, move: write the choices as"):
-        actor_critic.Config().make(EnvSpec(seen, SPEC))
-    with pytest.raises(ValueError, match="one MultiDiscreteSpec"):
-        build(dataclasses.replace(small.catch(), env=Cart(masked=True)))
 
 
 # ------------------------------------------------------------------------------------ whole runs
@@ -227,6 +260,27 @@ def test_the_doctor_plays_with_all_parts():
         "move: there are 3 discrete actions",
     ]
     assert said[2:] == ["actions change what follows"]
+
+
+def test_no_forbidden_move_is_made_by_chance_by_policy_or_greedily():
+    experiment = dataclasses.replace(small.catch(), env=Cart(masked=True))
+    system = build(configs.override(experiment, [*signals.AUTO, "num_envs=4"]))
+    parts = Parts(system.env, system.agent, system.replay, 4)
+    pace = Exploration(jnp.float32(0.5), jnp.uint32(3))
+
+    @jax.jit
+    def play(key):
+        def row(state, t):
+            state, metrics = fused.collect(parts, state, pace, t)
+            return state, metrics["episode/illegal"]
+
+        state, illegal = jax.lax.scan(row, system.entry.init(key), jnp.arange(30, dtype=jnp.uint32))
+        return illegal, system.entry.evaluate(8, False, state.agent, key, 10)
+
+    (illegal, episodes), greedy = play(jax.random.key(0))
+    assert episodes.sum() >= 12 and not illegal.any()
+    assert greedy.finished.all() and not greedy.extras["illegal"].any()
+    assert not [f.sentence for f in check(make(Cart(masked=True))) if f.severity == "error"]
 
 
 def test_a_run_trains_evaluates_and_leaves_a_policy(tmp_path):

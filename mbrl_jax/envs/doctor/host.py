@@ -124,11 +124,11 @@ def _step(lanes: HostEnvironment, actions: PyTree) -> Timestep:
 def _actions(spec: EnvSpec, seed: int) -> Callable[[Timestep], PyTree]:
     """Draws uniform actions [S, N], among those that a row [S, N] allows."""
     rng = np.random.default_rng(seed)
-    action = spec.action
-    if legal.is_masked(spec):
-        return lambda row: legal.draw(action, rng, row)
+    leaves, structure = jax.tree.flatten(action_tree(spec.action))
 
-    def draw(leaf):
+    def draw(leaf, mask):
+        if mask is not None:
+            return legal.draw(leaf, rng, mask)
         if isinstance(leaf, DiscreteSpec):
             return rng.integers(0, leaf.num_actions, SHAPE, dtype=np.int32)
         if isinstance(leaf, MultiDiscreteSpec):
@@ -136,7 +136,11 @@ def _actions(spec: EnvSpec, seed: int) -> Callable[[Timestep], PyTree]:
             return rng.integers(0, leaf.num_actions, shape, dtype=np.int32)
         return rng.uniform(-1, 1, (*SHAPE, leaf.size)).astype(np.float32)
 
-    return lambda _: jax.tree.map(draw, action_tree(action))
+    def choose(row):
+        masks = legal.of_parts(spec.action, legal.of(row))
+        return jax.tree.unflatten(structure, map(draw, leaves, masks))
+
+    return choose
 
 
 def _require_shapes(spec: EnvSpec, row: Timestep) -> None:
