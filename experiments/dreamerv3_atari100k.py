@@ -54,6 +54,22 @@ DIFFERENCES = (
     ),
 )
 
+# What is published here where Drama's code has it otherwise.
+PUBLISHED = (
+    (
+        "behaviour=dreamer",
+        (
+            "behaviour.rewards=aligned",
+            "behaviour.mixed_value=next",
+            "behaviour.ends=probability",
+            "behaviour.weigh_reached=true",
+            "behaviour.normalise_input=false",
+            "behaviour.input_rows=once",
+        ),
+    ),
+    ("agent=joint", ("agent.acting.latent=posterior", "agent.acting.rows=0")),
+)
+
 
 def get_experiment() -> Experiment:
     """The experiment."""
@@ -79,7 +95,7 @@ def get_experiment() -> Experiment:
         eval_episodes=10,
         eval_max_steps=27_000,
         open_loop_context=8,
-        with_parts=rssm_sizes.with_sizes(),
+        with_parts=(*rssm_sizes.with_sizes(), *PUBLISHED),
         debug=(
             "model.deter=16",
             "model.hidden=8",
