@@ -9,7 +9,12 @@ without having seen the frame, of the last 16 rows, those of earlier episodes in
 
 Expect (random play: about -0.6): the criterion, set before the run, is a mean return over the last
 fifth of 2,500 steps of at least 0.95 on 3 of 4 seeds (`--seed=0`). It is met: 1.0 on all four, also
-greedily (`--seed=100`, with the same settings: 0.96 to 1). About five minutes of a core for 4.
+greedily. About seven minutes of a core for 4 seeds, of which 1.5 compile.
+
+Sizes, learning rates, Bernoulli reconstruction, no free nats, entropy 2e-2, a uniform share of
+0.001, and random actions before and beside the policy's own are those of `drama_catch`; everything
+else is as published. Nothing else was tried: of `--seed=100`, the only run before, all four seeds
+reach 0.96 or 1.
 """
 
 import dataclasses
