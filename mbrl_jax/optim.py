@@ -80,8 +80,6 @@ class Config:
     name: Literal["laprop", "adam"] = "laprop"
     learning_rate: float = number(4e-5, low=0)
     clip_norm: float = number(1000.0, above=0)
-    # each tensor's gradient to so many times the norm of the tensor itself; 0: not
-    clip_ratio: float = bounded(0.0, low=0)
     warmup: int = bounded(1000, low=0)  # update k uses rate · min(1, k / warmup), k from 1
     b1: float = bounded(0.9, low=0, below=1)
     b2: float = bounded(0.999, low=0, below=1)
@@ -96,6 +94,8 @@ class Config:
         why="share of every parameter that a step takes away, whatever the learning rate; a later "
         "version of the code has 1e-4: against slow growth of weights in long runs",
     )
+    # each tensor's gradient to so many times the norm of the tensor itself; 0: not
+    clip_ratio: float = bounded(0.0, low=0)
 
     def make(self, steps_of_update: int = 1) -> optax.GradientTransformation:
         """Build the optax transformation for updates of so many optimiser steps.

@@ -58,12 +58,19 @@ CORES: dict[str, Any] = {
 }
 COLUMNS = ("core", "delay", "seed", "recalled", "exact", "mse", "parameters", "updates")
 
-_CORES = flags.DEFINE_list("cores", list(CORES), "Cores.")
-_DELAYS = flags.DEFINE_list("delays", ["16", "32", "64", "128"], "Rows in the other room.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, trained in one program.")
-_UPDATES = flags.DEFINE_integer("updates", 5_000, "Gradient steps.")
-_DEBUG = flags.DEFINE_bool("debug", False, "Three updates of two walks, one seed, a delay of 8.")
-_OUT = flags.DEFINE_string("out", None, "The table; default: the one in experiments/results.")
+# Other studies have flags of these names: who imports this one gets them apart.
+FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+_LIST = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+_CORES = _LIST("cores", list(CORES), "Cores.")
+_DELAYS = _LIST("delays", ["16", "32", "64", "128"], "Rows in the other room.")
+_SEEDS = _LIST("seeds", ["0", "1", "2"], "Seeds, trained in one program.")
+_UPDATES = flags.DEFINE_integer("updates", 5_000, "Gradient steps.", flag_values=FLAGS)
+_DEBUG = flags.DEFINE_bool(
+    "debug", False, "Three updates of two walks, one seed, a delay of 8.", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "The table; default: the one in experiments/results.", flag_values=FLAGS
+)
 
 
 class Sizes(NamedTuple):

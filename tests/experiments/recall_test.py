@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments.studies import recall
 from mbrl_jax.cores import gru
@@ -95,10 +94,10 @@ def test_the_table_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
         made.clear()
         with monkeypatch.context() as patch:
             for name, value in {"cores": ["gru"], "out": str(out), **settings}.items():
-                patch.setattr(flags.FLAGS[name], "value", value)
+                patch.setattr(recall.FLAGS[name], "value", value)
             recall.main([])
 
-    flags.FLAGS.mark_as_parsed()
+    recall.FLAGS.mark_as_parsed()
     run(delays=["16"], updates=7)
     assert made == [("gru", 16, [0, 1, 2], recall.Sizes(7))]
     run(delays=["16", "32"], updates=7)

@@ -37,7 +37,7 @@ def _sentence(done: subprocess.CompletedProcess) -> str:
         ([CATCH, "--set=model.widht=3"], "unknown field model.widht"),
         ([CATCH, "--set=model.groups"], "an assignment reads path=value"),
         ([CATCH, "--set=model.groups=many"], "expected an integer, got 'many'"),
-        ([CATCH, "--set=model.core=lstm"], "mbrl_jax.cores has gru, mamba, mamba2"),
+        ([CATCH, "--set=model.core=lstm"], "mbrl_jax.cores has block_gru, dplr, gru"),
         ([CATCH, "--set=env.name=Cach-bsuite"], "nearest gymnax names are Catch-bsuite"),
         ([CATCH, "--set=env=atari", "--set=env.name=Pongg-v5"], "EnvPool names are Pong-v5"),
         (
