@@ -31,7 +31,8 @@ class Config:
 
     width: int = bounded(512, low=1)
     layers: int = bounded(6, low=1)  # of S4; 3 blocks of 2
-    layers_per_block: int = bounded(2, low=1)  # before each feed-forward layer
+    # before each feed-forward layer; one ends the last block too where that is shorter
+    layers_per_block: int = bounded(2, low=1)
     expand: int = bounded(2, low=1)  # inner width of a feed-forward layer = expand · width
     state_size: int = bounded(64, low=2)  # of the real system of a channel: 2N
     chunk_size: int = bounded(16, low=1)
@@ -44,21 +45,19 @@ class Config:
         return self.state_size // 2
 
     def validate(self) -> None:
-        """Raise ValueError for an odd state_size, or layers that do not fill their blocks."""
+        """Raise ValueError for an odd state_size."""
         s4.require_pairs(self.state_size)
-        if self.layers % self.layers_per_block:
-            raise ValueError(
-                f"layers {self.layers} is no multiple of layers_per_block {self.layers_per_block}, "
-                "but a feed-forward layer ends each block"
-            )
 
     def make(self, in_size: int) -> SequenceCore:
         """Build the core for inputs [in_size]."""
         self.validate()
         feed_forward = memoryless.mixer_of(self.width, self.expand, nn.gelu)
-        block = (*(mixer(self),) * self.layers_per_block, feed_forward)
-        blocks = self.layers // self.layers_per_block
-        return stack.make_core_of(block * blocks, self.width, in_size)
+        mixers: list[stack.Mixer] = []
+        for i in range(1, self.layers + 1):
+            mixers.append(mixer(self))
+            if i % self.layers_per_block == 0 or i == self.layers:
+                mixers.append(feed_forward)
+        return stack.make_core_of(tuple(mixers), self.width, in_size)
 
 
 @functools.cache

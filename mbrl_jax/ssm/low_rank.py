@@ -153,7 +153,7 @@ def dplr_stream(
         reset = jnp.zeros((length,), bool)
     if initial_state is not None:
         initial_state = diagonal.keep(~reset[0], diagonal.state_pair(initial_state, wide))
-    system = discretized(dt, A, P, B, C, wide)
+    system = _discretized(dt, A, P, B, C, wide)
     rows = [chunking.to_chunks(row, chunk_size) for row in (u.astype(wide), reset)]
     y, starts = _RUN[method](system, *rows, initial_state)
     y = diagonal.skip(y.reshape(-1, channels)[:length], D, u)
@@ -224,7 +224,7 @@ def dplr_step(
     """
     _check(u, dt, A, P, B, C, D, None, state)
     wide = state.real.dtype
-    system = discretized(dt, A, P, B, C, wide)
+    system = _discretized(dt, A, P, B, C, wide)
     state, y = _row(system, state, u.astype(wide))
     return state, diagonal.skip(y, D, u)
 
@@ -240,7 +240,7 @@ def dplr_kernel(dt: Array, A: Array, P: Array, B: Array, C: Array, length: int) 
       C: [D, N].
       length: how many.
     """
-    system = discretized(dt, A, P, B, C, chunking.state_dtype(jnp.asarray(dt)))
+    system = _discretized(dt, A, P, B, C, chunking.state_dtype(jnp.asarray(dt)))
     return _taps(system, _inputs(system, length))
 
 
@@ -263,7 +263,7 @@ def _check(u, dt, A, P, B, C, D, reset, state, rows: str = "", batch: str = "") 
     shapes.check_reset(reset)
 
 
-def discretized(dt, A, P, B, C, wide: jnp.dtype) -> DPLRSystem:
+def _discretized(dt, A, P, B, C, wide: jnp.dtype) -> DPLRSystem:
     """The system of all channels by the equations above, from arrays [D, N] and dt [D]."""
     A, P, B, C = (diagonal.pair(jnp.asarray(array).T, wide) for array in (A, P, B, C))
     dt = jnp.asarray(dt).astype(wide)

@@ -188,7 +188,7 @@ def test_no_state_grows_whatever_p_is():
     assert np.abs(case["P"]).max() > 30
 
     def norms(dt, A, P, B, C, length):
-        system = low_rank.discretized(dt, A, P, B, C, jnp.float32)
+        system = low_rank._discretized(dt, A, P, B, C, jnp.float32)
         state = ssm.ComplexPair(*np.random.default_rng(0).normal(size=(2, PAIRS, CHANNELS)))
         states = low_rank._powers(lambda x: low_rank._forward(system, x), state, length)
         return jnp.sqrt((states.real**2 + states.imag**2).sum(1))

@@ -32,6 +32,7 @@ ENSEMBLE = ensemble.Config(
     [
         ("mamba", DiscreteSpec(2)),
         ("s4", DiscreteSpec(2)),
+        pytest.param("dplr", DiscreteSpec(2), marks=pytest.mark.slow),
         ("s5", DiscreteSpec(2)),
         ("rotary", DiscreteSpec(2)),
         ("storm", DiscreteSpec(2)),
