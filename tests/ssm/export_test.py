@@ -36,7 +36,10 @@ STATE_AT = {
     "dplr": ssm.dplr_state_at,
 }
 SHARED = {
-    "ssd": "AD", "selective_scan": "AD", "s4d": ("dt", *"ABCD"), "s5": ("dt", *"ABCD"),
+    "ssd": "AD",
+    "selective_scan": "AD",
+    "s4d": ("dt", *"ABCD"),
+    "s5": ("dt", *"ABCD"),
     "dplr": low_rank_test.SYSTEM,
 }
 
