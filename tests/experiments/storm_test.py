@@ -79,6 +79,9 @@ def test_published_parameters_by_part():
         "decoder": 4_884_931,
     }
     assert _size(params) == 16_507_011
+    for head in ("reward", "termination"):  # RMSNorm behind a bias would count as many
+        assert [set(params[head][f"Dense_{i}"]) for i in (0, 1)] == [{"kernel"}] * 2
+        assert {"LayerNorm_0", "LayerNorm_1"} < set(params[head])
 
 
 def test_published_parameters_of_the_learner_begin_as_torchs():
