@@ -13,7 +13,7 @@ of the same task took 45 minutes of a core for 3 seeds.
 
 import dataclasses
 
-from experiments import drama_dmc
+from experiments import drama_dmc, dreamerv3_catch
 from experiments.drama_catch import adam
 from mbrl_jax.agents import joint
 from mbrl_jax.behaviours import dreamer
@@ -47,15 +47,5 @@ def get_experiment() -> Experiment:
         ),
         agent=joint.Config(),
         with_parts=rssm_sizes.with_sizes(images=False),
-        debug=(
-            "model.deter=8",
-            "model.hidden=8",
-            "model.blocks=2",
-            "model.encoder.width=8",
-            "model.decoder.width=8",
-            "replay.batch_size=2",
-            "replay.length=8",
-            "behaviour.horizon=3",
-            "behaviour.last_rows=4",
-        ),
+        debug=dreamerv3_catch.get_experiment().debug,
     )

@@ -7,13 +7,13 @@ compared at equal updates: one for every four rows, 16 windows of 16 rows, 64 st
 steps. Here one gradient trains model, actor and critic, and every start is one of the four newest
 rows of a window.
 
-Not run to its end yet: there is nothing to Expect. `experiments/README.md` has the rows of Drama,
-whose seeds take 40 to 60 minutes of a core each.
+No run was made to its end yet, and what to Expect is open. `experiments/README.md` has the rows of
+Drama, whose seeds take 40 to 60 minutes of a core each.
 """
 
 import dataclasses
 
-from experiments import drama_minatar
+from experiments import drama_minatar, dreamerv3_catch
 from experiments.drama_catch import adam
 from mbrl_jax.agents import joint
 from mbrl_jax.behaviours import dreamer
@@ -57,14 +57,5 @@ def get_experiment() -> Experiment:
         model=model,
         behaviour=behaviour,
         agent=joint.Config(),
-        debug=(
-            "model.deter=8",
-            "model.hidden=8",
-            "model.blocks=2",
-            "model.encoder.width=8",
-            "model.decoder.width=8",
-            "replay.batch_size=2",
-            "replay.length=8",
-            "behaviour.horizon=3",
-        ),
+        debug=dreamerv3_catch.get_experiment().debug,
     )

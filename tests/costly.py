@@ -46,8 +46,8 @@ COSTLY = (
     "cores/laws_test.py::test_core_keeps_the_laws[s5]",
     "cores/laws_test.py::test_core_keeps_the_laws[storm_long]",
     "cores/laws_test.py::test_core_keeps_the_laws[relative]",
-    "world_models/laws_test.py::test_drama_keeps_the_laws_with_every_core[mamba-action0]",
-    "world_models/laws_test.py::test_drama_keeps_the_laws_with_every_core[storm-action4]",
+    "world_models/laws_test.py::test_drama_keeps_the_laws_with_every_core[mamba-DiscreteSpec]",
+    "world_models/laws_test.py::test_drama_keeps_the_laws_with_every_core[storm-DiscreteSpec]",
     "world_models/drama/imagined_samples_test.py::test_what_was_seen_reaches_the_core_whole",
     # TD-MPC2, which is joint too, stays.
     "testing/agents_test.py::test_agent_keeps_the_law[dreamer]",

@@ -13,10 +13,6 @@ from mbrl_jax.envs.doctor.examine import check_spec
 from mbrl_jax.envs.spec import first_timestep, random_action
 from mbrl_jax.errors import ConfigError
 from mbrl_jax.experiment import config, first_look
-from mbrl_jax.experiment.experiment import build
-from mbrl_jax.loops import fused
-from mbrl_jax.loops.phases import Exploration
-from mbrl_jax.loops.steps import Parts
 from mbrl_jax.networks import encoders
 from mbrl_jax.train.run import run
 from mbrl_jax.types import (
@@ -247,22 +243,7 @@ def test_ppo_imagines_and_learns_with_the_same_masks(passes):
 
 def test_no_forbidden_action_is_taken_by_chance_by_policy_or_greedily():
     """Of what an untrained policy or chance does without a mask, a quarter is forbidden."""
-    system = build(config.override(signals.drama(), ["replay.capacity=100"]))
-    parts = Parts(system.env, system.agent, system.replay, 4)
-    pace = Exploration(jnp.float32(0.5), jnp.uint32(3))
-
-    @jax.jit
-    def play(key):
-        def row(state, t):
-            state, metrics = fused.collect(parts, state, pace, t)
-            return state, metrics["episode/illegal"]
-
-        state, illegal = jax.lax.scan(row, system.entry.init(key), jnp.arange(40, dtype=jnp.uint32))
-        return illegal, system.entry.evaluate(8, False, state.agent, key, 10)
-
-    (illegal, episodes), greedy = play(jax.random.key(0))
-    assert episodes.sum() >= 16 and not illegal.any()
-    assert greedy.finished.all() and not greedy.extras["illegal"].any()
+    signals.assert_legal(config.override(signals.drama(), ["replay.capacity=100"]), episodes=16)
 
 
 @pytest.mark.slow

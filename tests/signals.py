@@ -15,8 +15,10 @@ from experiments import drama_catch, dreamerv3_catch
 from mbrl_jax.cores import gru
 from mbrl_jax.envs.spec import make_environment
 from mbrl_jax.experiment import config
-from mbrl_jax.experiment.experiment import Experiment
-from mbrl_jax.loops.phases import Phase
+from mbrl_jax.experiment.experiment import Experiment, build
+from mbrl_jax.loops import fused
+from mbrl_jax.loops.phases import Exploration, Phase
+from mbrl_jax.loops.steps import Parts
 from mbrl_jax.types import DiscreteSpec, Environment
 
 NUM_ACTIONS, SIDE, LENGTH = 4, 5, 8
@@ -94,3 +96,26 @@ def _on_signals(base: Experiment, env: Config) -> Experiment:
     base = dataclasses.replace(base, env=env, name="signals", phases=phases, debug=())
     settings = [*AUTO, *SMALL, "behaviour.horizon=3", "num_envs=4", "eval_max_steps=20"]
     return config.override(base, settings)
+
+
+def assert_legal(experiment: Experiment, episodes: int) -> None:
+    """In 40 rows of four lanes nothing forbidden is done by chance, by the policy or greedily.
+
+    At least so many episodes end in them; the environment counts "illegal".
+    """
+    system = build(experiment)
+    parts = Parts(system.env, system.agent, system.replay, 4)
+    pace = Exploration(jnp.float32(0.5), jnp.uint32(3))
+
+    @jax.jit
+    def play(key):
+        def row(state, t):
+            state, metrics = fused.collect(parts, state, pace, t)
+            return state, metrics["episode/illegal"]
+
+        state, illegal = jax.lax.scan(row, system.entry.init(key), jnp.arange(40, dtype=jnp.uint32))
+        return illegal, system.entry.evaluate(8, False, state.agent, key, 10)
+
+    (illegal, ended), greedy = play(jax.random.key(0))
+    assert ended.sum() >= episodes and not illegal.any()
+    assert greedy.finished.all() and not greedy.extras["illegal"].any()

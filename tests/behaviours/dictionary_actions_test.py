@@ -17,11 +17,8 @@ from mbrl_jax.envs import spec as specs
 from mbrl_jax.envs.doctor import check
 from mbrl_jax.envs.spec import make_environment
 from mbrl_jax.experiment import config as configs
-from mbrl_jax.experiment.experiment import build
 from mbrl_jax.export import loader
 from mbrl_jax.export.archive import export_policy
-from mbrl_jax.loops import fused
-from mbrl_jax.loops.steps import Exploration, Parts
 from mbrl_jax.replay import ring
 from mbrl_jax.testing import check_behaviour, check_replay
 from mbrl_jax.train.run import run
@@ -264,22 +261,8 @@ def test_the_doctor_plays_with_all_parts():
 
 def test_no_forbidden_move_is_made_by_chance_by_policy_or_greedily():
     experiment = dataclasses.replace(small.catch(), env=Cart(masked=True))
-    system = build(configs.override(experiment, [*signals.AUTO, "num_envs=4"]))
-    parts = Parts(system.env, system.agent, system.replay, 4)
-    pace = Exploration(jnp.float32(0.5), jnp.uint32(3))
-
-    @jax.jit
-    def play(key):
-        def row(state, t):
-            state, metrics = fused.collect(parts, state, pace, t)
-            return state, metrics["episode/illegal"]
-
-        state, illegal = jax.lax.scan(row, system.entry.init(key), jnp.arange(30, dtype=jnp.uint32))
-        return illegal, system.entry.evaluate(8, False, state.agent, key, 10)
-
-    (illegal, episodes), greedy = play(jax.random.key(0))
-    assert episodes.sum() >= 12 and not illegal.any()
-    assert greedy.finished.all() and not greedy.extras["illegal"].any()
+    experiment = configs.override(experiment, [*signals.AUTO, "num_envs=4"])
+    signals.assert_legal(experiment, episodes=16)
     assert not [f.sentence for f in check(make(Cart(masked=True))) if f.severity == "error"]
 
 

@@ -113,10 +113,14 @@ def test_the_replay_loss_is_the_cross_entropy_with_both_targets_where_an_episode
 
 @pytest.fixture(scope="module")
 def targets():
+    return _targets()
+
+
+def _targets(**settings):
     """(targets, new statistics, values and slow values [M, H+1]) of made-up rollouts."""
     values, slow = 3.0 * np.random.default_rng(1).normal(size=(2, 5, 4)).astype(np.float32)
     codes = [jnp.log(distributions.two_hot(jnp.asarray(x), 63, "symexp")) for x in (values, slow)]
-    config = dataclasses.replace(CONFIG, horizon=3, num_bins=63)
+    config = dataclasses.replace(CONFIG, horizon=3, num_bins=63, **settings)
     parts = dreamer.make(config, SPEC).apply.args[0]._replace(critic=_Said())
     stats = actor_critic.Stats(codes[1], jnp.zeros(()), jnp.zeros(()), ())
     prediction = Prediction(jnp.ones((5, 4)), jnp.full((5, 4), 0.5), {})
@@ -135,6 +139,14 @@ def test_returns_come_from_the_critic_and_the_second_term_pulls_to_the_slow_ones
         expected[:, t] = 1.0 + 0.9 * 0.5 * mixed
     np.testing.assert_allclose(found.live, expected[:, :-1], rtol=1e-4)
     np.testing.assert_allclose(found.slow, slow[:, :-1], rtol=1e-4)
+
+
+def test_steps_weigh_that_they_are_reached_and_as_published_less_the_later_they_are(targets):
+    """Discounts of 0.5 and γ = 0.9."""
+    np.testing.assert_allclose(targets[0].weight, np.tile([1.0, 0.5, 0.25], (5, 1)))
+    published = _targets(discounted_weights=True)[0]
+    np.testing.assert_allclose(published.weight, np.tile([1.0, 0.45, 0.2025], (5, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(published.live, targets[0].live)
 
 
 def test_the_range_of_returns_is_between_interpolated_percentiles(targets):

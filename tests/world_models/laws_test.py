@@ -39,6 +39,7 @@ ENSEMBLE = ensemble.Config(
         ("gru", BoundedSpec(2)),
         ("memoryless", MultiDiscreteSpec((2, 3))),
     ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_drama_keeps_the_laws_with_every_core(tiny_drama, core, action):
     config = dataclasses.replace(tiny_drama, core=CORES[core])

@@ -16,7 +16,12 @@ from mbrl_jax import distributions
 from mbrl_jax.envs.spec import action_size, action_vector
 from mbrl_jax.keys import named
 from mbrl_jax.networks.heads import Mlp
-from mbrl_jax.networks.initializers import glorot_truncated, scaled, uniform_fan_in
+from mbrl_jax.networks.initializers import (
+    glorot_truncated,
+    scaled,
+    torch_default,
+    uniform_fan_in,
+)
 from mbrl_jax.types import Array, EnvSpec, Key, PyTree, SequenceCore
 from mbrl_jax.world_models import readouts
 
@@ -69,7 +74,10 @@ def _reward_init(config: Any) -> Callable | None:
     """Of the last layer's weights; None for what is usual there."""
     if config.zero_reward_output:
         return nn.initializers.zeros
-    return None if config.reward_gain == 1.0 else scaled(glorot_truncated, config.reward_gain)
+    if config.reward_gain == 1.0:
+        return None
+    usual = torch_default if config.head_hidden == "layer_relu" else glorot_truncated
+    return scaled(usual, config.reward_gain)
 
 
 class _PosteriorHead(nn.Module):

@@ -364,3 +364,13 @@ def test_rewards_begin_small_where_they_are_small(experiment):
 
     found = np.abs(rewards(jax.random.key(0)))
     assert 1e-4 < found.max() < 0.1
+
+
+@pytest.mark.parametrize("hidden", ["rms_silu", "layer_relu"])
+def test_a_gain_scales_what_the_reward_begins_with(tiny_drama, tiny_spec, hidden):
+    def kernel(gain):
+        config = dataclasses.replace(tiny_drama, head_hidden=hidden, reward_gain=gain)
+        params = jax.jit(config.make(tiny_spec).init)(jax.random.key(0)).params["reward"]
+        return params[f"Dense_{tiny_drama.head_layers}"]["kernel"]
+
+    np.testing.assert_allclose(kernel(0.5), 0.5 * kernel(1.0), rtol=1e-6)
