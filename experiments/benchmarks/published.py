@@ -1,12 +1,12 @@
-"""Whole updates of published Drama and STORM: this project against plain PyTorch on one thread.
+"""Whole updates of published systems: this project against plain PyTorch on one thread.
 
     taskset -c 0 python -m experiments.benchmarks.published
 
-writes `published.csv` of Drama and `published_storm.csv` of STORM; a name behind the command leaves
-the other out. Both sides start from the same weights and see the same windows and starts. On a CPU
-give both sides one core: two threads of XLA cost more CPU-seconds for the same work, how many
-depends on what the cores share. Drama's updates also run in parts, each a program of its own, so
-that what bounds it can be named.
+writes `published.csv` of Drama, `published_storm.csv` of STORM and `published_dreamer.csv` of
+DreamerV3 (`published_dreamer`); names behind the command leave the others out. Both sides start
+from the same weights and see the same windows and starts. On a CPU give both sides one core: two
+threads of XLA cost more CPU-seconds for the same work, how many depends on what the cores share.
+Drama's updates also run in parts, each a program of its own, so that what bounds it can be named.
 
 Work is counted by formula and not by a compiler: 2·k²·C_in·C_out·H·W for a convolution (H·W of the
 smaller map where it has stride 2), 2·in·out for a row of a linear layer; a backward pass counts
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import storm_atari100k
-from experiments.benchmarks import published_jax, timing
+from experiments.benchmarks import published_dreamer, published_jax, timing
 from experiments.benchmarks.published_jax import Sizes
 from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.cores import mamba2, storm
@@ -33,7 +33,11 @@ COLUMNS = (
     *("program", "side", "cpu_s", "wall_s", "gflop", "gflop_per_s", "share_of_peak"),
     *("over_torch", "temp_mb", "compile_cpu_s"),
 )
-TABLES = {"drama": "published.csv", "storm": "published_storm.csv"}
+TABLES = {
+    "drama": "published.csv",
+    "storm": "published_storm.csv",
+    "dreamer": "published_dreamer.csv",
+}
 
 
 def small_sizes() -> Sizes:
@@ -190,31 +194,51 @@ def measure(sizes: Sizes, rounds: int = 3) -> list[dict[str, Any]]:
     """A row for each program and side; without PyTorch its rows are missing."""
     problem = published_jax.make_problem(sizes)
     whole, parts = published_jax.updates(problem), _parts(problem)
+    torch_calls: tuple[dict, dict] = ({}, {})
+    if torch := _torch_side():
+        torch_calls = torch.make_calls(problem, bool(parts))
+    rows, flops = [], work(sizes)
+    for functions, others in zip((whole, parts), torch_calls, strict=True):
+        rows += _compare(functions, others, flops, rounds)
+    return rows
+
+
+def measure_dreamer(sizes: published_dreamer.Sizes, rounds: int = 3) -> list[dict[str, Any]]:
+    """A row for each side of DreamerV3's joint update."""
+    problem, torch = published_dreamer.make_problem(sizes), _torch_side()
+    functions = {"joint": published_dreamer.program(problem)}
+    others = torch.dreamer_calls(problem) if torch else {}
+    return _compare(functions, others, {"joint": published_dreamer.work(sizes)}, rounds)
+
+
+def _torch_side() -> Any:
+    """The module with PyTorch's calls, or None without PyTorch."""
     try:
         from experiments.benchmarks.pytorch import published_torch
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        torch_calls = ({}, {})
-    else:
-        torch_calls = published_torch.make_calls(problem, bool(parts))
+        return None
+    return published_torch
 
-    rows, flops = [], work(sizes)
-    product = timing.product_program()
-    for functions, others in zip((whole, parts), torch_calls, strict=True):
-        programs = {n: timing.compile_program(f, *args) for n, (f, args) in functions.items()}
-        calls = {(n, "jax"): program.run for n, program in programs.items()}
-        calls |= {(n, "torch"): call for n, call in others.items()} | {"peak": product.run}
-        spent = timing.compare(calls, rounds)
-        peak = timing.gflops(product.flops, spent.pop("peak").compared)
-        for (name, side), time in sorted(spent.items()):
-            row = _row(name, side, time, flops[name], peak)
-            if side == "jax":
-                program = programs[name]
-                row |= {"temp_mb": program.temp_bytes / 1e6, "compile_cpu_s": program.compile_cpu}
-                if (name, "torch") in spent:
-                    row["over_torch"] = time.compared / spent[name, "torch"].compared
-            rows.append(row)
+
+def _compare(
+    functions: published_jax.Parts, others: dict, flops: dict[str, int], rounds: int
+) -> list[dict[str, Any]]:
+    product, rows = timing.product_program(), []
+    programs = {n: timing.compile_program(f, *args) for n, (f, args) in functions.items()}
+    calls = {(n, "jax"): program.run for n, program in programs.items()}
+    calls |= {(n, "torch"): call for n, call in others.items()} | {"peak": product.run}
+    spent = timing.compare(calls, rounds)
+    peak = timing.gflops(product.flops, spent.pop("peak").compared)
+    for (name, side), time in sorted(spent.items()):
+        row = _row(name, side, time, flops[name], peak)
+        if side == "jax":
+            program = programs[name]
+            row |= {"temp_mb": program.temp_bytes / 1e6, "compile_cpu_s": program.compile_cpu}
+            if (name, "torch") in spent:
+                row["over_torch"] = time.compared / spent[name, "torch"].compared
+        rows.append(row)
     return rows
 
 
@@ -222,7 +246,12 @@ def run(quick: bool, out: Path, systems: Sequence[str] = tuple(TABLES)) -> list[
     """Measure, write the tables into `out`, and return their rows; `quick`: tiny sizes."""
     found = []
     for system in systems:
-        rows = measure(sizes_of(system, small=quick), rounds=1 if quick else 3)
+        rounds = 1 if quick else 3
+        if system == "dreamer":
+            of_dreamer = published_dreamer.small_sizes() if quick else published_dreamer.Sizes()
+            rows = measure_dreamer(of_dreamer, rounds)
+        else:
+            rows = measure(sizes_of(system, small=quick), rounds)
         out.mkdir(parents=True, exist_ok=True)
         timing.write_csv(out / TABLES[system], COLUMNS, rows)
         for row in rows:

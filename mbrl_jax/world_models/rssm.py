@@ -336,11 +336,12 @@ def loss(
     tokens, encoder_stats = readouts.encode(parts, params, stats, timestep.observation, True)
     filter_rows = functools.partial(_filter_rows, parts, params)
     keys = jax.random.split(key, tokens.shape[0])
-    latents, posterior = jax.vmap(filter_rows, (0, before, 0, 0))(keys, start, tokens, batch)
+    if kept is None:  # a window begins as an episode does: no action led to its first row
+        timestep = timestep._replace(is_first=timestep.is_first.at[:, 0].set(True))
+    rows = batch._replace(timestep=timestep)
+    latents, posterior = jax.vmap(filter_rows, (0, before, 0, 0))(keys, start, tokens, rows)
     seen = _concatenated(latents)
     led_to = ~timestep.is_first
-    if kept is None:
-        led_to = led_to.at[:, 0].set(False)
     if config.unled == "counted":
         led_to = jnp.ones_like(led_to)
 

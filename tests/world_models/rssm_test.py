@@ -119,7 +119,11 @@ def look(system):
 
 
 def test_latents_of_the_loss_are_those_of_observing_row_by_row(system, look):
+    """A window amid an episode begins as an episode does: no action led to its first row."""
     model, state, key, batch = system
+    begins = batch.timestep.is_first.at[:, 0].set(True)
+    assert not batch.timestep.is_first[-1, 0]
+    batch = batch._replace(timestep=batch.timestep._replace(is_first=begins))
 
     def observed(window_key, window):
         def body(loop, row):

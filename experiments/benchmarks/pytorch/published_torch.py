@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from experiments.benchmarks import timing
+from experiments.benchmarks import published_dreamer, timing
 from experiments.benchmarks.published_jax import Problem
-from experiments.benchmarks.pytorch import torch_copy
+from experiments.benchmarks.pytorch import torch_copy, torch_dreamer
 from experiments.benchmarks.pytorch.torch_behaviour import (
     Behaviour,
     Imagined,
@@ -33,20 +33,51 @@ Calls = dict[str, Callable[[], object]]
 
 def make_calls(problem: Problem, in_parts: bool = True) -> tuple[Calls, Calls]:
     """(whole updates, parts), named as on the JAX side; weights and data are copied from it."""
-    torch.set_num_threads(1)
-    if on_gpu := not timing.on_cpu():
-        torch.set_default_device("cuda")
-        torch.set_float32_matmul_precision("high")  # TF32, as XLA's default is there
+    _begin()
     model, behaviour = make_nets(problem)
     updates = _updates(problem, model, behaviour)
     parts: Calls = {}
     if in_parts:
         parts = _world_model_parts(problem, model) | _behaviour_parts(problem, behaviour, model)
-    return tuple(_finished(calls) if on_gpu else calls for calls in (updates, parts))
+    return _finished(updates), _finished(parts)
+
+
+def dreamer_calls(problem: published_dreamer.Problem) -> Calls:
+    """DreamerV3's joint update."""
+    _begin()
+    model, behaviour = dreamer_nets(problem)
+    sizes, batch = problem.sizes, torch_copy.to_vectors(problem.batch)
+    optimisers = (
+        optimiser_of(model.parameters(), sizes.model.optimiser),
+        optimiser_of(behaviour.trained(), sizes.behaviour.optimiser),
+    )
+    return _finished({"joint": lambda: torch_dreamer.update(model, behaviour, optimisers, batch)})
+
+
+def dreamer_nets(
+    problem: published_dreamer.Problem,
+) -> tuple[torch_dreamer.WorldModel, torch_dreamer.Behaviour]:
+    """With the weights of `problem`."""
+    sizes = problem.sizes
+    model = torch_dreamer.WorldModel(sizes.model, sizes.observation, sizes.num_actions)
+    features = sizes.model.deter + sizes.model.groups * sizes.model.classes
+    behaviour = torch_dreamer.Behaviour(sizes.behaviour, features, sizes.num_actions)
+    torch_copy.copy_rssm(model, problem.model_state.params)
+    torch_copy.copy_behaviour(behaviour, problem.behaviour_state.params)
+    return model, behaviour
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    if not timing.on_cpu():
+        torch.set_default_device("cuda")
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA's default is there
 
 
 def _finished(calls: Calls) -> Calls:
-    """Calls that end when the GPU has done its work."""
+    """Calls that end when a GPU has done its work."""
+    if timing.on_cpu():
+        return calls
 
     def finish(call):
         call()

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.pytorch import torch_storm
+from experiments.benchmarks.pytorch import torch_dreamer, torch_storm
 from experiments.benchmarks.pytorch.torch_behaviour import Behaviour, Latent
 from experiments.benchmarks.pytorch.torch_drama import Batch, Core, WorldModel
 from mbrl_jax.cores import attention
@@ -111,8 +111,22 @@ def copy_world_model(model: WorldModel, params: PyTree) -> None:
         _mlp(getattr(model, name), params[name])
 
 
-def copy_behaviour(behaviour: Behaviour, params: PyTree) -> None:
-    """Give `behaviour` the parameters of an `actor_critic` behaviour."""
+def copy_rssm(model: torch_dreamer.WorldModel, params: PyTree) -> None:
+    """Give `model` the parameters of an `rssm` world model."""
+    cell, gru = model.gru, params["gru"]
+    for linear, layer in zip(cell.dense, layers(gru, 2), strict=True):
+        _linear(linear, layer)
+    _norms([*cell.norms, cell.inner_norm], layers(gru))
+    for block, layer in zip((cell.inner, cell.gates), layers(gru, 3), strict=True):
+        _set(block.kernel, layer["kernel"])
+        _set(block.bias, layer["bias"])
+    dense = {"decoder": params["decoder"]["Mlp_0"]}
+    for name in ("encoder", "prior", "posterior", "reward", "termination", "decoder"):
+        _mlp(getattr(model, name), dense.get(name, params[name]))
+
+
+def copy_behaviour(behaviour: Behaviour | torch_dreamer.Behaviour, params: PyTree) -> None:
+    """Give `behaviour` the parameters of an `actor_critic` or a `dreamer` behaviour."""
     _mlp(behaviour.actor, params["actor"])
     _mlp(behaviour.critic, params["critic"])
     _mlp(behaviour.slow_critic, params["critic"])
@@ -127,6 +141,11 @@ def to_batch(batch: Trajectory) -> Batch:
         tensor(timestep.reward),
         tensor(timestep.is_terminal).float(),
     )
+
+
+def to_vectors(batch: Trajectory) -> torch_dreamer.Batch:
+    """Windows [B, L+1] of vectors."""
+    return torch_dreamer.Batch(*to_batch(batch))
 
 
 def to_latent(latent: drama.Latent) -> Latent:

@@ -85,7 +85,12 @@ def two_hot_mean(logits: Tensor) -> Tensor:
 
 
 def mlp(
-    inputs: int, outputs: int, width: int, layers: int, kind: Hidden = "rms_silu"
+    inputs: int,
+    outputs: int,
+    width: int,
+    layers: int,
+    kind: Hidden = "rms_silu",
+    eps: float = RMS_EPS,
 ) -> nn.Sequential:
     """Hidden layers of Linear, a norm and an activation, then a linear output."""
     hidden: list[nn.Module] = []
@@ -94,7 +99,7 @@ def mlp(
             hidden += [nn.Linear(inputs, width, bias=False), nn.LayerNorm(width, LAYER_EPS)]
             hidden.append(nn.ReLU())
         else:
-            hidden += [nn.Linear(inputs, width), nn.RMSNorm(width, eps=RMS_EPS), nn.SiLU()]
+            hidden += [nn.Linear(inputs, width), nn.RMSNorm(width, eps=eps), nn.SiLU()]
         inputs = width
     return nn.Sequential(*hidden, nn.Linear(inputs, outputs))
 
