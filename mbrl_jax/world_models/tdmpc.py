@@ -12,9 +12,12 @@ Conventions. The reward of (z, a) rides on the latent that follows, where `predi
 episode that begins inside a window is encoded there and rolled on from it: nothing is trained
 across a seam. `Prediction.extras["age"]` counts the rows since a latent was encoded.
 
-This is the published system for vectors and one task. Pixels, task embeddings and the table of
-model sizes are left out; the published burst of updates behind the first random episodes would be
-a phase of an experiment (`Phase(collect=False)`).
+Images of 64 × 64 are moved by up to three pixels wherever they are encoded, in acting too, and pass
+four convolutions (`networks.shifted`); critics' targets and the consistency's see them moved anew.
+
+This is the published system for one task; its sizes stand in `tdmpc_sizes`. Task embeddings are
+left out; the published burst of updates behind the first random episodes is a phase of an
+experiment (`Phase(collect=False)`).
 
 Reference: Hansen, Su & Wang 2024, https://arxiv.org/abs/2310.16828; facts beyond the paper are
 those of its code (https://github.com/nicklashansen/tdmpc2).
@@ -33,11 +36,11 @@ from mbrl_jax import distributions, masks, optim
 from mbrl_jax.envs.spec import (
     action_size,
     action_vector,
-    flat_size,
     only_array,
     require_separate_seam,
 )
 from mbrl_jax.keys import named
+from mbrl_jax.networks import shifted
 from mbrl_jax.networks.norms import NormedMlp
 from mbrl_jax.replay.transitions import transitions
 from mbrl_jax.types import (
@@ -68,6 +71,8 @@ class Config:
     layers: int = bounded(2, low=0)  # hidden ones, of dynamics and heads
     encoder_width: int = bounded(256, low=1)
     encoder_layers: int = bounded(1, low=0)
+    channels: int = bounded(32, low=1)  # of the convolutions, for images; latent = 16 · channels
+    shift: int = bounded(3, low=0)  # pixels that an image is moved by, at most
     num_bins: int = bounded(101, low=2)
     bin_limit: float = number(10.0, "symlog of the largest reward that bins reach", above=0)
     rho: float = number(
@@ -112,7 +117,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
         raise ValueError(  # noqa: TRY004
             f"model=tdmpc needs one array as observation, not {spec.observation}"
         )
-    parts = Parts(config, spec, make_nets(config), make_optimiser(config))
+    parts = Parts(config, spec, make_nets(config, spec.observation), make_optimiser(config))
     functions = (
         *(init, initial_latent, observe, observe_sequence, imagine, predict),
         *(loss, apply),
@@ -123,19 +128,33 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     return WorldModel(**bound, **own, markov=True, endless=endless)
 
 
-def make_nets(config: Config) -> dict[str, nn.Module]:
+def make_nets(config: Config, observation: ArraySpec) -> dict[str, nn.Module]:
     """The nets, by the names of their parameters."""
     if config.latent % config.group:
         raise ValueError(f"latent={config.latent} is no multiple of group={config.group}")
     mlp = functools.partial(NormedMlp, width=config.width, layers=config.layers)
-    nets = {
+    nets: dict[str, nn.Module] = {
         "encoder": NormedMlp(
             config.latent, config.encoder_width, config.encoder_layers, config.group
         ),
         "dynamics": mlp(config.latent, group=config.group),
         "reward": mlp(config.num_bins, zero_output=True),
     }
+    if is_image(observation):
+        size = shifted.size_of(observation.shape, config.channels)
+        if size != config.latent:
+            raise ValueError(
+                f"model.latent={config.latent} must be the {size} numbers that "
+                f"model.channels={config.channels} make of an image: set model.latent={size}, or "
+                "other channels"
+            )
+        nets["encoder"] = shifted.ImageEncoder(config.channels, config.group)
     return nets | ({"termination": mlp(1)} if config.termination else {})
+
+
+def is_image(observation: ArraySpec) -> bool:
+    """Whether convolutions encode it."""
+    return observation.dtype == "uint8" and len(observation.shape) == 3
 
 
 def make_optimiser(config: Config) -> optax.GradientTransformation:
@@ -156,7 +175,7 @@ def init(parts: Parts, key: Key) -> LearnerState:
     """Fresh parameters and optimiser state."""
     z = jnp.zeros((parts.config.latent,))
     both = jnp.zeros((parts.config.latent + action_size(parts.spec.action),))
-    observation = jnp.zeros((flat_size(parts.spec.observation),))
+    observation = _input(parts, jnp.zeros(only_array(parts.spec, "model=tdmpc").shape))
     examples = {"encoder": observation, "dynamics": both, "reward": both, "termination": z}
     params = {
         name: net.init(named(key, name), examples[name])["params"]
@@ -173,14 +192,25 @@ def initial_latent(parts: Parts) -> Latent:
     return Latent(jnp.zeros((parts.config.latent,)), *jnp.zeros((2,)))
 
 
-def encode(parts: Parts, params: PyTree, timestep: Timestep) -> Latent:
-    """Latents of real rows with any leading axes."""
+def encode(parts: Parts, params: PyTree, key: Key, timestep: Timestep) -> Latent:
+    """The latent of a real row; the key moves an image."""
     observation = timestep.observation.astype(jnp.float32)
-    spec = only_array(parts.spec, "model=tdmpc")
-    lead = observation.shape[: observation.ndim - len(spec.shape)]
-    z = apply_net(parts, params, "encoder", observation.reshape(*lead, -1))
+    if is_image(only_array(parts.spec, "model=tdmpc")):
+        observation = shifted.random_shift(key, observation, parts.config.shift)
+    z = apply_net(parts, params, "encoder", _input(parts, observation))
     reward = jnp.asarray(timestep.reward, jnp.float32)
     return Latent(z, reward, jnp.zeros_like(reward))
+
+
+def _input(parts: Parts, observation: Array) -> Array:
+    """What the encoder reads: an image as it is, anything else as a vector."""
+    return observation if is_image(only_array(parts.spec, "model=tdmpc")) else observation.ravel()
+
+
+def _encode_rows(parts: Parts, params: PyTree, key: Key, timestep: Timestep) -> Latent:
+    """Latents [T] of rows [T], in parallel; row t has split(key, T)[t]."""
+    keys = jax.random.split(key, timestep.reward.shape[0])
+    return jax.vmap(functools.partial(encode, parts, params))(keys, timestep)
 
 
 def advance(parts: Parts, params: PyTree, latent: Latent, action: PyTree) -> tuple[Latent, Array]:
@@ -206,8 +236,8 @@ def observe(
     prev_action: PyTree,
 ) -> Latent:
     """The latent of a real row."""
-    del key, latent, prev_action
-    return encode(parts, state.params, timestep)
+    del latent, prev_action
+    return encode(parts, state.params, key, timestep)
 
 
 def observe_sequence(
@@ -219,8 +249,8 @@ def observe_sequence(
     trajectory: Trajectory,
 ) -> Latent:
     """Entries of rows [T], in parallel: the latents themselves."""
-    del key, latent, prev_action
-    return encode(parts, state.params, trajectory.timestep)
+    del latent, prev_action
+    return _encode_rows(parts, state.params, key, trajectory.timestep)
 
 
 def latent_at(entries: Latent, t: Array | int) -> Latent:
@@ -276,11 +306,14 @@ def roll(parts: Parts, params: PyTree, encoded: Latent, rows: Trajectory) -> Rol
 def loss(
     parts: Parts, params: PyTree, stats: PyTree, key: Key, batch: Trajectory
 ) -> tuple[Array, tuple[Latent, PyTree, Metrics]]:
-    """Loss [] over windows [B, L+1]; entries [B, L] are open-loop latents, differentiable."""
-    del key
+    """Loss [] over windows [B, L+1]; entries [B, L] are open-loop latents, differentiable.
+
+    Row (b, t) is moved with `split(split(key, B)[b], L + 1)[t]`.
+    """
     batch = masks.clean_rows(batch)
     config, rows = parts.config, jax.vmap(transitions)(batch)
-    encoded = encode(parts, params, batch.timestep)
+    keys = jax.random.split(key, batch.timestep.reward.shape[0])
+    encoded = jax.vmap(functools.partial(_encode_rows, parts, params))(keys, batch.timestep)
     rolled = jax.vmap(functools.partial(roll, parts, params))(encoded, batch)
     weight = config.rho**rolled.latents.age / rows.reward.shape[1]
 

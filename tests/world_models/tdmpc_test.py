@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SPEC = EnvSpec(ArraySpec((3,), "float32"), BoundedSpec(1))
 CONFIG = tdmpc.Config(latent=16, width=8, layers=0, encoder_width=8, num_bins=9, termination=True)
-NETS = tdmpc.make_nets(CONFIG)
+NETS = tdmpc.make_nets(CONFIG, SPEC.observation)
+IMAGES = EnvSpec(ArraySpec((39, 39, 2), "uint8"), BoundedSpec(1))
 LENGTH = 2
 SEAM = 1  # row of the windows of `_windows` with which an episode begins
 
@@ -42,12 +43,40 @@ def _state():
 def _loss():
     """(params, batch) -> ((loss, aux), gradient)."""
     loss = CONFIG.make(SPEC).loss
-    gradient = jax.value_and_grad(lambda p, batch: loss(p, (), None, batch), has_aux=True)
+    gradient = jax.value_and_grad(
+        lambda p, batch: loss(p, (), jax.random.key(0), batch), has_aux=True
+    )
     return jax.jit(gradient)
 
 
 def test_the_laws_hold():
     testing.check_world_model(CONFIG, SPEC, length=4)
+
+
+def test_the_laws_hold_of_images():
+    """39 pixels a side leave one place of each channel."""
+    config = dataclasses.replace(CONFIG, latent=8, channels=8, termination=False)
+    testing.check_world_model(config, IMAGES, length=3)
+
+
+def test_rows_of_a_window_are_moved_by_keys_of_their_own():
+    config = dataclasses.replace(CONFIG, latent=8, channels=8)
+    model = config.make(IMAGES)
+    state = jax.jit(model.init)(jax.random.key(0))
+    window = testing.random_trajectory(IMAGES, jax.random.key(1), length=3)
+    same = jax.tree.map(lambda x: jnp.broadcast_to(x[0], x.shape), window)
+    seen = model.observe_sequence(state, jax.random.key(2), None, None, same).z
+    assert (seen[0] != seen[1]).any() and (seen[1] != seen[2]).any()
+    still = dataclasses.replace(config, shift=0).make(IMAGES)
+    seen = still.observe_sequence(state, jax.random.key(2), None, None, same).z
+    np.testing.assert_array_equal(seen[0], seen[2])
+
+
+def test_a_latent_that_convolutions_do_not_fill_is_refused():
+    images = EnvSpec(ArraySpec((64, 64, 9), "uint8"), BoundedSpec(1))
+    with pytest.raises(ValueError, match="must be the 256 numbers that model.channels=16"):
+        tdmpc.Config(channels=16).make(images)
+    assert tdmpc.Config().make(images)  # as published: 32 channels, 512 numbers
 
 
 def test_simnorm_is_a_softmax_of_each_group():
