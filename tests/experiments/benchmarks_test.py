@@ -17,14 +17,14 @@ from experiments.benchmarks import (
     host,
     kernels,
     published,
-    published_dreamer,
     published_jax,
     scaling,
     seeds,
     shell,
 )
-from mbrl_jax.behaviours import actor_critic, dreamer
+from mbrl_jax.behaviours import actor_critic
 from mbrl_jax.types import Prediction, bind
+from tests.experiments.torch_sides import assert_close, assert_gradients_close, model_uniforms
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +49,6 @@ def sides(problem):
     from experiments.benchmarks.pytorch import published_torch
 
     return published_torch.make_nets(problem)
-
-
-def assert_close(torch_value, value, tolerance=2e-5, scale=1.0):
-    found, wanted = np.asarray(torch_value.detach()), np.asarray(value)
-    assert found.shape == wanted.shape
-    largest = max(scale, np.abs(wanted).max())
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * largest)
-
-
-def assert_gradients_close(module, wanted):
-    """Parameters of `wanted` hold gradients; a zero one but for rounding has its layer's scale.
-
-    Such are biases in front of a normalisation, and scales between two where ReLU is between.
-    """
-    found, wanted = dict(module.named_parameters()), dict(wanted.named_parameters())
-    scales = {}
-    for name, gradient in wanted.items():
-        layer = name.rpartition(".")[0]
-        scales[layer] = max(scales.get(layer, 0.0), float(gradient.detach().abs().max()))
-    for name, gradient in wanted.items():
-        assert_close(found[name].grad, gradient.detach(), 1e-4, scales[name.rpartition(".")[0]])
-
-
-def model_uniforms(key, shape, groups):
-    """What `drama.loss` compares with the cumulated probabilities of each row."""
-    keys = jax.vmap(lambda k: jax.random.split(k, shape[1]))(jax.random.split(key, shape[0]))
-    return jax.vmap(jax.vmap(lambda k: jax.random.uniform(k, (groups,))))(keys)
 
 
 def test_parameters_are_as_many_as_published():
@@ -217,78 +190,6 @@ def test_torch_behaviour_has_our_loss_and_gradients(needs_torch, problem, sides,
     for net in ("actor", "critic"):
         assert_gradients_close(getattr(behaviour, net), getattr(wanted, net))
     behaviour.zero_grad(set_to_none=True)
-
-
-def test_torch_has_the_losses_and_gradients_of_dreamer(needs_torch, quick_compile):
-    """The model's with the same draws, the behaviour's on rollouts that torch has drawn."""
-    import torch
-
-    from experiments.benchmarks.pytorch import published_torch, torch_copy, torch_dreamer
-
-    problem = published_dreamer.make_problem(published_dreamer.small_sizes())
-    model, behaviour = published_torch.dreamer_nets(problem)
-    sizes, batch = problem.sizes, torch_copy.to_vectors(problem.batch)
-    # A critic that begins at 0 has no gradient for what is in front of its last layer.
-    params = dict(problem.behaviour_state.params)
-    params["critic"] = jax.tree.map(
-        lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params["critic"]
-    )
-    torch_copy.copy_behaviour(behaviour, params)
-    shape = problem.batch.timestep.reward.shape
-    uniform = torch_copy.tensor(model_uniforms(problem.key, shape, sizes.model.groups))
-    terms, features = torch_dreamer.world_model_loss(model, batch, uniform)
-    starts = features[:, :-1]
-    weights = 1 - batch.terminals[:, :-1]
-    imagined = torch_dreamer.imagine(
-        model, behaviour, starts.detach().flatten(0, 1), weights.flatten()
-    )
-    loss, returns = torch_dreamer.imagination_loss(behaviour, imagined)
-    replayed = torch_dreamer.replay_loss(behaviour, starts, batch, returns.view(starts.shape[:2]))
-    (sum(terms.values()) + loss + 0.3 * replayed).backward()
-
-    def numbers(x):  # time last, as ours
-        return jnp.asarray(x.transpose(0, 1).numpy())
-
-    def with_start(x):  # row 0 of a prediction is not used
-        return jnp.pad(numbers(x), ((0, 0), (1, 0)))
-
-    parts = problem.behaviour.representation_loss.args[0]
-    stats = problem.behaviour_state.stats._replace(target_critic=params["critic"])
-    prediction = Prediction(with_start(imagined.rewards), with_start(imagined.discounts), {})
-    rows = actor_critic.Imagined(
-        numbers(imagined.features),
-        prediction,
-        numbers(imagined.actions),
-        jnp.asarray(imagined.weights.numpy()),
-    )
-
-    def total(both):
-        of_model, of_behaviour = both
-        model_loss, (entries, _, metrics) = problem.model.loss(
-            of_model, problem.model_state.stats, problem.key, problem.batch
-        )
-        more, (targets, after, _) = actor_critic.loss_and_targets(parts, of_behaviour, stats, rows)
-        seen = jnp.concatenate(entries, -1)
-        timestep = jax.tree.map(lambda x: x[:, :-1], problem.batch.timestep)
-        returns = targets.live[:, 0].reshape(seen.shape[:2])
-        last = dreamer.replay_loss(parts, of_behaviour, after, seen, timestep, returns)
-        return model_loss + more + 0.3 * last, (metrics, more, last)
-
-    both = (problem.model_state.params, params)
-    grads, (metrics, more, last) = jax.jit(jax.grad(total, has_aux=True))(both)
-    for name, term in terms.items():
-        assert_close(term, metrics[f"model/{name}"][0])
-    assert_close(loss, more)
-    assert_close(replayed, last)
-    wanted = published_torch.dreamer_nets(problem)
-    torch_copy.copy_rssm(wanted[0], grads[0])
-    torch_copy.copy_behaviour(wanted[1], grads[1])
-    assert_gradients_close(model, wanted[0])
-    for net in ("actor", "critic"):
-        assert_gradients_close(getattr(behaviour, net), getattr(wanted[1], net))
-    counts = [sum(p.numel() for p in m.parameters()) for m in (model, behaviour.actor)]
-    assert counts[0] == sum(x.size for x in jax.tree.leaves(both[0]))
-    assert torch.isfinite(loss)
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@
 `method` names the form; all compute the same numbers:
 
 - "lax": `lax.conv_general_dilated`, for accelerators;
-- "subpixel": gradients written so that XLA:CPU stays fast (`convolution_gradients`);
-- "slices": slices and matrix products (`convolution_slices`), for small networks on CPU whose
+- "subpixel": gradients written so that XLA:CPU stays fast (`gradients`);
+- "slices": slices and matrix products (`slices`), for small networks on CPU whose
   weights have a seed axis;
 - "auto": what `auto_method` says for the default backend and the sizes.
 """
@@ -17,8 +17,8 @@ from collections.abc import Iterable
 
 import jax
 
-from mbrl_jax.networks import convolution_gradients, convolution_slices
-from mbrl_jax.networks.convolution_geometry import Array, Geometry, Padding, correlate
+from mbrl_jax.networks.convolution import gradients, slices
+from mbrl_jax.networks.convolution.geometry import Array, Geometry, Padding, correlate
 
 METHODS = ("auto", "lax", "subpixel", "slices")
 
@@ -69,8 +69,8 @@ def convolution(
     if method == "lax":
         return correlate(x, kernel, stride, geometry.padding)
     if method == "slices":
-        return convolution_slices.convolution(x, kernel, geometry)
-    return convolution_gradients.convolution(x, kernel, geometry)
+        return slices.convolution(x, kernel, geometry)
+    return gradients.convolution(x, kernel, geometry)
 
 
 def transposed_convolution(
@@ -116,8 +116,8 @@ def transposed_convolution(
     if method == "lax":
         return _lax_transposed(x, adjoint, geometry)
     if method == "slices":
-        return convolution_slices.transposed(x, adjoint, geometry)
-    return convolution_gradients.transposed(x, adjoint, geometry)
+        return slices.transposed(x, adjoint, geometry)
+    return gradients.transposed(x, adjoint, geometry)
 
 
 # --------------------------------------------------------------------------------------- private

@@ -7,7 +7,7 @@ Under `vmap` over weights (one network for each seed) a product stays a batched 
 import jax
 import jax.numpy as jnp
 
-from mbrl_jax.networks.convolution_geometry import (
+from mbrl_jax.networks.convolution.geometry import (
     Array,
     Geometry,
     contract,

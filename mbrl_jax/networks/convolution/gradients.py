@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from mbrl_jax.networks.convolution_geometry import (
+from mbrl_jax.networks.convolution.geometry import (
     Array,
     Geometry,
     contract,
