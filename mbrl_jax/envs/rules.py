@@ -57,8 +57,9 @@ def cartpole_swingup_reward(observation: Array, action: Array, next_observation:
     """
     del observation
     x, angle = next_observation[0], next_observation[1]
-    across, above = x - CARTPOLE_SWINGUP_POLE * jnp.sin(angle), -CARTPOLE_SWINGUP_POLE * jnp.cos(angle)
-    far = (across**2 + (above - CARTPOLE_SWINGUP_POLE) ** 2) / CARTPOLE_SWINGUP_POLE**2
+    length = CARTPOLE_SWINGUP_POLE
+    across, above = x - length * jnp.sin(angle), -length * jnp.cos(angle)
+    far = (across**2 + (above - length) ** 2) / length**2
     control = CARTPOLE_SWINGUP_CONTROL * jnp.clip(action[0], -1.0, 1.0)
     return jnp.exp(-far) - 0.01 * control**2
 

@@ -68,8 +68,8 @@ class State(NamedTuple):
 def acceleration(motion: Array, force: Array) -> Array:
     """(x', θ', x'', θ'') `[4]` of a motion `[4]` under a force `[]` on the cart, in newton.
 
-      (M + m) x'' - m l cos φ θ'' + m l sin φ θ'² = F - d x'
-      -m l cos φ x'' + (I + m l²) θ'' = -m g l sin φ - d θ',   φ = θ + tilt
+    (M + m) x'' - m l cos φ θ'' + m l sin φ θ'² = F - d x'
+    -m l cos φ x'' + (I + m l²) θ'' = -m g l sin φ - d θ',   φ = θ + tilt
     """
     _, angle, speed, spin = motion
     lever = POLE_MASS * CENTRE
