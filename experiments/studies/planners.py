@@ -9,10 +9,10 @@ CartpoleSwingup (`envs/tasks/cartpole_swingup.py`), 200 steps each; horizons are
 plan sees beyond the end of its episode. Costs are returns with the other sign.
 
 Criterion, set before the run (`--seeds=0,1,2,3,4`; specification of PETS): on each task iCEM with
-40 samples costs no more than CEM with 120 on at least four of five seeds. Both have three iterations
-and ten elites; with the published shrinking that is 97 sequences for an action of iCEM and 360 of
-CEM. All other numbers are the planners' defaults (β = 2, the same for both tasks) and nothing was
-tried before. MPPI, random shooting and gradients stand beside them without a criterion: MPPI with
+40 samples costs no more than CEM with 120 on at least four of five seeds. Both have three
+iterations and ten elites; with the published shrinking that is 97 sequences for an action of iCEM
+and 360 of CEM. All other numbers are the planners' defaults (β = 2, the same for both tasks) and
+nothing was tried before. MPPI, random shooting and gradients stand beside them without a criterion: MPPI with
 three iterations of 120, shooting with 360 sequences, 4 sequences that climb 20 times.
 
 About five CPU-minutes, most of which compiles. Prints the table and the criterion, and writes
