@@ -104,7 +104,7 @@ def measure(
     config = PLANNERS[planner]
     one = functools.partial(cost, config, envs.named(task).make(), steps)
     keys = jnp.stack([jax.random.split(jax.random.key(seed), episodes) for seed in seeds])
-    costs = np.asarray(jax.jit(jax.vmap(jax.vmap(one)))(keys)).mean(axis=1)
+    costs = np.asarray(jax.jit(jax.vmap(jax.vmap(one)))(keys), np.float64).mean(axis=1)
     return [
         dict(zip(COLUMNS, (task, planner, seed, found, num_sequences(config)), strict=True))
         for seed, found in zip(seeds, costs.round(2).tolist(), strict=True)
