@@ -12,8 +12,9 @@ Criterion, set before the run (`--seeds=0,1,2,3,4`; specification of PETS): on e
 40 samples costs no more than CEM with 120 on at least four of five seeds. Both have three
 iterations and ten elites; with the published shrinking that is 97 sequences for an action of iCEM
 and 360 of CEM. All other numbers are the planners' defaults (β = 2, the same for both tasks) and
-nothing was tried before. MPPI, random shooting and gradients stand beside them without a criterion: MPPI with
-three iterations of 120, shooting with 360 sequences, 4 sequences that climb 20 times.
+nothing was tried before. MPPI, random shooting and gradients stand beside them without a
+criterion: MPPI with three iterations of 120, shooting with 360 sequences, 4 sequences that climb 20
+times.
 
 About five CPU-minutes, most of which compiles. Prints the table and the criterion, and writes
 `experiments/results/planners.csv`.
@@ -45,10 +46,15 @@ PLANNERS: dict[str, Any] = {
 TASKS = ("Pendulum-v1", "CartpoleSwingup")
 COLUMNS = ("task", "planner", "seed", "cost", "sequences")
 
-_PLANNERS = flags.DEFINE_list("planners", list(PLANNERS), "Planners.")
-_TASKS = flags.DEFINE_list("tasks", list(TASKS), "Tasks.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds, played in one program.")
-_OUT = flags.DEFINE_string("out", None, "The table; default: the one in experiments/results.")
+# Other studies have flags of these names: who imports this one gets them apart.
+FLAGS = flags.FLAGS if __name__ == "__main__" else flags.FlagValues()
+_LIST = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+_PLANNERS = _LIST("planners", list(PLANNERS), "Planners.")
+_TASKS = _LIST("tasks", list(TASKS), "Tasks.")
+_SEEDS = _LIST("seeds", ["0", "1", "2", "3", "4"], "Seeds, played in one program.")
+_OUT = flags.DEFINE_string(
+    "out", None, "The table; default: the one in experiments/results.", flag_values=FLAGS
+)
 
 
 def true_model(env: Environment) -> BoundModel:
