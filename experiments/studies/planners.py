@@ -16,8 +16,9 @@ nothing was tried before. MPPI, random shooting and gradients stand beside them 
 criterion: MPPI with three iterations of 120, shooting with 360 sequences, 4 sequences that climb 20
 times.
 
-About five CPU-minutes, most of which compiles. Prints the table and the criterion, and writes
-`experiments/results/planners.csv`.
+A quarter of an hour on a core that others shared, most of which compiles. Prints the table and the
+criterion, and writes `experiments/results/planners.csv`. Found: met, on 4 of 5 seeds of Pendulum
+and 5 of 5 of the cart-pole.
 """
 
 import csv
@@ -77,7 +78,7 @@ def true_model(env: Environment) -> BoundModel:
 
 
 def num_sequences(config: Any) -> int:
-    """Action sequences that are scored for one action, as far as none is cut short."""
+    """New action sequences that are scored for one action; iCEM's kept elites come beside."""
     if isinstance(config, icem.Config):
         return sum(icem.sizes(config))
     # Gradients score what climbs once for each step, and at the end what began and what came of it.
