@@ -50,6 +50,30 @@ def test_one_iteration_is_what_numpy_says():
     np.testing.assert_allclose(found.std, np.clip(np.sqrt(variance), 0.05, 2.0), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("control_cost", "weights", "mean"),
+    [
+        (0.0, [0.8788782427, 0.1189432359, 0.0021785214], [0.2411819385, 0.1607787308]),
+        (0.5, None, [0.2505527133, 0.1505481421]),
+    ],
+)
+def test_weights_and_plan_of_known_costs(control_cost, weights, mean):
+    """Specification of PETS, golden number 6: λ = 0.5, Σ = 0.25 I, costs 1, 2 and 4."""
+    config = mppi.Config(1, 1, 4, 3, 3, 2.0, 1e-3, 0.5, control_cost)
+    before = jnp.array([[0.1, 0.2]])
+    away = jnp.array([[0.2, -0.1], [-0.3, 0.4], [0.5, 0.5]])[:, None]
+
+    def score(key, actions):
+        del key, actions
+        return -jnp.array([1.0, 2.0, 4.0, 99.0])
+
+    plan = jax.jit(lambda key: mppi.plan(config, key, before, score, before + away))
+    found = plan(jax.random.key(0))
+    np.testing.assert_allclose(found.mean[0], mean, rtol=1e-5)
+    if weights:
+        np.testing.assert_allclose(found.weights, weights, rtol=1e-5)
+
+
 def test_a_plan_begins_where_it_is_told_and_the_next_one_an_action_later():
     at_once = dataclasses.replace(CONFIG, iterations=1, min_std=1e-4, max_std=1e-3)
     found = planned(at_once, jax.random.key(2), jnp.asarray(0.5 * BEST))

@@ -171,21 +171,21 @@ def test_elites_are_the_better_members_and_alone_imagine():
 def test_bags_are_fixed_and_poisson_and_leave_out_a_holdout():
     rows = markov.flat_transitions(SPEC, _batch(jax.random.key(0), 4000))
     bag_counts = jax.jit(functools.partial(ensemble.bag_counts, CONFIG))
-    counts = bag_counts(rows)
+    counts = bag_counts(rows, jnp.zeros(()))
     assert counts.shape == (3, 4000)
     np.testing.assert_allclose(counts.mean(1), 1.0, atol=0.06)
     np.testing.assert_allclose(counts.var(1), 1.0, atol=0.1)
     np.testing.assert_allclose((counts == 0).mean(1), np.exp(-1), atol=0.03)
     assert abs(np.corrcoef(counts)[0, 1]) < 0.05
     backwards = jax.tree.map(lambda x: x[::-1], rows)
-    np.testing.assert_array_equal(bag_counts(backwards)[:, ::-1], counts)
+    np.testing.assert_array_equal(bag_counts(backwards, jnp.zeros(()))[:, ::-1], counts)
 
 
 def test_members_never_train_on_their_holdout():
     model, state = ensemble.make(CONFIG, SPEC), _initial()
     batch = _batch(jax.random.key(0), 64)
     bag_counts = jax.jit(functools.partial(ensemble.bag_counts, CONFIG))
-    counts = bag_counts(markov.flat_transitions(SPEC, batch))
+    counts = bag_counts(markov.flat_transitions(SPEC, batch), jnp.zeros(()))
     member = 1
     # The first `hidden` rows of the batch are those that the member's bootstrap set left out.
     order = np.argsort(np.asarray(counts[member]), stable=True)
@@ -235,7 +235,7 @@ def test_rows_before_a_reset_do_not_count():
 def test_running_statistics_standardise_the_features():
     state, _ = _trained(LEARNER)
     observation = _batch(jax.random.key(8), 2000).timestep.observation[:, 0]
-    features = jax.vmap(lambda x: ensemble.features(state, x))(observation)
+    features = jax.vmap(lambda x: ensemble.features(CONFIG, SPEC, state, x))(observation)
     np.testing.assert_allclose(features.mean(0), 0.0, atol=0.1)
     np.testing.assert_allclose(features.std(0), 1.0, atol=0.1)
     constant = ensemble.Moments(jnp.full((1,), 100.0), jnp.full((1,), 1e-9))

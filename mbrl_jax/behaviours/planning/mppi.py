@@ -1,6 +1,8 @@
 """Model predictive path integral control: sample action sequences, move towards what scores well.
 
-Weights, bounds and the choice of the action are those of TD-MPC2.
+Weights, bounds and the choice of the action are those of TD-MPC2. `control_cost` is the term of the
+information-theoretic form (Williams et al. 2017, https://arxiv.org/abs/1707.02342) that TD-MPC2
+leaves out.
 
 References: Williams et al. 2015, https://arxiv.org/abs/1509.01149;
 Hansen et al. 2024 (TD-MPC2), appendix, https://arxiv.org/abs/2310.16828
@@ -31,6 +33,8 @@ class Config:
     temperature: float = number(0.5, "multiplies scores: the larger, the fewer elites count", low=0)
     min_std: float = number(0.05, above=0)
     max_std: float = number(2.0, "also where every plan begins", above=0)
+    # λ: a sequence a pays λ Σ_t μₜᵀ Σ⁻¹ (a - μ)ₜ. There λ is one over the temperature
+    control_cost: float = bounded(0.0, low=0)
 
     def validate(self) -> None:
         """Raise ValueError for numbers that cannot work together."""
@@ -61,7 +65,11 @@ def plan(config: Config, key: Key, mean: Array, score: Score, proposals: Array) 
         shape = (config.num_samples - proposals.shape[0], *mean.shape)
         sampled = state.mean + state.std * jax.random.normal(noise_key, shape)
         actions = jnp.concatenate([proposals, jnp.clip(sampled, -1.0, 1.0)])
-        best, elites = plans.best(score(score_key, actions), actions, config.num_elites)
+        scores = score(score_key, actions)
+        if config.control_cost:
+            away = state.mean * (actions - state.mean) / jnp.square(state.std)
+            scores -= config.control_cost * away.sum(axis=(1, 2))
+        best, elites = plans.best(scores, actions, config.num_elites)
         weights = jax.nn.softmax(config.temperature * best)
         new_mean, variance = plans.moments(weights, elites)
         std = jnp.clip(jnp.sqrt(variance), config.min_std, config.max_std)

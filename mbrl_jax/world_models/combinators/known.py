@@ -7,12 +7,12 @@ rows; with real rows what really arrived stands in the latent, as ever.
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from mbrl_jax.envs import rules
 from mbrl_jax.types import (
     Array,
     EnvSpec,
@@ -29,8 +29,6 @@ from mbrl_jax.types import (
 )
 from mbrl_jax.world_models import ensemble
 from mbrl_jax.world_models.combinators.wrapping import with_learning
-
-ROOM = "mbrl_jax.envs.rules"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,7 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
     model = config.model.make(spec)
     if model.decode is None:
         raise ValueError("known rewards and ends read observations; this world model decodes none")
-    reward, ends = (find(name) if name else None for name in (config.reward, config.ends))
+    reward, ends = (rules.find(name) if name else None for name in (config.reward, config.ends))
     parts = Parts(model, reward, ends)
     functions = (initial_latent, observe, observe_sequence, latent_at, imagine, predict)
     bound = {f.__name__: functools.partial(f, parts) for f in (*functions, features, decode)}
@@ -80,17 +78,6 @@ def make(config: Config, spec: EnvSpec) -> WorldModel:
         endless="" if ends else model.endless,
         **bound,
     )
-
-
-def find(name: str) -> Callable:
-    """The function of that name. Raises ValueError where there is none."""
-    module, _, function = name.rpartition(":")
-    try:
-        return getattr(importlib.import_module(module or ROOM), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{name!r} is no known function: name one of {ROOM}, or module:function ({error})"
-        ) from error
 
 
 def initial_latent(parts: Parts) -> Latent:
