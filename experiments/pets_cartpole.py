@@ -18,14 +18,14 @@ higher for this than for one deterministic net that plans by what it expects, on
 five seeds (`--seed=0 --num_seeds=5`), and the median return of the last three trials is at least
 150. Settings were to be chosen on `--seed=100`.
 
-Expect about -2 of random play and at most about 180. The five seeds were not run yet: an action of
-the ensemble takes 0.19 CPU-seconds, so that a seed takes nine CPU-minutes, a plain net's one or two,
-and all of it about 50. One pilot each (`--seed=100 --num_seeds=1`, nothing was changed after it), by
-trial: 65, 37, 70, 111, 174, 163, 169, 177, 177, 174, 2, 178, in the mean 125, the last three with
-median 174; the plain net 15, 93, 171, 177, 174, 178, 83, 176, 91, 177, 87, 45, in the mean 122, the
-last three 87. In the trial of 2 the cart ran to the end of the rail, where it had hardly been and
-where 20 actions (0.8 seconds) lead to no reward. A trial of the ensemble took 100 seconds on a core
-that others shared, of the plain net four to eleven.
+Expect about -2 of random play and at most about 180. The five seeds were not run yet: an action
+of the ensemble takes 0.19 CPU-seconds, so that a seed takes nine CPU-minutes, a plain net's two,
+and all of it about 50. One pilot each (`--seed=100 --num_seeds=1`, nothing was changed after it),
+by trial: 65, 37, 70, 111, 174, 163, 169, 177, 177, 174, 2, 178, in the mean 125, the last three
+with median 174; the plain net 15, 93, 171, 177, 174, 178, 83, 176, 91, 177, 87, 45, in the mean
+122, the last three 87. In the trial of 2 the cart ran to the end of the rail, where it had hardly
+been and where 20 actions (0.8 seconds) lead to no reward. A trial of the ensemble took 100 seconds
+on a core that others shared, of the plain net four to eleven.
 
 Two things are not published: each training makes 500 updates on batches of 32 rows, instead of five
 epochs of all rows so far (31 updates for each trial that was played), and the first action of a
