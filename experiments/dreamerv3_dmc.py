@@ -18,7 +18,7 @@ held for two steps, as far as we know). One pilot came before (`--seed=100`, car
 It took 0.37 seconds an update, and what is different here was chosen for time alone; on walker-walk
 there was no pilot.
 
-Cartpole's is met: 701, 722, 730. On walker-walk one seed was stopped after 36,000 environment steps
+Expect 701, 722, 730 on cartpole: its criterion is met. On walker-walk one seed was stopped after 36,000 environment steps
 with returns of 120 to 270: its model stays too coarse (`results/tuning`), and that criterion is
 open.
 

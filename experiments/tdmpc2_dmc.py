@@ -9,8 +9,8 @@ as many updates on the first, random rows as there are of them. `--set=model.wid
 of one million, and so on (`mbrl_jax.world_models.tdmpc_sizes`).
 
 Criterion, set before any run: 839 on cartpole-swingup and 962 on walker-walk at 100,000 environment
-steps in the mean of 3 seeds, which are the authors' own figures. No run was made to its end yet:
-what to Expect is open.
+steps in the mean of 3 seeds, which are the authors' own figures. No run was made yet: what to
+Expect is open, minutes included.
 """
 
 from experiments import tdmpc2_pendulum
