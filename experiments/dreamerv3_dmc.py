@@ -18,9 +18,9 @@ held for two steps, as far as we know). One pilot came before (`--seed=100`, car
 It took 0.37 seconds an update, and what is different here was chosen for time alone; on walker-walk
 there was no pilot.
 
-Expect 701, 722, 730 on cartpole: its criterion is met. On walker-walk one seed was stopped after 36,000 environment steps
-with returns of 120 to 270: its model stays too coarse (`results/tuning`), and that criterion is
-open.
+Expect 701, 722, 730 on cartpole: its criterion is met. On walker-walk one seed was stopped after
+36,000 environment steps with returns of 120 to 270: its model stays too coarse (`results/tuning`),
+and that criterion is open.
 
 A seed of cartpole costs 20 minutes of a core that it shares (13 alone), one of walker 45. Run seeds
 one by one on a CPU (`--num_seeds=1 --first_seed=1`): three in one program cost up to twice as much.
